@@ -1,0 +1,1 @@
+//! Every kernel as an item of its own.

@@ -1,0 +1,65 @@
+//! Kernels for the processor: one file a family, each written once and compiled for every instruction set.
+
+/// Compiles `$body`, an `#[inline(always)]` function of [`crate::ChunkFn`]'s signature, once for each instruction set.
+///
+/// Given as `$body<_>`, the body is generic over a [`vector::Vector`] and gets that of the instruction set.
+macro_rules! per_isa {
+    ($body:ident) => {
+        per_isa!(@ $body, $body, $body)
+    };
+    ($body:ident <_>) => {
+        per_isa!(
+            @ $body::<$crate::cpu::vector::Portable>,
+            $body::<$crate::cpu::vector::Avx2>,
+            $body::<$crate::cpu::vector::Avx512>
+        )
+    };
+    (@ $portable:expr, $avx2:expr, $avx512:expr) => {{
+        unsafe fn portable(
+            args: &$crate::Args<'_>,
+            chunk: usize,
+            chunks: usize,
+        ) -> Result<(), $crate::RunError> {
+            // SAFETY: the contract of `ChunkFn` is passed on.
+            unsafe { $portable(args, chunk, chunks) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn avx2(
+            args: &$crate::Args<'_>,
+            chunk: usize,
+            chunks: usize,
+        ) -> Result<(), $crate::RunError> {
+            // SAFETY: the contract of `ChunkFn` is passed on.
+            unsafe { $avx2(args, chunk, chunks) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        unsafe fn avx512(
+            args: &$crate::Args<'_>,
+            chunk: usize,
+            chunks: usize,
+        ) -> Result<(), $crate::RunError> {
+            // SAFETY: the contract of `ChunkFn` is passed on.
+            unsafe { $avx512(args, chunk, chunks) }
+        }
+        $crate::PerIsa {
+            portable,
+            #[cfg(target_arch = "x86_64")]
+            avx2,
+            #[cfg(target_arch = "x86_64")]
+            avx512,
+        }
+    }};
+}
+
+pub(crate) use per_isa;
+
+/// The part of `0..total` that chunk `chunk` of `chunks` works on; parts differ by at most one.
+pub(crate) fn share(total: usize, chunk: usize, chunks: usize) -> std::ops::Range<usize> {
+    let (each, rest) = (total / chunks, total % chunks);
+    let start = chunk * each + chunk.min(rest);
+    start..start + each + usize::from(chunk < rest)
+}
+
+pub mod kernels;

@@ -1,0 +1,27 @@
+//! The naive oracle of each kernel, and the registry of all.
+//!
+//! An oracle is the definition in plain scalar Rust: no blocking, no vectors, no cleverness. It folds constants at
+//! compile time (so it must not depend on the build machine: transcendental functions come from `libm`) and every
+//! fast kernel is tested against it.
+
+use crate::{Args, Kernel, RunError};
+
+/// A kernel with its oracle.
+pub struct Registered {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// Computes the whole call.
+    ///
+    /// # Safety
+    ///
+    /// As for [`crate::ChunkFn`], without the demand on the processor.
+    pub reference: unsafe fn(&Args<'_>) -> Result<(), RunError>,
+}
+
+/// Every kernel, by family.
+pub static REGISTRY: &[&[Registered]] = &[];
+
+/// The kernel called `name`.
+pub fn find(name: &str) -> Option<&'static Registered> {
+    REGISTRY.iter().flat_map(|family| family.iter()).find(|entry| entry.kernel.name == name)
+}

@@ -1,0 +1,1 @@
+//! The process's one pool of worker threads.
