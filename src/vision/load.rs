@@ -10,7 +10,9 @@ use super::{Error, ErrorKind, Result};
 /// The longest side of an image that [`load`] and [`decode`] accept, in pixels.
 pub const MAX_SIDE: u32 = 16_384;
 
-/// The most memory that decoding one image may take for its pixels, in bytes: 178 million pixels of RGB.
+/// The most memory that the decoded pixels of one image may take, in bytes: 178 million pixels of RGB.
+///
+/// While it decodes, a progressive JPEG needs twice as much again for its coefficients.
 pub const MAX_DECODED_BYTES: u64 = 512 << 20;
 
 /// The largest image file that [`load`] and [`decode`] accept, in bytes.
@@ -20,7 +22,8 @@ pub const MAX_FILE_BYTES: u64 = 256 << 20;
 ///
 /// The format is taken from the content, not from the name. Grey images become RGB with equal channels, 16-bit
 /// channels are rounded to 8 bits, transparency is dropped, and the orientation that a camera recorded (Exif)
-/// is applied, so that the picture is upright.
+/// is applied, so that the picture is upright. A JPEG whose data end early is completed with grey, as most viewers
+/// do; a PNG whose data end early is an error.
 ///
 /// # Errors
 ///
@@ -83,7 +86,10 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage> {
 
 fn read_file(path: &Path) -> Result<Vec<u8>> {
     let unreadable = |error: std::io::Error| {
-        Error::new(ErrorKind::Io, format!("cannot read the image: {error}; check the path and its permissions"))
+        Error::new(
+            ErrorKind::Io,
+            format!("cannot read the image: {error}; check the path and its permissions"),
+        )
     };
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too long, whatever its metadata say: it may be a device.
@@ -113,9 +119,7 @@ fn decoding_error(error: &ImageError) -> Error {
     match error {
         ImageError::Limits(_) => Error::new(
             ErrorKind::TooLarge,
-            format!(
-                "the image exceeds {MAX_SIDE} pixels a side or {MAX_DECODED_BYTES} bytes; scale it down"
-            ),
+            format!("the image exceeds {MAX_SIDE} pixels a side or {MAX_DECODED_BYTES} bytes; scale it down"),
         ),
         ImageError::Unsupported(reason) => Error::new(
             ErrorKind::Unsupported,
@@ -239,7 +243,10 @@ mod tests {
             for length in 0..whole.len() {
                 let result = decode(&whole[..length]);
                 // The end marker of a JPEG and the end chunk of a PNG may be missed without loss.
-                assert!(length + 20 > whole.len() || format == ImageFormat::Jpeg || result.is_err(), "{length}");
+                assert!(
+                    length + 20 > whole.len() || format == ImageFormat::Jpeg || result.is_err(),
+                    "{length}"
+                );
             }
             for _ in 0..1500 {
                 let mut bytes = whole.clone();
@@ -248,8 +255,8 @@ mod tests {
                     bytes[at] = random() as u8;
                 }
                 // Large sizes are not what this test is about, and slow.
-                if let Ok((width, height)) = image::ImageReader::with_format(Cursor::new(&bytes), format)
-                    .into_dimensions()
+                if let Ok((width, height)) =
+                    ImageReader::with_format(Cursor::new(&bytes), format).into_dimensions()
                     && u64::from(width) * u64::from(height) < 1 << 16
                 {
                     drop(decode(&bytes));

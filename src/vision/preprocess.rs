@@ -149,6 +149,11 @@ pub fn swap_red_blue(picture: &mut RgbImage) {
     }
 }
 
+/// The input of a vision model for one picture: `[1, C, H, W]`, rows of each channel from the top.
+///
+/// A name for the plain array, which either spelling may stand for.
+pub type ImageTensor<const C: usize, const H: usize, const W: usize> = [[[[f32; W]; H]; C]; 1];
+
 /// How pixel values become tensor elements: `(value - mean) / std` for each channel.
 ///
 /// # Units
@@ -205,7 +210,7 @@ impl Normalization {
     pub fn write<const C: usize, const H: usize, const W: usize>(
         &self,
         picture: &RgbImage,
-        tensor: &mut [[[[f32; W]; H]; C]; 1],
+        tensor: &mut ImageTensor<C, H, W>,
     ) -> Result<()> {
         const { assert!(C == 1 || C == 3, "the tensor must have 1 channel (grey) or 3 (colour)") };
         let (width, height) = picture.dimensions();
@@ -245,7 +250,7 @@ impl Normalization {
     pub fn tensor<const C: usize, const H: usize, const W: usize>(
         &self,
         picture: &RgbImage,
-    ) -> Result<Box<[[[[f32; W]; H]; C]; 1]>> {
+    ) -> Result<Box<ImageTensor<C, H, W>>> {
         let mut tensor = bytemuck::zeroed_box();
         self.write(picture, &mut tensor)?;
         Ok(tensor)
@@ -298,7 +303,8 @@ mod tests {
         ] {
             let letterbox = Letterbox::new(picture, input).unwrap();
             assert_eq!(letterbox.scaled, scaled, "{picture:?} into {input:?}");
-            let applied = letterbox.apply(&RgbImage::from_pixel(picture.0, picture.1, Rgb([9, 8, 7]))).unwrap();
+            let applied =
+                letterbox.apply(&RgbImage::from_pixel(picture.0, picture.1, Rgb([9, 8, 7]))).unwrap();
             assert_eq!(applied.dimensions(), input);
             let content = applied.pixels().filter(|p| **p == Rgb([9, 8, 7])).count();
             assert_eq!(content, (scaled.0 * scaled.1) as usize, "{picture:?} into {input:?}");
@@ -319,6 +325,12 @@ mod tests {
         let letterbox = Letterbox::new((200, 100), (100, 100)).unwrap();
         let mapped = letterbox.to_picture(BBox::new(10.0, 35.0, 20.0, 45.0));
         assert_eq!(mapped, BBox::new(20.0, 20.0, 40.0, 40.0));
+
+        // Three rows became one, which they would not by the common scale.
+        let letterbox = Letterbox::new((640, 3), (64, 64)).unwrap();
+        assert_eq!(letterbox.offset(), (0, 31));
+        let mapped = letterbox.to_picture(BBox::new(16.0, 31.0, 48.0, 31.5));
+        assert_eq!(mapped, BBox::new(160.0, 0.0, 480.0, 1.5));
     }
 
     #[test]
@@ -376,7 +388,7 @@ mod tests {
 
     #[test]
     fn wrong_size_is_an_error() {
-        let result: Result<Box<[[[[f32; 4]; 5]; 3]; 1]>> = Normalization::UNIT.tensor(&sample(5, 4));
+        let result: Result<Box<ImageTensor<3, 5, 4>>> = Normalization::UNIT.tensor(&sample(5, 4));
         let expected = "the picture is 5x4 pixels, the tensor takes 4x5; letterbox or resize it first";
         assert_eq!(result.unwrap_err().to_string(), expected);
     }

@@ -40,9 +40,16 @@ pub fn decode_anchor_free<const C: usize, const H: usize, const W: usize>(
 ) -> Vec<Detection> {
     const { assert!(C > 5, "the head must have 4 channels for the box, 1 for objectness and 1 for each class") };
     let mut found = Vec::new();
-    decode_grid(head[0].as_flattened().as_flattened(), W, H, threshold, &mut found, |gx, gy, [tx, ty, tw, th]| {
-        BBox::from_center((tx + gx) * stride, (ty + gy) * stride, tw.exp() * stride, th.exp() * stride)
-    });
+    decode_grid(
+        head[0].as_flattened().as_flattened(),
+        W,
+        H,
+        threshold,
+        &mut found,
+        |gx, gy, [tx, ty, tw, th]| {
+            BBox::from_center((tx + gx) * stride, (ty + gy) * stride, tw.exp() * stride, th.exp() * stride)
+        },
+    );
     found
 }
 
@@ -82,7 +89,7 @@ pub fn decode_anchors<const A: usize, const C: usize, const H: usize, const W: u
 ) -> Vec<Detection> {
     const {
         assert!(
-            A > 0 && C % A == 0 && C / A > 5,
+            A > 0 && C.is_multiple_of(A) && C / A > 5,
             "the head must have 4 + 1 + classes channels for each anchor; give as many anchors as it has"
         );
     };
@@ -119,7 +126,10 @@ pub fn decode_anchors<const A: usize, const C: usize, const H: usize, const W: u
 /// # Source
 ///
 /// The ONNX export of Ultralytics YOLOv8.
-pub fn decode_boxes<const C: usize, const A: usize>(head: &[[[f32; A]; C]; 1], threshold: f32) -> Vec<Detection> {
+pub fn decode_boxes<const C: usize, const A: usize>(
+    head: &[[[f32; A]; C]; 1],
+    threshold: f32,
+) -> Vec<Detection> {
     const { assert!(C > 4, "the output must have 4 channels for the box and 1 for each class") };
     let [cx, cy, w, h] = [0, 1, 2, 3].map(|channel| &head[0][channel]);
     let scores = head[0][4..].as_flattened();
@@ -128,7 +138,10 @@ pub fn decode_boxes<const C: usize, const A: usize>(head: &[[[f32; A]; C]; 1], t
         if let Some((class, score)) = best_class(scores, A, i)
             && score >= threshold
         {
-            push_finite(&mut found, Detection { class, score, bbox: BBox::from_center(cx[i], cy[i], w[i], h[i]) });
+            push_finite(
+                &mut found,
+                Detection { class, score, bbox: BBox::from_center(cx[i], cy[i], w[i], h[i]) },
+            );
         }
     }
     found
@@ -258,7 +271,14 @@ mod tests {
 
     #[test]
     fn decoded_boxes() {
-        let head = [[[50.0, 10.0, 1.0], [60.0, 20.0, 1.0], [20.0, 4.0, 1.0], [10.0, 8.0, 1.0], [0.1, 0.7, 0.2], [0.9, 0.7, 0.3]]];
+        let head = [[
+            [50.0, 10.0, 1.0],
+            [60.0, 20.0, 1.0],
+            [20.0, 4.0, 1.0],
+            [10.0, 8.0, 1.0],
+            [0.1, 0.7, 0.2],
+            [0.9, 0.7, 0.3],
+        ]];
         let found = decode_boxes(&head, 0.5);
         let expected = [
             Detection { class: 1, score: 0.9, bbox: BBox::new(40.0, 55.0, 60.0, 65.0) },
