@@ -1,5 +1,53 @@
 #![forbid(unsafe_code)]
 //! Compile ONNX models into Rust programs: annotate a struct, get typed inference.
+//!
+//! ```ignore
+//! use infer_embed::model;
+//!
+//! /// YOLOv3, 608×608, compiled into this binary.
+//! #[model("models/yolov3.onnx", precision = "fp16")]
+//! pub struct Yolov3;
+//!
+//! fn main() -> infer_embed::Result<()> {
+//!     let net = Yolov3::new()?;
+//!     let mut frame: Box<[[[[f32; 608]; 608]; 3]; 1]> = infer_embed::zeroed();
+//!     frame[0][0][300][300] = 1.0;
+//!     let out = net.infer(&frame)?;
+//!     println!("{}", out.head5[0][4][9][9]);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The model is parsed, checked, optimised and packed while the program compiles, and lies in its read-only data.
+//! Wrong shapes, wrong numbers of inputs and unknown outputs are compile errors, as is a model that cannot be compiled.
+//!
+//! - [`model`] is the attribute; [`build`] does the same from a build script (feature `build`).
+//! - [`Model`] is what all compiled models have in common, for generic code.
+//! - [`zeroed`], [`view`] and [`Element`] handle arrays too large for the stack.
+//! - [`vision`] loads and scales pictures, decodes boxes and draws them (feature `vision`).
+#![cfg_attr(not(feature = "build"), doc = "\n\n[`build`]: index.html")]
+#![cfg_attr(not(feature = "vision"), doc = "\n\n[`vision`]: index.html")]
 
+mod array;
+#[cfg(feature = "build")]
+pub mod build;
+mod model;
 #[cfg(feature = "vision")]
 pub mod vision;
+
+pub use array::{view, view_mut, zeroed};
+pub use infer_core::runtime::{Element, EngineOptions, Output};
+pub use infer_core::tensor_type::DataType;
+pub use infer_core::{Error, ErrorKind, Result};
+pub use infer_macros::model;
+pub use model::{Builder, Model, PortInfo};
+
+pub use half::{bf16, f16};
+
+/// What generated code is made of. Not part of the interface: it changes with any version.
+#[doc(hidden)]
+pub mod __private {
+    pub use infer_core::plan::VERSION as PLAN_VERSION;
+    pub use infer_core::runtime::{Context, Engine};
+    pub use infer_kernels::{Kernel, kernels};
+}

@@ -1,1 +1,37 @@
-//! Macros.
+//! The `model` attribute of infer-embed: arguments, spans, and what is emitted after an error.
+//!
+//! What the attribute compiles is `infer_core::compile`'s business, what it emits `infer_core::codegen`'s.
+#![forbid(unsafe_code)]
+
+use proc_macro::TokenStream;
+
+mod args;
+mod expand;
+mod fallback;
+
+/// Compiles an ONNX model into the program: `#[model("models/yolov3.onnx")] pub struct Yolov3;`.
+///
+/// The path is relative to the folder of the crate's `Cargo.toml`. The struct, of any visibility, gets `new`,
+/// `builder`, `infer` with one parameter for each input of the model, `context` for inference without allocation,
+/// and constants that describe the model; beside it appear `Yolov3Outputs`, with a field for each output, and
+/// `Yolov3Context`. Their documentation states shapes, element types and sizes.
+///
+/// # Arguments
+///
+/// After the path, in any order:
+///
+/// - `precision = "fp32"` (the default) or `"fp16"`: how weights are stored.
+/// - `dims(batch = 1, "past + seq" = 8, "input[0]" = 1)`: the extents of symbolic dimensions; an axis without a name
+///   is called by its input and position.
+/// - `embed = "incbin"` (the default) or `"bytes"`: how the compiled model gets into the binary. `"bytes"` works in
+///   crates that forbid unsafe code; large models build more slowly with it.
+/// - `strict = true`: what would be a note in `NOTES` is a compile error.
+/// - `crate = "renamed"`: the path of the crate infer-embed, where it is not `infer_embed`.
+///
+/// # Errors
+///
+/// Whatever is wrong with the arguments or the model is a compile error at the literal at fault.
+#[proc_macro_attribute]
+pub fn model(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    expand::model(arguments.into(), item.into()).into()
+}

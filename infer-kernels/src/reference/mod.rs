@@ -4,6 +4,18 @@
 //! compile time (so it must not depend on the build machine: transcendental functions come from `libm`) and every
 //! fast kernel is tested against it.
 
+pub mod activation;
+mod blocked;
+mod conv;
+mod cast;
+mod copy;
+mod elementwise;
+mod conv_nd;
+mod norm;
+mod pool;
+mod reduce;
+mod resize;
+
 use crate::{Args, Kernel, RunError};
 
 /// A kernel with its oracle.
@@ -19,7 +31,22 @@ pub struct Registered {
 }
 
 /// Every kernel, by family.
-pub static REGISTRY: &[&[Registered]] = &[];
+pub static REGISTRY: &[&[Registered]] = &[
+    blocked::REGISTRY,
+    cast::REGISTRY,
+    conv::REGISTRY,
+    copy::REGISTRY,
+    elementwise::BINARY,
+    elementwise::FLOAT_BINARY,
+    elementwise::FLOAT_UNARY,
+    elementwise::SELECT,
+    elementwise::UNARY,
+    conv_nd::REGISTRY,
+    norm::REGISTRY,
+    pool::REGISTRY,
+    reduce::REGISTRY,
+    resize::REGISTRY,
+];
 
 /// The kernel called `name`.
 pub fn find(name: &str) -> Option<&'static Registered> {

@@ -1,0 +1,275 @@
+//! The text files of the cache: one `key value` a line, the last a checksum of the others.
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+
+use super::hex;
+use crate::compile::{Port, Summary};
+use crate::tensor_type::{DataType, TensorType};
+
+/// The content of an `.entry` file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// The model's path, by which plans are counted.
+    pub model: PathBuf,
+    pub plan_sha256: String,
+    pub plan_bytes: u64,
+    pub summary: Summary,
+}
+
+/// The content of a `.seen` file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The entry's name.
+    pub entry: String,
+    pub plan_modified: SystemTime,
+    pub sources: Vec<Source>,
+}
+
+/// How a file looked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub modified: SystemTime,
+}
+
+impl Source {
+    pub fn look(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Source { path: path.to_owned(), bytes: metadata.len(), modified: metadata.modified()? })
+    }
+
+    pub fn is_unchanged(&self) -> bool {
+        Source::look(&self.path).is_ok_and(|now| now == *self)
+    }
+}
+
+impl Entry {
+    pub fn text(&self) -> String {
+        let Entry { model, plan_sha256, plan_bytes, summary } = self;
+        let mut lines = Lines::default();
+        lines.push("model", model.display());
+        lines.push("plan", format_args!("{plan_bytes} {plan_sha256}"));
+        for (key, ports) in [("input", &summary.inputs), ("output", &summary.outputs)] {
+            for Port { name, ty } in ports {
+                let shape: Vec<String> = ty.shape.iter().map(usize::to_string).collect();
+                lines.push(key, format_args!("{} [{}] {name}", ty.dtype, shape.join(",")));
+            }
+        }
+        for kernel in &summary.kernels {
+            lines.push("kernel", kernel);
+        }
+        lines.push("weight_bytes", summary.weight_bytes);
+        lines.push("arena_bytes", summary.arena_bytes);
+        lines.push("flops", summary.flops);
+        lines.push("parameters", summary.parameters);
+        lines.push("model_sha256", &summary.model_sha256);
+        lines.push("opset", summary.opset);
+        for note in &summary.notes {
+            lines.push("note", note);
+        }
+        lines.finish()
+    }
+
+    /// `None` for a damaged text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut lines = checked_lines(text)?;
+        let model = PathBuf::from(lines.one("model")?);
+        let plan = lines.one("plan")?;
+        let (plan_bytes, plan_sha256) = plan.split_once(' ')?;
+        let summary = Summary {
+            inputs: lines.all("input").iter().map(|port| parse_port(port)).collect::<Option<_>>()?,
+            outputs: lines.all("output").iter().map(|port| parse_port(port)).collect::<Option<_>>()?,
+            kernels: lines.all("kernel"),
+            weight_bytes: lines.one("weight_bytes")?.parse().ok()?,
+            arena_bytes: lines.one("arena_bytes")?.parse().ok()?,
+            flops: lines.one("flops")?.parse().ok()?,
+            parameters: lines.one("parameters")?.parse().ok()?,
+            model_sha256: lines.one("model_sha256")?,
+            opset: lines.one("opset")?.parse().ok()?,
+            notes: lines.all("note"),
+        };
+        let plan_bytes = plan_bytes.parse().ok()?;
+        lines.0.is_empty().then(|| Entry { model, plan_sha256: plan_sha256.to_owned(), plan_bytes, summary })
+    }
+}
+
+fn parse_port(text: &str) -> Option<Port> {
+    let mut parts = text.splitn(3, ' ');
+    let dtype = parts.next()?;
+    let dtype = DataType::ALL.into_iter().find(|ty| ty.name() == dtype)?;
+    let shape = parts.next()?.strip_prefix('[')?.strip_suffix(']')?;
+    let shape = shape.split_terminator(',').map(|extent| extent.parse().ok()).collect::<Option<Vec<usize>>>()?;
+    Some(Port { name: parts.next()?.to_owned(), ty: TensorType::new(dtype, shape) })
+}
+
+impl Seen {
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.sources.iter().map(|source| source.path.clone()).collect()
+    }
+
+    pub fn text(&self) -> String {
+        let mut lines = Lines::default();
+        lines.push("entry", &self.entry);
+        lines.push("plan_modified", nanoseconds(self.plan_modified));
+        for Source { path, bytes, modified } in &self.sources {
+            lines.push("source", format_args!("{bytes} {} {}", nanoseconds(*modified), path.display()));
+        }
+        lines.finish()
+    }
+
+    /// `None` for a damaged text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut lines = checked_lines(text)?;
+        let entry = lines.one("entry")?;
+        let plan_modified = time(&lines.one("plan_modified")?)?;
+        let sources = lines.all("source").iter().map(|source| parse_source(source)).collect::<Option<_>>()?;
+        lines.0.is_empty().then_some(Seen { entry, plan_modified, sources })
+    }
+}
+
+fn parse_source(text: &str) -> Option<Source> {
+    let mut parts = text.splitn(3, ' ');
+    let bytes = parts.next()?.parse().ok()?;
+    let modified = time(parts.next()?)?;
+    Some(Source { bytes, modified, path: PathBuf::from(parts.next()?) })
+}
+
+/// Since 1970; earlier times, which no file of a build has, count as 0.
+fn nanoseconds(time: SystemTime) -> u128 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
+}
+
+fn time(text: &str) -> Option<SystemTime> {
+    let nanoseconds: u128 = text.parse().ok()?;
+    let seconds = u64::try_from(nanoseconds / 1_000_000_000).ok()?;
+    UNIX_EPOCH.checked_add(Duration::new(seconds, (nanoseconds % 1_000_000_000) as u32))
+}
+
+/// Lines being written.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn push(&mut self, key: &str, value: impl std::fmt::Display) {
+        let value = value.to_string().replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
+        // Writing to a string does not fail.
+        let _ = writeln!(self.0, "{key} {value}");
+    }
+
+    fn finish(mut self) -> String {
+        let checksum = hex(&Sha256::digest(&self.0));
+        self.push("sha256", checksum);
+        self.0
+    }
+}
+
+/// Lines being read, first to last.
+struct Read(std::collections::VecDeque<(String, String)>);
+
+/// The lines but for the checksum, if it is right.
+fn checked_lines(text: &str) -> Option<Read> {
+    let end = text.rfind("sha256 ").filter(|&end| end == 0 || text[..end].ends_with('\n'))?;
+    let (content, checksum) = text.split_at(end);
+    if checksum != format!("sha256 {}\n", hex(&Sha256::digest(content))) {
+        return None;
+    }
+    let line = |line: &str| {
+        let (key, value) = line.split_once(' ')?;
+        Some((key.to_owned(), unescape(value)))
+    };
+    Some(Read(content.lines().map(line).collect::<Option<_>>()?))
+}
+
+impl Read {
+    /// The value of the next line, whose key must be `key`.
+    fn one(&mut self, key: &str) -> Option<String> {
+        self.0.pop_front_if(|(found, _)| found == key).map(|(_, value)| value)
+    }
+
+    /// The values of the next lines, while their key is `key`.
+    fn all(&mut self, key: &str) -> Vec<String> {
+        std::iter::from_fn(|| self.one(key)).collect()
+    }
+}
+
+fn unescape(value: &str) -> String {
+    let mut plain = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        plain.push(match c {
+            '\\' => match chars.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                other => other.unwrap_or('\\'),
+            },
+            c => c,
+        });
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        let port = |name: &str, dtype, shape: &[usize]| Port { name: name.to_owned(), ty: TensorType::new(dtype, shape) };
+        Entry {
+            model: PathBuf::from("/a folder/x.onnx"),
+            plan_sha256: "ab".repeat(32),
+            plan_bytes: 1234,
+            summary: Summary {
+                inputs: vec![port("in put\\\n1", DataType::F32, &[1, 3, 8, 8]), port("", DataType::I64, &[])],
+                outputs: vec![port("y", DataType::Bool, &[0])],
+                kernels: vec!["conv_f32".to_owned(), "copy_b4".to_owned()],
+                weight_bytes: 1,
+                arena_bytes: 2,
+                flops: u64::MAX,
+                parameters: 4,
+                model_sha256: "cd".repeat(32),
+                opset: 13,
+                notes: vec!["a note\nof two lines".to_owned(), String::new()],
+            },
+        }
+    }
+
+    #[test]
+    fn entries_survive_text() {
+        assert_eq!(Entry::parse(&entry().text()), Some(entry()));
+    }
+
+    #[test]
+    fn seen_survives_text() {
+        let source = |path: &str| Source {
+            path: PathBuf::from(path),
+            bytes: 7,
+            modified: UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789),
+        };
+        let seen = Seen {
+            entry: "0f".repeat(16),
+            plan_modified: UNIX_EPOCH + Duration::from_nanos(1),
+            sources: vec![source("/m/x.onnx"), source("/m/x with spaces.data")],
+        };
+        assert_eq!(Seen::parse(&seen.text()), Some(seen));
+    }
+
+    #[test]
+    fn damage_is_seen() {
+        let text = entry().text();
+        for cut in 0..text.len() {
+            assert_eq!(Entry::parse(&text[..cut]), None, "cut at {cut}");
+        }
+        for position in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[position] ^= 1;
+            assert!(String::from_utf8(bytes).ok().is_none_or(|text| Entry::parse(&text).is_none()), "at {position}");
+        }
+    }
+}

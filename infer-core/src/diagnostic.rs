@@ -1,0 +1,71 @@
+//! What can go wrong while a model is compiled, and what the message points at.
+
+use std::fmt;
+
+/// What part of the user's request an error is about; the attribute points at the literal that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The model: its path.
+    Model,
+    /// The value of the named argument, such as `precision`.
+    Argument(&'static str),
+}
+
+/// Why a model cannot be compiled: every failing node, not only the first.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    /// What the error is about.
+    pub subject: Subject,
+    /// The message: lower case, further lines indented, `help:` lines last.
+    pub message: String,
+}
+
+impl Diagnostic {
+    /// An error about the model.
+    pub fn model(message: impl Into<String>) -> Self {
+        Diagnostic { subject: Subject::Model, message: message.into() }
+    }
+
+    /// An error about the argument `name`.
+    pub fn argument(name: &'static str, message: impl Into<String>) -> Self {
+        Diagnostic { subject: Subject::Argument(name), message: message.into() }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Diagnostic {}
+
+/// Why an operator refuses a node. The import driver adds the node, its operator and its shapes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reason {
+    /// What is wrong: `mode "cubic" with antialias is not supported`.
+    pub what: String,
+    /// What is supported instead, for a `supported:` line.
+    pub supported: Option<String>,
+    /// What to do, for a `help:` line.
+    pub help: Option<String>,
+}
+
+impl Reason {
+    /// A reason without further lines.
+    pub fn new(what: impl Into<String>) -> Self {
+        Reason { what: what.into(), supported: None, help: None }
+    }
+
+    /// Adds what is supported.
+    pub fn supported(mut self, supported: impl Into<String>) -> Self {
+        self.supported = Some(supported.into());
+        self
+    }
+
+    /// Adds what to do.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}

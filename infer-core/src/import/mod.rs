@@ -1,0 +1,556 @@
+//! A model file's graph → [`Graph`], through the operator table.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+mod attributes;
+mod dims;
+mod flatten;
+mod order;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+
+use dims::Binder;
+pub(crate) use dims::Declared;
+use flatten::{Flat, FlatNode};
+pub use report::{Failures, Origin};
+
+use crate::calls::LowerNode;
+use crate::constant::Constant;
+use crate::diagnostic::{Diagnostic, Reason};
+use crate::graph::{Graph, Node, ValueId};
+use crate::onnx::proto::{GraphProto, ModelProto, TensorProto};
+use crate::onnx::{ModelFile, printable, quote, to_constant};
+use crate::ops::{self, ImportNode, NodeTypes, Operator, Row};
+use crate::tensor_type::{DataType, TensorType};
+
+/// A model as a typed graph, with what is known of it beside.
+#[derive(Debug)]
+pub struct Model {
+    /// The graph.
+    pub graph: Graph,
+    /// What is known of it beside.
+    pub info: ModelInfo,
+}
+
+/// What is known of a model beside its graph.
+#[derive(Clone, Debug, Default)]
+pub struct ModelInfo {
+    /// The name of the file.
+    pub file: String,
+    /// The tool that wrote it, with its version; empty where it does not say.
+    pub producer: String,
+    /// The version of the file format.
+    pub ir_version: i64,
+    /// The domains in use with their versions; ai.onnx has the empty name.
+    pub opsets: Vec<(String, i64)>,
+    /// The names of the graph's inputs.
+    pub inputs: Vec<String>,
+    /// The names of the graph's outputs.
+    pub outputs: Vec<String>,
+    /// Elements of the initializers in use.
+    pub parameters: u64,
+    /// Inputs and initializers that nothing reads.
+    pub unused: Vec<String>,
+    /// What is worth knowing but no error, such as stale types of values between.
+    pub notes: Vec<String>,
+}
+
+impl ModelInfo {
+    /// The version of ai.onnx; 0 where it is not imported.
+    pub fn opset(&self) -> i64 {
+        self.opsets.iter().find(|(domain, _)| domain.is_empty()).map_or(0, |(_, version)| *version)
+    }
+}
+
+/// A graph whose types are still to be inferred, by [`crate::shape_inference::infer`]. Nodes that could not be
+/// imported are in it as such, so that one message can name them and those whose types do not fit.
+#[derive(Debug)]
+pub struct Imported {
+    pub(crate) graph: Graph,
+    /// For each node of the graph what it was in the model.
+    pub(crate) origins: Vec<Origin>,
+    /// What is declared of the outputs.
+    pub(crate) outputs: Vec<Declared>,
+    /// What is declared of values between.
+    pub(crate) value_info: Vec<(ValueId, Declared)>,
+    pub(crate) info: ModelInfo,
+}
+
+/// A node that could not be imported.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) Reason);
+
+impl Operator for Refused {
+    fn name(&self) -> &'static str {
+        "Refused"
+    }
+    fn infer(&self, _: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        Err(self.0.clone())
+    }
+    fn lower(&self, _: &mut LowerNode<'_>) -> Result<(), Reason> {
+        Err(self.0.clone())
+    }
+}
+
+/// Looks an operator up by domain and name.
+pub type Find<'a> = &'a dyn Fn(&str, &str) -> Option<&'static Row>;
+
+/// Imports a model with its symbolic dimensions bound by `dims`: by name, or as `input[axis]` where an axis has none.
+///
+/// # Errors
+///
+/// Where the graph is not well formed, its inputs are not tensors of supported types, or symbols and bindings do
+/// not match. Nodes whose operators refuse them are reported by [`crate::shape_inference::infer`].
+pub fn import(file: &ModelFile, dims: &[(String, u64)]) -> Result<Imported, Vec<Diagnostic>> {
+    import_with(&file.name, &file.proto, dims, &ops::find)
+}
+
+/// [`import`] of a model called `name` in messages, its operators looked up by `find`.
+///
+/// # Errors
+///
+/// As for [`import`].
+pub fn import_with(
+    name: &str,
+    proto: &ModelProto,
+    dims: &[(String, u64)],
+    find: Find<'_>,
+) -> Result<Imported, Vec<Diagnostic>> {
+    let one = |diagnostic: Diagnostic| vec![diagnostic];
+    let graph = proto
+        .graph
+        .as_ref()
+        .ok_or_else(|| one(Diagnostic::model(format!("{name}: the file holds no graph"))))?;
+    let flat = flatten::flatten(name, proto, graph).map_err(one)?;
+    let sources = Sources::of(name, graph, &flat).map_err(one)?;
+    let order = order::sort(&flat.nodes, &sources.writers())
+        .map_err(|cycle| one(describe_cycle(name, &flat, &cycle)))?;
+    let mut importer = Importer {
+        name,
+        sources,
+        ids: vec![None; flat.values.len()],
+        graph: Graph::default(),
+        origins: Vec::new(),
+        info: info(name, proto, graph),
+        errors: Vec::new(),
+        flat,
+    };
+    let declared = importer.interface(graph, dims);
+    for index in order {
+        importer.node(index, find);
+    }
+    importer.finish(graph, declared)
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Nothing,
+    Input,
+    Initializer(&'a TensorProto),
+    Node(usize),
+}
+
+struct Sources<'a> {
+    of: Vec<Source<'a>>,
+}
+
+impl<'a> Sources<'a> {
+    /// The sources of all values, each of which must have exactly one.
+    fn of(name: &str, graph: &'a GraphProto, flat: &Flat<'a>) -> Result<Self, Diagnostic> {
+        let mut sources = Sources { of: vec![Source::Nothing; flat.values.len()] };
+        let mut errors: Vec<String> = Vec::new();
+        let mut error = |message: String| errors.push(format!("{name}: {message}"));
+        let id = |value: &str| flat.names.get(value).copied().flatten();
+        for tensor in &graph.initializer {
+            match id(&tensor.name).and_then(|id| sources.of.get_mut(id)) {
+                // Without a name it cannot be read.
+                None => {}
+                Some(source @ Source::Nothing) => *source = Source::Initializer(tensor),
+                Some(_) => error(format!("initializer {} is defined twice", quote(&tensor.name))),
+            }
+        }
+        for input in &graph.input {
+            match id(&input.name).and_then(|id| sources.of.get_mut(id)) {
+                None => error("a graph input has no name".to_owned()),
+                Some(source @ Source::Nothing) => *source = Source::Input,
+                // In old files initializers are listed as inputs as well.
+                Some(Source::Initializer(_)) => {}
+                Some(_) => error(format!("graph input {} is listed twice", quote(&input.name))),
+            }
+        }
+        let mut failures = Failures::default();
+        for (index, node) in flat.nodes.iter().enumerate() {
+            for &output in node.outputs.iter().flatten() {
+                let written_by = match sources.of.get_mut(output) {
+                    None => continue,
+                    Some(source @ Source::Nothing) => {
+                        *source = Source::Node(index);
+                        continue;
+                    }
+                    Some(Source::Input) => "a graph input".to_owned(),
+                    Some(Source::Initializer(_)) => "an initializer".to_owned(),
+                    Some(Source::Node(other)) => {
+                        let other = flat.nodes.get(*other).map_or("", |other| other.name.as_str());
+                        format!("an output of node {}", quote(other))
+                    }
+                };
+                let reason = format!("its output {} is {written_by} already", quote(flat.name(output)));
+                failures.add(&node.name, &node.origin(), Reason::new(reason), Vec::new());
+            }
+        }
+        let sparse = graph.sparse_initializer.iter().filter_map(|tensor| tensor.values.as_ref());
+        let sparse: HashSet<&str> = sparse.map(|values| values.name.as_str()).collect();
+        for node in &flat.nodes {
+            for &input in node.inputs.iter().flatten() {
+                if matches!(sources.of.get(input), Some(Source::Nothing)) {
+                    let input = flat.name(input);
+                    let reason = match sparse.contains(input) {
+                        true => format!(
+                            "its input {} is a sparse initializer, which is not supported",
+                            quote(input)
+                        ),
+                        false => format!(
+                            "its input {} is not there: no node writes it, and it is neither a graph input nor an \
+                             initializer",
+                            quote(input)
+                        ),
+                    };
+                    failures.add(&node.name, &node.origin(), Reason::new(reason), Vec::new());
+                }
+            }
+        }
+        let mut listed = HashSet::new();
+        for output in &graph.output {
+            match id(&output.name).and_then(|id| sources.of.get(id)) {
+                None => error("a graph output has no name".to_owned()),
+                Some(Source::Nothing) => {
+                    error(format!("no node writes graph output {}", quote(&output.name)))
+                }
+                Some(_) if !listed.insert(&output.name) => {
+                    error(format!("graph output {} is listed twice", quote(&output.name)));
+                }
+                Some(_) => {}
+            }
+        }
+        if graph.output.is_empty() {
+            error("the graph has no outputs".to_owned());
+        }
+        if !failures.is_empty() {
+            errors.push(failures.into_diagnostic(name).message);
+        }
+        if errors.is_empty() { Ok(sources) } else { Err(Diagnostic::model(shortened(errors))) }
+    }
+
+    fn writers(&self) -> Vec<Option<usize>> {
+        let writer = |source: &Source<'_>| if let Source::Node(index) = source { Some(*index) } else { None };
+        self.of.iter().map(writer).collect()
+    }
+}
+
+/// The first messages, and how many more there are.
+fn shortened(mut messages: Vec<String>) -> String {
+    const SHOWN: usize = 50;
+    if let Some(more @ 1..) = messages.len().checked_sub(SHOWN) {
+        messages.truncate(SHOWN);
+        messages.push(format!("and {more} more errors"));
+    }
+    messages.join("\n")
+}
+
+fn describe_cycle(name: &str, flat: &Flat<'_>, cycle: &[usize]) -> Diagnostic {
+    const NAMED: usize = 20;
+    let nodes =
+        cycle.iter().take(NAMED).filter_map(|&index| flat.nodes.get(index)).map(|node| quote(&node.name));
+    let named = nodes.collect::<Vec<_>>().join(" → ");
+    let more = match cycle.len().checked_sub(NAMED) {
+        Some(more @ 1..) => format!(" and {more} more"),
+        _ => String::new(),
+    };
+    Diagnostic::model(format!(
+        "{name}: the graph has a cycle, each of these nodes reads what the one before writes: {named}{more}"
+    ))
+}
+
+fn info(name: &str, proto: &ModelProto, graph: &GraphProto) -> ModelInfo {
+    let opsets = proto.opset_import.iter();
+    ModelInfo {
+        file: name.to_owned(),
+        producer: format!("{} {}", printable(&proto.producer_name), printable(&proto.producer_version))
+            .trim()
+            .to_owned(),
+        ir_version: proto.ir_version.unwrap_or_default(),
+        opsets: opsets.map(|i| (crate::onnx::normalize_domain(&i.domain).to_owned(), i.version)).collect(),
+        outputs: graph.output.iter().map(|output| output.name.clone()).collect(),
+        ..ModelInfo::default()
+    }
+}
+
+impl Flat<'_> {
+    fn name(&self, value: usize) -> &str {
+        self.values.get(value).map_or("", String::as_str)
+    }
+}
+
+impl FlatNode<'_> {
+    fn origin(&self) -> Origin {
+        let op_type = if self.domain.is_empty() {
+            printable(self.op_type)
+        } else {
+            format!("{}.{}", printable(self.domain), printable(self.op_type))
+        };
+        Origin { op_type, opset: self.opset.unwrap_or(0) }
+    }
+}
+
+struct Importer<'a> {
+    name: &'a str,
+    flat: Flat<'a>,
+    sources: Sources<'a>,
+    /// The values of the graph so far.
+    ids: Vec<Option<ValueId>>,
+    graph: Graph,
+    origins: Vec<Origin>,
+    info: ModelInfo,
+    errors: Vec<Diagnostic>,
+}
+
+/// What the file declares of outputs, and of values between by name.
+struct Interface<'a> {
+    outputs: Vec<Declared>,
+    value_info: Vec<(&'a str, Declared)>,
+}
+
+impl<'a> Importer<'a> {
+    fn error(&mut self, message: String) {
+        self.errors.push(Diagnostic::model(format!("{}: {message}", self.name)));
+    }
+
+    /// Adds the inputs, and reads what is declared of other values.
+    fn interface(&mut self, graph: &'a GraphProto, dims: &[(String, u64)]) -> Interface<'a> {
+        let mut binder = Binder::new(dims);
+        for input in &graph.input {
+            let Some(id) = self.flat.names.get(input.name.as_str()).copied().flatten() else { continue };
+            if !matches!(self.sources.of.get(id), Some(Source::Input)) {
+                continue;
+            }
+            let ty = binder.input(input).unwrap_or_else(|e| {
+                self.error(format!("graph input {}: {e}", quote(&input.name)));
+                None
+            });
+            let value = self.graph.add_value(input.name.clone(), ty);
+            self.graph.inputs.push(value);
+            self.info.inputs.push(input.name.clone());
+            if let Some(slot) = self.ids.get_mut(id) {
+                *slot = Some(value);
+            }
+        }
+        let mut outputs = Vec::with_capacity(graph.output.len());
+        for output in &graph.output {
+            match binder.output(output) {
+                Ok(declared) => outputs.push(declared),
+                Err(e) => self.error(format!("graph output {}: {e}", quote(&output.name))),
+            }
+        }
+        let known = |info: &'a crate::onnx::proto::ValueInfoProto| {
+            // What is no tensor is no value of this graph.
+            Some((info.name.as_str(), binder.value_info(info).ok()?))
+        };
+        let value_info = graph.value_info.iter().filter_map(known).collect();
+        self.errors.extend(binder.finish(self.name));
+        Interface { outputs, value_info }
+    }
+
+    /// The value of the graph that stands for value `id` of the file.
+    fn value(&mut self, id: usize) -> ValueId {
+        if let Some(Some(known)) = self.ids.get(id) {
+            return *known;
+        }
+        let name = self.flat.name(id).to_owned();
+        let value = match self.sources.of.get(id) {
+            Some(Source::Initializer(tensor)) => match to_constant(tensor) {
+                Ok(constant) => {
+                    self.info.parameters += constant.ty().elements() as u64;
+                    self.graph.add_constant(name, constant)
+                }
+                Err(reason) => {
+                    self.error(format!("initializer {}: {}", quote(&name), reason.what));
+                    self.graph.add_value(name, None)
+                }
+            },
+            _ => self.graph.add_value(name, None),
+        };
+        if let Some(slot) = self.ids.get_mut(id) {
+            *slot = Some(value);
+        }
+        value
+    }
+
+    fn values(&mut self, ids: &[Option<usize>]) -> Vec<Option<ValueId>> {
+        let used = ids.len() - ids.iter().rev().take_while(|id| id.is_none()).count();
+        ids.iter().take(used).map(|id| id.map(|id| self.value(id))).collect()
+    }
+
+    /// Adds node `index` of the file.
+    fn node(&mut self, index: usize, find: Find<'_>) {
+        let Some(node) = self.flat.nodes.get(index) else { return };
+        let origin = node.origin();
+        let name = node.name.clone();
+        let is_constant = node.op_type == "Constant" && node.domain.is_empty() && node.refused.is_none();
+        let imported =
+            if is_constant { constant_node(node).map(Ok) } else { import_node(node, find).map(Err) };
+        let (input_ids, output_ids) = (node.inputs.clone(), node.outputs.clone());
+        let inputs = self.values(&input_ids);
+        let outputs = self.values(&output_ids);
+        let op: Box<dyn Operator> = match imported {
+            Ok(Ok(constant)) => {
+                if let [Some(output)] = outputs.as_slice() {
+                    let value = self.graph.value_mut(*output);
+                    value.ty = Some(constant.ty().clone());
+                    value.constant = Some(constant);
+                }
+                return;
+            }
+            Ok(Err(op)) => op,
+            Err(reason) => Box::new(Refused(reason)),
+        };
+        self.graph.nodes.push(Node { name, op, inputs, outputs });
+        self.origins.push(origin);
+    }
+
+    fn finish(mut self, graph: &'a GraphProto, declared: Interface<'a>) -> Result<Imported, Vec<Diagnostic>> {
+        for output in &graph.output {
+            if let Some(id) = self.flat.names.get(output.name.as_str()).copied().flatten() {
+                let value = self.value(id);
+                self.graph.outputs.push(value);
+            }
+        }
+        if !self.errors.is_empty() {
+            // Without types of the inputs inference says nothing more; what import found is said now.
+            let mut failures = Failures::default();
+            for (node, origin) in self.graph.nodes.iter().zip(&self.origins) {
+                if let Some(Refused(reason)) = node.op_as() {
+                    failures.add(&node.name, origin, reason.clone(), Vec::new());
+                }
+            }
+            if !failures.is_empty() {
+                self.errors.push(failures.into_diagnostic(self.name));
+            }
+            return Err(self.errors);
+        }
+        let id_of = |name: &str| {
+            let id = self.flat.names.get(name).copied().flatten()?;
+            self.ids.get(id).copied().flatten()
+        };
+        let known = |(name, declared): (&str, Declared)| Some((id_of(name)?, declared));
+        let value_info = declared.value_info.into_iter().filter_map(known).collect();
+        let read: HashSet<ValueId> = self
+            .graph
+            .nodes
+            .iter()
+            .flat_map(|node| node.inputs.iter().flatten())
+            .chain(&self.graph.outputs)
+            .copied()
+            .collect();
+        let is_read = |id: &&ValueId| read.contains(*id);
+        let inputs =
+            self.graph.inputs.iter().filter(|id| !is_read(id)).map(|&id| self.graph.value(id).name.clone());
+        let unread = |tensor: &&TensorProto| !tensor.name.is_empty() && id_of(&tensor.name).is_none();
+        let initializers = graph.initializer.iter().filter(unread).map(|tensor| tensor.name.clone());
+        self.info.unused = inputs.chain(initializers).collect();
+        Ok(Imported {
+            graph: self.graph,
+            origins: self.origins,
+            outputs: declared.outputs,
+            value_info,
+            info: self.info,
+        })
+    }
+}
+
+/// The operator of a node.
+fn import_node(node: &FlatNode<'_>, find: Find<'_>) -> Result<Box<dyn Operator>, Reason> {
+    if let Some(reason) = &node.refused {
+        return Err(reason.clone());
+    }
+    let row = find(node.domain, node.op_type).ok_or_else(|| {
+        Reason::new("this operator is not supported")
+            .help("export the model again without it, or simplify the model")
+    })?;
+    let opset = node.opset.ok_or_else(|| {
+        let domain = if node.domain.is_empty() { "ai.onnx" } else { node.domain };
+        Reason::new(format!("the model imports no version of domain {}", quote(domain)))
+    })?;
+    if opset < row.since {
+        let since = row.since;
+        return Err(Reason::new(format!(
+            "{} exists since version {since}, the model imports {opset}",
+            row.name
+        )));
+    }
+    let present = |ids: &[Option<usize>]| {
+        let mut present: Vec<bool> = ids.iter().map(Option::is_some).collect();
+        while present.last() == Some(&false) {
+            present.pop();
+        }
+        present
+    };
+    let (inputs, outputs) = (present(&node.inputs), present(&node.outputs));
+    expect_arity("inputs", inputs.len(), &row.inputs)?;
+    expect_arity("outputs", outputs.len(), &row.outputs)?;
+    let attributes = attributes::convert(&node.attributes)?;
+    let mut import = ImportNode { op_type: node.op_type.to_owned(), opset, attributes, inputs, outputs };
+    let op = (row.import)(&mut import)?;
+    let unread: Vec<String> = import.attributes.unread().map(quote).collect();
+    match unread.as_slice() {
+        [] => Ok(op),
+        [one] => Err(Reason::new(format!("attribute {one} is not supported"))),
+        several => Err(Reason::new(format!("attributes {} are not supported", several.join(", ")))),
+    }
+}
+
+fn expect_arity(what: &str, count: usize, allowed: &RangeInclusive<usize>) -> Result<(), Reason> {
+    if allowed.contains(&count) {
+        return Ok(());
+    }
+    let allowed = match (*allowed.start(), *allowed.end()) {
+        (least, usize::MAX) => format!("at least {least}"),
+        (least, most) if least == most => least.to_string(),
+        (least, most) => format!("{least} to {most}"),
+    };
+    Err(Reason::new(format!("it has {count} {what}, not {allowed}")))
+}
+
+/// The value of a Constant node.
+fn constant_node(node: &FlatNode<'_>) -> Result<Constant, Reason> {
+    let one_output = matches!(node.outputs.as_slice(), [Some(_)]);
+    if !one_output || node.inputs.iter().any(Option::is_some) {
+        return Err(Reason::new("a constant has no inputs and one output"));
+    }
+    let [(name, _)] = node.attributes.as_slice() else {
+        return Err(Reason::new(format!("a constant has one attribute, not {}", node.attributes.len())));
+    };
+    let name = *name;
+    let mut attributes = attributes::convert(&node.attributes)?;
+    let scalar = |dtype| TensorType::new(dtype, []);
+    let value = match name {
+        "value" => attributes.tensor(name)?,
+        "value_int" => attributes.int(name)?.map(|value| Constant::of(scalar(DataType::I64), &[value])),
+        "value_ints" => attributes.ints(name)?.map(|values| Constant::of_i64(&values)),
+        "value_float" => attributes.float(name)?.map(Constant::scalar_f32),
+        "value_floats" => attributes
+            .floats(name)?
+            .map(|values| Constant::of(TensorType::new(DataType::F32, [values.len()]), &values)),
+        _ => None,
+    };
+    value.ok_or_else(|| {
+        Reason::new(format!("attribute {} is not supported", quote(name)))
+            .supported("value, value_int, value_ints, value_float, value_floats")
+    })
+}

@@ -1,0 +1,50 @@
+//! The ONNX file format alone; knows no operators.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+mod external_data;
+pub mod proto;
+mod read;
+mod tensor;
+
+pub use read::{ModelFile, decode, read};
+pub use tensor::{data_type_name, tensor_type, to_constant};
+
+/// The oldest and the newest opset of ai.onnx that are understood.
+pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
+
+/// The oldest and the newest version of the file format that are understood.
+pub const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
+
+/// The most dimensions a tensor may have.
+pub const MAX_RANK: usize = 64;
+
+/// The domain `domain`, with the long name of the default one as the short one.
+pub fn normalize_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
+}
+
+/// `name` in backticks for a message, as [`printable`].
+pub fn quote(name: &str) -> String {
+    format!("`{}`", printable(name))
+}
+
+/// `name` for a message: control characters escaped, and cut where it is very long.
+pub fn printable(name: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut printable = String::with_capacity(name.len().min(LONGEST));
+    for (index, character) in name.chars().enumerate() {
+        if index == LONGEST {
+            printable.push('…');
+            break;
+        }
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
+}

@@ -1,0 +1,224 @@
+//! The elements of a [`TensorProto`].
+
+use std::fmt::Display;
+
+use bytemuck::NoUninit;
+use prost::bytes::Bytes;
+
+use super::proto::TensorProto;
+use super::{MAX_RANK, quote};
+use crate::constant::Constant;
+use crate::diagnostic::Reason;
+use crate::tensor_type::{DataType, MAX_ELEMENTS, TensorType};
+
+/// ONNX's name of the element type with number `code`.
+pub fn data_type_name(code: i32) -> String {
+    if let Some(dtype) = DataType::from_onnx(code) {
+        return dtype.name().to_owned();
+    }
+    let name = match code {
+        0 => "undefined",
+        8 => "string",
+        14 => "complex64",
+        15 => "complex128",
+        17 => "float8e4m3fn",
+        18 => "float8e4m3fnuz",
+        19 => "float8e5m2",
+        20 => "float8e5m2fnuz",
+        21 => "uint4",
+        22 => "int4",
+        23 => "float4e2m1",
+        24 => "float8e8m0",
+        25 => "uint2",
+        26 => "int2",
+        27 => "float6e2m3",
+        28 => "float6e3m2",
+        _ => return format!("number {code}"),
+    };
+    name.to_owned()
+}
+
+/// The supported element type with number `code`.
+pub(crate) fn data_type(code: i32) -> Result<DataType, Reason> {
+    DataType::from_onnx(code).ok_or_else(|| {
+        let names: Vec<&str> = DataType::ALL.iter().map(|dtype| dtype.name()).collect();
+        Reason::new(format!("element type {} is not supported", data_type_name(code)))
+            .supported(names.join(", "))
+    })
+}
+
+/// The type that a tensor declares, its size checked.
+pub fn tensor_type(tensor: &TensorProto) -> Result<TensorType, Reason> {
+    let dtype = data_type(tensor.data_type)?;
+    if tensor.dims.len() > MAX_RANK {
+        return Err(Reason::new(format!("{} dimensions, more than {MAX_RANK}", tensor.dims.len())));
+    }
+    let mut shape = Vec::with_capacity(tensor.dims.len());
+    for &dim in &tensor.dims {
+        let extent = usize::try_from(dim).map_err(|_| {
+            Reason::new(format!("dimensions {:?} hold the impossible extent {dim}", tensor.dims))
+        })?;
+        shape.push(extent);
+    }
+    let ty = TensorType::new(dtype, shape);
+    match ty.checked_elements() {
+        Some(_) => Ok(ty),
+        None => Err(Reason::new(format!("{ty} has more than {MAX_ELEMENTS} elements"))),
+    }
+}
+
+/// The tensor with its elements, whichever field holds them. Nothing is allocated before the elements that are
+/// there have been counted.
+pub fn to_constant(tensor: &TensorProto) -> Result<Constant, Reason> {
+    let ty = tensor_type(tensor)?;
+    if tensor.segment.is_some() {
+        return Err(Reason::new("a tensor stored in segments is not supported"));
+    }
+    if tensor.data_location == 1 {
+        return Err(Reason::new("its elements lie in another file, which has not been read"));
+    }
+    let data = match &tensor.raw_data {
+        Some(raw) if !raw.is_empty() || !has_typed_data(tensor) => raw_data(&ty, raw)?,
+        _ => typed_data(&ty, tensor)?,
+    };
+    let bytes = data.len();
+    let message = || Reason::new(format!("{ty} needs {} bytes, there are {bytes}", ty.bytes()));
+    Constant::new(ty.clone(), data).ok_or_else(message)
+}
+
+fn has_typed_data(tensor: &TensorProto) -> bool {
+    !(tensor.float_data.is_empty()
+        && tensor.int32_data.is_empty()
+        && tensor.int64_data.is_empty()
+        && tensor.double_data.is_empty()
+        && tensor.uint64_data.is_empty())
+}
+
+fn raw_data(ty: &TensorType, raw: &Bytes) -> Result<Bytes, Reason> {
+    if ty.bytes() != raw.len() {
+        return Err(Reason::new(format!("{ty} needs {} bytes, there are {}", ty.bytes(), raw.len())));
+    }
+    if ty.dtype == DataType::Bool && raw.iter().any(|&byte| byte > 1) {
+        return Ok(raw.iter().map(|&byte| u8::from(byte != 0)).collect());
+    }
+    Ok(raw.clone())
+}
+
+fn typed_data(ty: &TensorType, tensor: &TensorProto) -> Result<Bytes, Reason> {
+    let small = &tensor.int32_data;
+    match ty.dtype {
+        DataType::F32 => exact(ty, "float_data", &tensor.float_data),
+        DataType::F64 => exact(ty, "double_data", &tensor.double_data),
+        DataType::I32 => exact(ty, "int32_data", small),
+        DataType::I64 => exact(ty, "int64_data", &tensor.int64_data),
+        DataType::U64 => exact(ty, "uint64_data", &tensor.uint64_data),
+        DataType::U32 => narrowed::<u32, _>(ty, "uint64_data", &tensor.uint64_data),
+        DataType::U8 => narrowed::<u8, _>(ty, "int32_data", small),
+        DataType::I8 => narrowed::<i8, _>(ty, "int32_data", small),
+        DataType::I16 => narrowed::<i16, _>(ty, "int32_data", small),
+        DataType::U16 | DataType::F16 | DataType::Bf16 => narrowed::<u16, _>(ty, "int32_data", small),
+        DataType::Bool => {
+            expect_count(ty, "int32_data", small.len())?;
+            Ok(small.iter().map(|&value| u8::from(value != 0)).collect())
+        }
+    }
+}
+
+fn expect_count(ty: &TensorType, field: &str, count: usize) -> Result<(), Reason> {
+    if ty.elements() == count {
+        return Ok(());
+    }
+    Err(Reason::new(format!("{ty} needs {} elements, {} holds {count}", ty.elements(), quote(field))))
+}
+
+fn exact<T: NoUninit>(ty: &TensorType, field: &str, values: &[T]) -> Result<Bytes, Reason> {
+    expect_count(ty, field, values.len())?;
+    Ok(Bytes::copy_from_slice(bytemuck::cast_slice(values)))
+}
+
+fn narrowed<T: NoUninit + TryFrom<V>, V: Copy + Display>(
+    ty: &TensorType,
+    field: &str,
+    values: &[V],
+) -> Result<Bytes, Reason> {
+    expect_count(ty, field, values.len())?;
+    let mut narrow: Vec<T> = Vec::with_capacity(values.len());
+    for &value in values {
+        let fits = T::try_from(value);
+        narrow.push(
+            fits.map_err(|_| {
+                Reason::new(format!("{} holds {value}, which is no {}", quote(field), ty.dtype))
+            })?,
+        );
+    }
+    Ok(Bytes::copy_from_slice(bytemuck::cast_slice(&narrow)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(dtype: DataType, dims: &[i64]) -> TensorProto {
+        TensorProto { dims: dims.to_vec(), data_type: dtype as i32, ..TensorProto::default() }
+    }
+
+    #[test]
+    fn every_encoding_gives_the_same_elements() {
+        let values = [1.5f32, -2.0];
+        let raw = TensorProto {
+            raw_data: Some(Bytes::copy_from_slice(bytemuck::cast_slice(&values))),
+            ..tensor(DataType::F32, &[2])
+        };
+        let typed = TensorProto { float_data: values.to_vec(), ..tensor(DataType::F32, &[2]) };
+        assert!(to_constant(&raw).unwrap() == to_constant(&typed).unwrap());
+
+        let f16 = TensorProto { int32_data: vec![0x3c00, 0xc000], ..tensor(DataType::F16, &[2]) };
+        assert_eq!(to_constant(&f16).unwrap().to_f32s().unwrap().into_owned(), [1.0, -2.0]);
+        let flags = TensorProto { int32_data: vec![0, 7], ..tensor(DataType::Bool, &[2]) };
+        assert_eq!(to_constant(&flags).unwrap().data().as_ref(), [0, 1]);
+        let raw_flags =
+            TensorProto { raw_data: Some(Bytes::from_static(&[0, 7])), ..tensor(DataType::Bool, &[2]) };
+        assert_eq!(to_constant(&raw_flags).unwrap().data().as_ref(), [0, 1]);
+        let bytes = TensorProto { int32_data: vec![-128, 127], ..tensor(DataType::I8, &[2]) };
+        assert_eq!(to_constant(&bytes).unwrap().values::<i8>().into_owned(), [-128, 127]);
+        let unsigned = TensorProto { uint64_data: vec![u32::MAX.into()], ..tensor(DataType::U32, &[]) };
+        assert_eq!(to_constant(&unsigned).unwrap().values::<u32>().into_owned(), [u32::MAX]);
+        let doubles = TensorProto { double_data: vec![0.1], ..tensor(DataType::F64, &[1]) };
+        assert_eq!(to_constant(&doubles).unwrap().values::<f64>().into_owned(), [0.1]);
+        let longs = TensorProto { int64_data: vec![-7, i64::MAX], ..tensor(DataType::I64, &[1, 2]) };
+        assert_eq!(to_constant(&longs).unwrap().to_i64s().unwrap(), [-7, i64::MAX]);
+    }
+
+    #[test]
+    fn an_empty_tensor_needs_no_data() {
+        assert_eq!(to_constant(&tensor(DataType::F32, &[0, 3])).unwrap().ty().shape, [0, 3]);
+    }
+
+    #[test]
+    fn wrong_tensors_are_refused() {
+        let refused = |tensor: &TensorProto| to_constant(tensor).unwrap_err().what;
+        let huge =
+            TensorProto { raw_data: Some(Bytes::from_static(&[0; 8])), ..tensor(DataType::F32, &[1 << 60]) };
+        assert_eq!(refused(&huge), "f32[1152921504606846976] has more than 8589934592 elements");
+        assert!(refused(&tensor(DataType::F32, &[1 << 40, 1 << 40])).ends_with("elements"));
+        assert_eq!(
+            refused(&tensor(DataType::F32, &[1 << 32])),
+            "f32[4294967296] needs 4294967296 elements, \
+             `float_data` holds 0"
+        );
+        assert_eq!(
+            refused(&tensor(DataType::F32, &[2, -1])),
+            "dimensions [2, -1] hold the impossible extent -1"
+        );
+        let string = TensorProto { data_type: 8, ..TensorProto::default() };
+        assert_eq!(refused(&string), "element type string is not supported");
+        let unknown = TensorProto { data_type: 99, ..TensorProto::default() };
+        assert_eq!(refused(&unknown), "element type number 99 is not supported");
+        let short =
+            TensorProto { raw_data: Some(Bytes::from_static(&[0; 7])), ..tensor(DataType::F32, &[2]) };
+        assert_eq!(refused(&short), "f32[2] needs 8 bytes, there are 7");
+        let wide = TensorProto { int32_data: vec![256], ..tensor(DataType::U8, &[1]) };
+        assert_eq!(refused(&wide), "`int32_data` holds 256, which is no u8");
+        assert_eq!(refused(&tensor(DataType::F32, &[1; 65])), "65 dimensions, more than 64");
+    }
+}

@@ -1,0 +1,350 @@
+//! MatMul, Gemm.
+//!
+//! <https://onnx.ai/onnx/operators/onnx__MatMul.html>: numpy's matmul. <https://onnx.ai/onnx/operators/onnx__Gemm.html>:
+//! alpha·A·B + beta·C, C optional since opset 11.
+//!
+//! Both are the convolution kernel on a picture of one row, with a pixel for each row of the left matrix. The left
+//! matrix is copied into blocks of 16 columns first where there is enough work to pay for that: rows a power of two
+//! apart would fall on the same lines of the cache.
+
+use infer_kernels::call::{self, Activation, BLOCK, View, residual};
+
+use crate::calls::{LowerNode, Span, Tensor};
+use crate::diagnostic::Reason;
+use crate::ops::pack::{Dense, store};
+use crate::ops::{ImportNode, NodeTypes, Operator, Row, broadcast, expect_dtype};
+use crate::tensor_type::{DataType, TensorType};
+
+/// The table's rows.
+pub const OPERATORS: &[Row] = &[
+    Row { name: "MatMul", domain: "", since: 1, inputs: 2..=2, outputs: 1..=1, import: import_matmul },
+    Row { name: "Gemm", domain: "", since: 7, inputs: 2..=3, outputs: 1..=1, import: import_gemm },
+];
+
+/// Rows of the left matrix and columns of the right one from which the left one is copied into blocks.
+const BLOCK_ROWS: usize = 14;
+const BLOCK_COLUMNS: usize = 64;
+
+/// A product of matrices, with what later passes fused into it: input 2 is added, input 3 too.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatMul {
+    /// Whether it is ONNX's Gemm, whose operands are matrices.
+    pub gemm: bool,
+    /// Whether the left matrix is transposed.
+    pub trans_a: bool,
+    /// Whether the right matrix is transposed.
+    pub trans_b: bool,
+    /// The factor of the product.
+    pub alpha: f32,
+    /// The factor of input 2.
+    pub beta: f32,
+    /// Applied to the result.
+    pub activation: Activation,
+    /// Where input 3, of the output's shape, is added, one of [`residual`].
+    pub residual_mode: u64,
+}
+
+fn import_matmul(_: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
+    Ok(Box::new(MatMul {
+        gemm: false,
+        trans_a: false,
+        trans_b: false,
+        alpha: 1.0,
+        beta: 1.0,
+        activation: Activation::NONE,
+        residual_mode: residual::NONE,
+    }))
+}
+
+fn import_gemm(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
+    Ok(Box::new(MatMul {
+        gemm: true,
+        trans_a: node.attributes.flag("transA", false)?,
+        trans_b: node.attributes.flag("transB", false)?,
+        alpha: node.attributes.float("alpha")?.unwrap_or(1.0),
+        beta: node.attributes.float("beta")?.unwrap_or(1.0),
+        activation: Activation::NONE,
+        residual_mode: residual::NONE,
+    }))
+}
+
+/// One side's matrices: extents of the leading axes, then rows and columns as multiplied.
+struct Side {
+    lead: Vec<usize>,
+    rows: usize,
+    columns: usize,
+    /// Between rows, and between columns, in elements.
+    strides: [usize; 2],
+}
+
+struct Product {
+    a: Side,
+    b: Side,
+    lead: Vec<usize>,
+    output: TensorType,
+}
+
+impl MatMul {
+    fn side(ty: &TensorType, transposed: bool, left: bool) -> Result<Side, Reason> {
+        let (lead, rows, columns) = match *ty.shape.as_slice() {
+            [] => return Err(Reason::new(format!("{ty} is no matrix"))),
+            [k] if left => (&[][..], 1, k),
+            [k] => (&[][..], k, 1),
+            [ref lead @ .., rows, columns] => (lead, rows, columns),
+        };
+        let lead = lead.to_vec();
+        Ok(match transposed {
+            false => Side { lead, rows, columns, strides: [columns, 1] },
+            true => Side { lead, rows: columns, columns: rows, strides: [1, columns] },
+        })
+    }
+
+    fn product(&self, a: &TensorType, b: &TensorType) -> Result<Product, Reason> {
+        expect_dtype(a, &[DataType::F32])?;
+        if a.dtype != b.dtype {
+            return Err(Reason::new(format!("{a} times {b}: the element types differ")));
+        }
+        if self.gemm && (a.rank() != 2 || b.rank() != 2) {
+            return Err(Reason::new(format!("{a} times {b}: Gemm multiplies matrices")));
+        }
+        let (left, right) = (Self::side(a, self.trans_a, true)?, Self::side(b, self.trans_b, false)?);
+        if left.columns != right.rows {
+            return Err(Reason::new(format!(
+                "{a} times {b}: {} columns meet {} rows",
+                left.columns, right.rows
+            )));
+        }
+        let lead = broadcast(&[&left.lead, &right.lead])?;
+        let mut shape = lead.clone();
+        if a.rank() > 1 {
+            shape.push(left.rows);
+        }
+        if b.rank() > 1 {
+            shape.push(right.columns);
+        }
+        Ok(Product { a: left, b: right, lead, output: TensorType::new(a.dtype, shape) })
+    }
+}
+
+impl Operator for MatMul {
+    fn name(&self) -> &'static str {
+        if self.gemm { "Gemm" } else { "MatMul" }
+    }
+
+    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        let product = self.product(node.ty(0)?, node.ty(1)?)?;
+        if let Some(c) = node.optional(2) {
+            let fits = broadcast(&[&c.shape, &product.output.shape]).is_ok_and(|shape| shape == product.output.shape);
+            if !fits || c.dtype != product.output.dtype {
+                return Err(Reason::new(format!("input `C` {c} does not broadcast to {}", product.output)));
+            }
+        }
+        Ok(vec![product.output])
+    }
+
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (a, b, y) = (node.input(0)?, node.input(1)?, node.output(0)?);
+        let product = self.product(&a.ty, &b.ty)?;
+        if y.ty.elements() == 0 {
+            return Ok(());
+        }
+        let (k, columns) = (product.b.rows, product.b.columns);
+        // Matrices of the left side that one right matrix serves are one long matrix.
+        let shared = product.b.lead.iter().all(|&d| d == 1);
+        let batch: usize = product.lead.iter().product();
+        let merge = shared && !self.trans_a;
+        let (images, rows) = if merge { (1, batch * product.a.rows) } else { (batch, product.a.rows) };
+        let a = self.spread(node, a, &product, &product.a)?;
+        let (weights, suffix, weights_stride_n) = self.right(node, b, &product, shared)?;
+
+        let plain = View {
+            offset: 0,
+            stride_n: (product.a.rows * k) as u64,
+            stride_c: product.a.strides[1] as u64,
+            stride_h: 0,
+            stride_w: product.a.strides[0] as u64,
+        };
+        let (input, input_view) = self.left(node, a.span, plain, [images, rows, k, columns]);
+        let output = View {
+            offset: 0,
+            stride_n: (rows * columns) as u64,
+            stride_c: BLOCK as u64,
+            stride_h: 0,
+            stride_w: columns as u64,
+        };
+        let (bias, addend) = self.addend(node, &y, columns)?;
+        let extra = node.optional_input(3);
+        let (residual_span, residual_mode) = match (&addend, &extra) {
+            (None, Some(extra)) => (Some(extra.span), self.residual_mode),
+            (Some(addend), None) => (Some(addend.span), residual::BEFORE_ACTIVATION),
+            (None, None) => (None, residual::NONE),
+            (Some(_), Some(_)) => return Err(Reason::new("two full addends in one product")),
+        };
+        let params = call::Conv {
+            n: images as u64,
+            groups: 1,
+            in_channels: k as u64,
+            in_block: k.min(BLOCK) as u64,
+            out_channels: columns as u64,
+            output_padded: 0,
+            out_h: 1,
+            out_w: rows as u64,
+            kernel_h: 1,
+            kernel_w: 1,
+            stride_h: 1,
+            stride_w: 1,
+            dilation_h: 1,
+            dilation_w: 1,
+            weights_stride_n,
+            input: input_view,
+            output,
+            residual: if residual_span.is_some() { output } else { View::default() },
+            residual_mode,
+            activation: self.activation,
+        };
+        let operands = [Some(input), Some(weights), bias, residual_span, Some(y.span)];
+        node.call(format!("conv_{suffix}"), &params, &operands);
+        Ok(())
+    }
+
+    fn flops(&self, node: &NodeTypes<'_>, outputs: &[&TensorType]) -> u64 {
+        let k = node.ty(0).and_then(|a| Self::side(a, self.trans_a, true)).map_or(0, |side| side.columns);
+        outputs.first().map_or(0, |output| 2 * (output.elements() * k) as u64)
+    }
+}
+
+impl MatMul {
+    /// The operand with its leading axes repeated as the product's are, where they broadcast unevenly.
+    fn spread(
+        &self,
+        node: &mut LowerNode<'_>,
+        tensor: Tensor,
+        product: &Product,
+        side: &Side,
+    ) -> Result<Tensor, Reason> {
+        if side.lead.iter().product::<usize>() == product.lead.iter().product() {
+            return Ok(tensor);
+        }
+        let matrix = &tensor.ty.shape[tensor.ty.rank().saturating_sub(2)..];
+        let mut shape = product.lead.clone();
+        shape.extend(matrix);
+        let strides = crate::calls::broadcast_strides(&tensor.ty, &shape)?;
+        let full = node.scratch_tensor(TensorType::new(tensor.ty.dtype, shape.clone()));
+        node.copy_strided(&tensor, &strides, 0, &full, &shape)?;
+        Ok(full)
+    }
+
+    /// The left matrices as the kernel reads them, in blocks where that pays.
+    fn left(
+        &self,
+        node: &mut LowerNode<'_>,
+        span: Span,
+        plain: View,
+        [images, rows, k, columns]: [usize; 4],
+    ) -> (Span, View) {
+        let row_major = plain.stride_c == 1;
+        if row_major && (rows < BLOCK_ROWS || columns < BLOCK_COLUMNS || k <= BLOCK) {
+            return (span, View { stride_c: BLOCK as u64, ..plain });
+        }
+        let blocks = k.div_ceil(BLOCK);
+        let blocked = View {
+            offset: 0,
+            stride_n: (blocks * rows * BLOCK) as u64,
+            stride_c: (rows * BLOCK) as u64,
+            stride_h: 0,
+            stride_w: BLOCK as u64,
+        };
+        let scratch = node.scratch((images * blocks * rows * BLOCK * size_of::<f32>()) as u64);
+        let params = call::Reorder {
+            n: images as u64,
+            channels: k as u64,
+            h: 1,
+            w: rows as u64,
+            block: BLOCK as u64,
+            plain,
+            blocked,
+        };
+        node.call("to_blocked_f32", &params, &[Some(span), Some(scratch)]);
+        (scratch, blocked)
+    }
+
+    /// The right matrices in panels: packed now where they are constant, else by a call. Returns the memory, the
+    /// kernel's suffix, and the elements between matrices.
+    fn right(
+        &self,
+        node: &mut LowerNode<'_>,
+        b: Tensor,
+        product: &Product,
+        shared: bool,
+    ) -> Result<(Span, &'static str, u64), Reason> {
+        let (k, columns) = (product.b.rows, product.b.columns);
+        let stride = (columns.next_multiple_of(BLOCK) * k) as u64;
+        if let Some(values) = node.constant(1).and_then(|constant| constant.to_f32s())
+            && (shared || product.b.lead == product.lead)
+        {
+            let batch = if shared { 1 } else { product.lead.iter().product() };
+            let [stride_k, stride_n] = product.b.strides.map(|s| s as isize);
+            let dense = Dense {
+                values: &values,
+                offset: 0,
+                groups: 1,
+                out_channels: columns,
+                in_channels: k,
+                kernel: [1, 1],
+                strides: [stride_n, stride_k, 0, 0],
+                scale: self.alpha,
+            };
+            let packed: Vec<f32> = (0..batch)
+                .flat_map(|matrix| Dense { offset: matrix * k * columns, ..dense }.panels())
+                .collect();
+            let (span, suffix) = store(node, packed);
+            return Ok((span, suffix, if shared { 0 } else { stride }));
+        }
+        let b = if shared { b } else { self.spread(node, b, product, &product.b)? };
+        let batch = if shared { 1 } else { product.lead.iter().product() };
+        let span = if self.alpha == 1.0 {
+            b.span
+        } else {
+            let scaled = node.scratch_tensor(b.ty.clone());
+            let factor = node.data(&[self.alpha]);
+            let factor = Tensor { ty: TensorType::new(DataType::F32, []), span: factor, blocked: None };
+            node.elementwise("mul_f32", &[&b, &factor], &scaled, |_| {})?;
+            scaled.span
+        };
+        let packed = node.scratch(batch as u64 * stride * size_of::<f32>() as u64);
+        let params = call::PackB {
+            batch: batch as u64,
+            k: k as u64,
+            n: columns as u64,
+            stride_batch: (k * columns) as u64,
+            stride_k: product.b.strides[0] as u64,
+            stride_n: product.b.strides[1] as u64,
+        };
+        node.call("pack_b_f32", &params, &[Some(span), Some(packed)]);
+        Ok((packed, "f32", if shared { 0 } else { stride }))
+    }
+
+    /// Input 2 times beta: as a bias where it has one element for each column, else as a tensor of the output's shape.
+    fn addend(
+        &self,
+        node: &mut LowerNode<'_>,
+        y: &Tensor,
+        columns: usize,
+    ) -> Result<(Option<Span>, Option<Tensor>), Reason> {
+        let Some(c) = node.optional_input(2).filter(|_| self.beta != 0.0) else { return Ok((None, None)) };
+        let row = c.ty.elements() == columns && c.ty.shape.last() == Some(&columns);
+        if let (true, Some(values)) = (row, node.constant(2).and_then(|constant| constant.to_f32s())) {
+            let mut values: Vec<f32> = values.iter().map(|v| v * self.beta).collect();
+            values.resize(columns.next_multiple_of(BLOCK), 0.0);
+            return Ok((Some(node.data(&values)), None));
+        }
+        if c.ty.shape == y.ty.shape && self.beta == 1.0 {
+            return Ok((None, Some(c)));
+        }
+        let full = node.scratch_tensor(y.ty.clone());
+        let factor = node.data(&[self.beta]);
+        let factor = Tensor { ty: TensorType::new(DataType::F32, []), span: factor, blocked: None };
+        node.elementwise("mul_f32", &[&c, &factor], &full, |_| {})?;
+        Ok((None, Some(full)))
+    }
+}

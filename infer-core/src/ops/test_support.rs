@@ -1,0 +1,116 @@
+//! Runs one operator on constants, for the tests of operators.
+
+use std::borrow::Borrow;
+
+use bytemuck::NoUninit;
+
+use crate::constant::Constant;
+use crate::diagnostic::Reason;
+use crate::evaluate;
+use crate::ops::{Attribute, Attributes, ImportNode, InputType, NodeTypes, Operator, find};
+use crate::tensor_type::{DataType, TensorType};
+
+/// A tensor of f32.
+pub fn f32s<const R: usize>(shape: [usize; R], values: &[f32]) -> Constant {
+    tensor(DataType::F32, shape, values)
+}
+
+/// A tensor of i64.
+pub fn i64s<const R: usize>(shape: [usize; R], values: &[i64]) -> Constant {
+    tensor(DataType::I64, shape, values)
+}
+
+/// A tensor of bool.
+pub fn bools<const R: usize>(shape: [usize; R], values: &[bool]) -> Constant {
+    tensor(DataType::Bool, shape, values)
+}
+
+/// A tensor of any type.
+pub fn tensor<T: NoUninit, const R: usize>(dtype: DataType, shape: [usize; R], values: &[T]) -> Constant {
+    Constant::of(TensorType::new(dtype, shape), values)
+}
+
+/// An operator as it is imported from a node of opset `opset`, every attribute being read.
+pub fn import(
+    (op_type, opset): (&str, i64),
+    attributes: &[(&str, Attribute)],
+    inputs: usize,
+    outputs: usize,
+) -> Result<Box<dyn Operator>, Reason> {
+    let row = find("", op_type).unwrap_or_else(|| panic!("no row for {op_type}"));
+    assert!(row.since <= opset && row.inputs.contains(&inputs) && row.outputs.contains(&outputs));
+    let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let mut node = ImportNode {
+        op_type: op_type.to_owned(),
+        opset,
+        attributes: Attributes::new(attributes),
+        inputs: vec![true; inputs],
+        outputs: vec![true; outputs],
+    };
+    let op = (row.import)(&mut node)?;
+    assert_eq!(op.name(), op_type);
+    let unread: Vec<&str> = node.attributes.unread().collect();
+    assert!(unread.is_empty(), "{op_type} leaves {unread:?} unread");
+    Ok(op)
+}
+
+/// The output types of an operator with inputs known only at run time.
+pub fn infer(
+    op: (&str, i64),
+    attributes: &[(&str, Attribute)],
+    inputs: &[TensorType],
+) -> Result<Vec<TensorType>, Reason> {
+    let operator = import(op, attributes, inputs.len(), 1)?;
+    let inputs: Vec<_> = inputs.iter().map(|ty| Some(InputType { ty, constant: None })).collect();
+    operator.infer(&NodeTypes { inputs: &inputs, outputs: &[true] })
+}
+
+/// All of `outputs` outputs of an operator on constants; `None` stands for an input left out.
+pub fn run_all(
+    op: (&str, i64),
+    attributes: &[(&str, Attribute)],
+    inputs: &[Option<Constant>],
+    outputs: usize,
+) -> Result<Vec<Constant>, Reason> {
+    let operator = import(op, attributes, inputs.len(), outputs)?;
+    let types: Vec<_> =
+        inputs.iter().map(|c| c.as_ref().map(|c| InputType { ty: c.ty(), constant: Some(c) })).collect();
+    let asked = vec![true; outputs];
+    let node = NodeTypes { inputs: &types, outputs: &asked };
+    if let Some(known) = operator.evaluate(&node)? {
+        return Ok(known);
+    }
+    let types: Vec<Option<TensorType>> = operator.infer(&node)?.into_iter().map(Some).collect();
+    let inputs: Vec<Option<&Constant>> = inputs.iter().map(Option::as_ref).collect();
+    let results = evaluate::evaluate(&*operator, &inputs, &types)?;
+    Ok(results.into_iter().map(|result| result.expect("every output was asked for")).collect())
+}
+
+/// Output 0 of an operator without optional inputs on constants.
+pub fn run<C: Borrow<Constant>>(
+    op: (&str, i64),
+    attributes: &[(&str, Attribute)],
+    inputs: &[C],
+) -> Result<Constant, Reason> {
+    let inputs: Vec<_> = inputs.iter().map(|input| Some(input.borrow().clone())).collect();
+    Ok(run_all(op, attributes, &inputs, 1)?.swap_remove(0))
+}
+
+/// Asserts that an operator's output 0 is `expected`: exactly, or within 10⁻⁶ (relative above 1) where that is f32.
+pub fn check<C: Borrow<Constant>>(
+    op: (&str, i64),
+    attributes: &[(&str, Attribute)],
+    inputs: &[C],
+    expected: &Constant,
+) {
+    let actual = run(op, attributes, inputs).unwrap_or_else(|reason| panic!("{op:?}: {reason:?}"));
+    assert_eq!(actual.ty(), expected.ty(), "{op:?}");
+    if expected.ty().dtype != DataType::F32 {
+        assert!(actual == *expected, "{op:?} gives {:?}, not {:?}", actual.data(), expected.data());
+        return;
+    }
+    for (index, (&a, &e)) in actual.values::<f32>().iter().zip(&*expected.values::<f32>()).enumerate() {
+        let close = a == e || (a.is_nan() && e.is_nan()) || (a - e).abs() <= 1e-6 * e.abs().max(1.0);
+        assert!(close, "{op:?} gives {a} at {index}, not {e}");
+    }
+}

@@ -1,0 +1,53 @@
+//! Moves an activation into the convolution or product before it.
+//!
+//! Before: `t = Conv(x, w, b); y = Relu(t)`. After: `y = Conv(x, w, b) {relu}`.
+//!
+//! Precondition: only the activation reads t. Exact but for the rounding of the activation's own vector code.
+
+use infer_kernels::call::{Activation, residual};
+
+use crate::graph::{Graph, Node};
+use crate::lower::node_types;
+use crate::ops::clip::Clip;
+use crate::ops::conv::{Conv, ConvTranspose};
+use crate::ops::matmul::MatMul;
+use crate::ops::unary::Unary;
+use crate::passes::{Uses, op_mut, remove_nodes};
+
+/// Moves activations into the convolutions and products before them.
+pub fn fuse_activation(graph: &mut Graph) -> bool {
+    let mut uses = Uses::of(graph);
+    let mut removed = Vec::new();
+    for index in 0..graph.nodes.len() {
+        let node = &graph.nodes[index];
+        let activation = match (node.op_as::<Unary>(), node.op_as::<Clip>()) {
+            (Some(unary), _) => unary.activation(),
+            (_, Some(clip)) => node_types(graph, node, |types| clip.activation(types)),
+            _ => None,
+        };
+        let (Some(activation), Some(input), Some(output)) = (activation, node.input(0), node.output(0)) else {
+            continue;
+        };
+        let Some(producer) = uses.writer(input).filter(|_| uses.sole_reader(input) == Some(index)) else { continue };
+        let node = &mut graph.nodes[producer];
+        let Some(slot) = activation_slot(node).filter(|slot| **slot == Activation::NONE) else { continue };
+        *slot = activation;
+        node.outputs[0] = Some(output);
+        uses.set_writer(output, producer);
+        removed.push(index);
+    }
+    remove_nodes(graph, &removed);
+    !removed.is_empty()
+}
+
+/// Where a node keeps its activation, if it can have one as its last step.
+fn activation_slot(node: &mut Node) -> Option<&mut Activation> {
+    if let Some(conv) = node.op_as::<Conv>() {
+        let last = conv.residual_mode != residual::AFTER_ACTIVATION;
+        return op_mut::<Conv>(node).filter(|_| last).map(|conv| &mut conv.activation);
+    }
+    if node.op_as::<MatMul>().is_some_and(|product| product.residual_mode != residual::AFTER_ACTIVATION) {
+        return op_mut::<MatMul>(node).map(|product| &mut product.activation);
+    }
+    op_mut::<ConvTranspose>(node).map(|conv| &mut conv.activation)
+}

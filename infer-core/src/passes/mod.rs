@@ -1,0 +1,127 @@
+//! The passes, in the order they run.
+
+pub mod convert_layout;
+pub mod eliminate_common_subexpressions;
+pub mod eliminate_dead_nodes;
+pub mod eliminate_identities;
+pub mod fold_batch_norm;
+pub mod fuse_activation;
+pub mod fuse_bias;
+pub mod fuse_gate;
+pub mod fuse_residual_add;
+
+use crate::graph::{Graph, Node, ValueId};
+
+/// A pass: changes the graph, or says that there was nothing to do.
+pub struct Pass {
+    /// Its name, as logs and the reports of broken graphs give it.
+    pub name: &'static str,
+    /// Whether it changed anything.
+    pub run: fn(&mut Graph) -> bool,
+}
+
+macro_rules! passes {
+    ($($name:ident),* $(,)?) => {
+        &[$(Pass { name: stringify!($name), run: $name::$name }),*]
+    };
+}
+
+/// What simplifies and fuses, repeated until nothing changes.
+pub const SIMPLIFY: &[Pass] = passes![
+    eliminate_dead_nodes,
+    eliminate_identities,
+    eliminate_common_subexpressions,
+    // Before activations are fused into convolutions: a gate reads the convolution's own output too.
+    fuse_gate,
+    // Before activations are fused: a normalisation stands between a convolution and its activation.
+    fold_batch_norm,
+    fuse_bias,
+    fuse_activation,
+    // After activations: a residual is added before an activation or after one, and the convolution must know.
+    fuse_residual_add,
+];
+
+/// What prepares lowering, once.
+pub const FINISH: &[Pass] = passes![eliminate_dead_nodes, convert_layout];
+
+/// Rounds of [`SIMPLIFY`] after which passes that still change the graph are taken to undo each other.
+const MAX_ROUNDS: usize = 32;
+
+/// A pass that broke the graph, or passes that never come to rest: a mistake in the compiler.
+#[derive(Debug)]
+pub struct PassError(pub String);
+
+/// Runs all passes, checking the graph after each. `log` is told the name of each pass that changed something.
+pub fn run(graph: &mut Graph, mut log: impl FnMut(&str)) -> Result<(), PassError> {
+    for round in 0.. {
+        if round == MAX_ROUNDS {
+            return Err(PassError(format!("passes still change the graph after {MAX_ROUNDS} rounds")));
+        }
+        let mut changed = false;
+        for pass in SIMPLIFY {
+            changed |= run_one(graph, pass, &mut log)?;
+        }
+        if !changed {
+            break;
+        }
+    }
+    for pass in FINISH {
+        run_one(graph, pass, &mut log)?;
+    }
+    Ok(())
+}
+
+fn run_one(graph: &mut Graph, pass: &Pass, log: &mut impl FnMut(&str)) -> Result<bool, PassError> {
+    let changed = (pass.run)(graph);
+    if changed {
+        log(pass.name);
+        graph.verify().map_err(|broken| PassError(format!("after {}: {broken}", pass.name)))?;
+    }
+    Ok(changed)
+}
+
+/// Who reads and writes each value, as of when it was made.
+pub struct Uses {
+    readers: Vec<Vec<usize>>,
+    writers: Vec<Option<usize>>,
+    outputs: Vec<ValueId>,
+}
+
+impl Uses {
+    /// The uses of `graph`.
+    pub fn of(graph: &Graph) -> Self {
+        Uses { readers: graph.readers(), writers: graph.writers(), outputs: graph.outputs.clone() }
+    }
+
+    /// The node that writes `id`, as long as nodes keep their places.
+    pub fn writer(&self, id: ValueId) -> Option<usize> {
+        self.writers[id.index()]
+    }
+
+    /// The only reader of `id`, if it has one and is no graph output.
+    pub fn sole_reader(&self, id: ValueId) -> Option<usize> {
+        match self.readers[id.index()].as_slice() {
+            [reader] if !self.outputs.contains(&id) => Some(*reader),
+            _ => None,
+        }
+    }
+
+    /// Takes over that `writer` writes `id` now.
+    pub fn set_writer(&mut self, id: ValueId, writer: usize) {
+        self.writers[id.index()] = Some(writer);
+    }
+}
+
+/// Removes the nodes at `removed`.
+pub fn remove_nodes(graph: &mut Graph, removed: &[usize]) {
+    let mut index = 0;
+    graph.nodes.retain(|_| {
+        index += 1;
+        !removed.contains(&(index - 1))
+    });
+}
+
+/// A node's operator as `O`, to change.
+pub fn op_mut<O: crate::ops::Operator>(node: &mut Node) -> Option<&mut O> {
+    (&mut *node.op as &mut dyn std::any::Any).downcast_mut()
+}

@@ -1,0 +1,18 @@
+//! The run time: executes plans.
+//!
+//! An [`Engine`] is an opened plan, shared by any number of threads; a [`Context`] is the memory of one inference at a
+//! time. Typed arrays go in and out through [`Element`].
+
+mod context;
+mod element;
+mod engine;
+
+pub use context::{Context, Output};
+pub use element::Element;
+pub use engine::{Engine, EngineInfo, EngineOptions, PlanBytes, StepInfo};
+
+#[cfg(feature = "compiler")]
+pub use engine::registered_kernels;
+
+#[cfg(all(test, feature = "compiler"))]
+mod tests;

@@ -1,0 +1,161 @@
+//! Element types and tensor types.
+
+use std::fmt;
+
+/// The type of a tensor's elements, as ONNX numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[repr(u32)]
+pub enum DataType {
+    /// 32-bit float
+    F32 = 1,
+    /// unsigned 8-bit integer
+    U8 = 2,
+    /// signed 8-bit integer
+    I8 = 3,
+    /// unsigned 16-bit integer
+    U16 = 4,
+    /// signed 16-bit integer
+    I16 = 5,
+    /// signed 32-bit integer
+    I32 = 6,
+    /// signed 64-bit integer
+    I64 = 7,
+    /// one byte, 0 or 1
+    Bool = 9,
+    /// 16-bit IEEE float
+    F16 = 10,
+    /// 64-bit float
+    F64 = 11,
+    /// unsigned 32-bit integer
+    U32 = 12,
+    /// unsigned 64-bit integer
+    U64 = 13,
+    /// bfloat16
+    Bf16 = 16,
+}
+
+impl DataType {
+    /// Every type.
+    pub const ALL: [DataType; 13] = [
+        DataType::F32,
+        DataType::U8,
+        DataType::I8,
+        DataType::U16,
+        DataType::I16,
+        DataType::I32,
+        DataType::I64,
+        DataType::Bool,
+        DataType::F16,
+        DataType::F64,
+        DataType::U32,
+        DataType::U64,
+        DataType::Bf16,
+    ];
+
+    /// The type that ONNX's `TensorProto.DataType` calls `code`, if it is supported.
+    pub fn from_onnx(code: i32) -> Option<DataType> {
+        DataType::ALL.into_iter().find(|ty| *ty as i32 == code)
+    }
+
+    /// The short name used in messages and in kernel names: `f32`, `i64`, `bool`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DataType::F32 => "f32",
+            DataType::U8 => "u8",
+            DataType::I8 => "i8",
+            DataType::U16 => "u16",
+            DataType::I16 => "i16",
+            DataType::I32 => "i32",
+            DataType::I64 => "i64",
+            DataType::Bool => "bool",
+            DataType::F16 => "f16",
+            DataType::F64 => "f64",
+            DataType::U32 => "u32",
+            DataType::U64 => "u64",
+            DataType::Bf16 => "bf16",
+        }
+    }
+
+    /// The size of one element in bytes.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            DataType::U8 | DataType::I8 | DataType::Bool => 1,
+            DataType::U16 | DataType::I16 | DataType::F16 | DataType::Bf16 => 2,
+            DataType::F32 | DataType::I32 | DataType::U32 => 4,
+            DataType::F64 | DataType::I64 | DataType::U64 => 8,
+        }
+    }
+
+    /// Whether it is a floating-point type.
+    pub fn is_float(self) -> bool {
+        matches!(self, DataType::F32 | DataType::F64 | DataType::F16 | DataType::Bf16)
+    }
+}
+
+impl fmt::Display for DataType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An element type and a static shape.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorType {
+    /// The type of the elements.
+    pub dtype: DataType,
+    /// The extents, outermost first; empty for a scalar.
+    pub shape: Vec<usize>,
+}
+
+/// The most elements a tensor may have: larger ones are refused before anything is allocated for them.
+pub const MAX_ELEMENTS: usize = 1 << 33;
+
+impl TensorType {
+    /// The type of a tensor of `dtype` elements with these extents.
+    pub fn new(dtype: DataType, shape: impl Into<Vec<usize>>) -> Self {
+        TensorType { dtype, shape: shape.into() }
+    }
+
+    /// The number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// The number of elements. Shape inference has checked it against [`MAX_ELEMENTS`].
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The number of elements, or `None` above [`MAX_ELEMENTS`].
+    pub fn checked_elements(&self) -> Option<usize> {
+        if self.shape.contains(&0) {
+            return Some(0);
+        }
+        self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS)
+    }
+
+    /// The size in bytes, row-major without gaps.
+    pub fn bytes(&self) -> usize {
+        self.elements() * self.dtype.size_bytes()
+    }
+
+    /// The row-major strides in elements.
+    pub fn strides(&self) -> Vec<i64> {
+        let mut strides = vec![1i64; self.rank()];
+        for axis in (1..self.rank()).rev() {
+            strides[axis - 1] = strides[axis] * self.shape[axis].max(1) as i64;
+        }
+        strides
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype)?;
+        for (axis, extent) in self.shape.iter().enumerate() {
+            write!(f, "{}{extent}", if axis == 0 { "" } else { "," })?;
+        }
+        f.write_str("]")
+    }
+}

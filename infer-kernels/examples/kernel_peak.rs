@@ -1,0 +1,198 @@
+//! Prints the speed of convolution kernels as a share of the peak that the core shows in the same moment.
+//!
+//! `cargo run --release -p infer-kernels --example kernel_peak [THREADS]`
+
+use std::time::{Duration, Instant};
+
+use infer_kernels::call::{Activation, ActivationKind, Conv, View};
+use infer_kernels::{Args, Isa, Kernel, Operand, kernels, threads};
+
+/// Multiplications and additions in a second that a loop without memory reaches on one thread.
+fn peak(isa: Isa) -> f64 {
+    const STEPS: usize = 20_000;
+    const CHAINS: usize = 12;
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        #[target_feature(enable = "avx512f")]
+        fn avx512() -> f32 {
+            let x = _mm512_set1_ps(0.5);
+            let mut sums = [x; CHAINS];
+            for _ in 0..STEPS {
+                for sum in &mut sums {
+                    *sum = _mm512_fmadd_ps(*sum, x, x);
+                }
+            }
+            sums.into_iter().map(_mm512_cvtss_f32).sum()
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2() -> f32 {
+            let x = _mm256_set1_ps(0.5);
+            let mut sums = [x; CHAINS];
+            for _ in 0..STEPS {
+                for sum in &mut sums {
+                    *sum = _mm256_fmadd_ps(*sum, x, x);
+                }
+            }
+            sums.into_iter().map(_mm256_cvtss_f32).sum()
+        }
+        let start = Instant::now();
+        // SAFETY: the caller asks only for what the processor has.
+        let (sum, lanes) = unsafe {
+            match isa {
+                Isa::Avx512 => (avx512(), 16),
+                _ => (avx2(), 8),
+            }
+        };
+        std::hint::black_box(sum);
+        (2 * STEPS * CHAINS * lanes) as f64 / start.elapsed().as_secs_f64()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (isa, STEPS, CHAINS);
+        f64::NAN
+    }
+}
+
+/// The best of alternating measurements of the call and of the peak, as a share.
+fn measure(name: &str, kernel: &Kernel, isa: Isa, threads: usize, p: &Conv, lens: [usize; 3]) {
+    let mut memory: Vec<Vec<f32>> = Vec::new();
+    for len in [lens[0], lens[1], 0, 0, lens[2]] {
+        memory.push((0..len + 16).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect());
+    }
+    let operands: Vec<Operand> = memory
+        .iter_mut()
+        .map(|m| {
+            let skip = m.as_ptr().align_offset(64);
+            let bytes = (m.len() - 16) * 4;
+            Operand { data: m[skip..].as_mut_ptr().cast(), bytes }
+        })
+        .collect();
+    let sizes: Vec<u64> = operands.iter().map(|o| o.bytes as u64).collect();
+    let params = bytemuck::bytes_of(p);
+    (kernel.validate)(&infer_kernels::Call { params, operand_bytes: &sizes }).expect("a valid call");
+    let args = Args { params, operands: &operands };
+    let run = kernel.run.get(isa);
+    let chunks = (kernel.chunks)(&args, threads);
+    let work = 2 * [p.n, p.groups, p.in_channels, p.out_channels, p.kernel_h, p.kernel_w, p.out_h, p.out_w]
+        .into_iter()
+        .product::<u64>();
+    let once = || {
+        threads::run(threads, chunks, &|chunk| {
+            // SAFETY: the call was validated, and `main` asks only for what the processor has.
+            unsafe { run(&args, chunk, chunks) }.expect("kernels of this example cannot fail");
+        })
+    };
+    once();
+    let (mut best, mut rate) = (f64::INFINITY, 0.0_f64);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(400) {
+        rate = rate.max(peak(isa));
+        let repeat = 1 + 20_000_000 / work.max(1);
+        let start = Instant::now();
+        (0..repeat).for_each(|_| once());
+        best = best.min(start.elapsed().as_secs_f64() / repeat as f64);
+    }
+    let share = work as f64 / best / (rate * threads as f64) * 100.0;
+    println!(
+        "{:8} {threads} {name:28} {:8.1} us {:7.1} GFLOP/s {share:5.1} %",
+        isa.name(),
+        best * 1e6,
+        work as f64 / best * 1e-9
+    );
+}
+
+/// A convolution on blocked pictures, or a depthwise one.
+fn picture(depthwise: bool, channels: [u64; 2], kernel: u64, size: u64, stride: u64) -> (Conv, [usize; 3]) {
+    let [input, output] = channels;
+    let (h, w) = ((size - 1) * stride + kernel, (size - 1) * stride + kernel);
+    let view = |blocks: u64, h: u64, w: u64| View {
+        offset: 0,
+        stride_n: blocks * h * w * 16,
+        stride_c: h * w * 16,
+        stride_h: w * 16,
+        stride_w: 16,
+    };
+    let p = Conv {
+        n: 1,
+        groups: if depthwise { input } else { 1 },
+        in_channels: if depthwise { 1 } else { input },
+        in_block: 16,
+        out_channels: if depthwise { 1 } else { output },
+        output_padded: 1,
+        out_h: size,
+        out_w: size,
+        kernel_h: kernel,
+        kernel_w: kernel,
+        stride_h: stride,
+        stride_w: stride,
+        dilation_h: 1,
+        dilation_w: 1,
+        input: view(input / 16, h, w),
+        output: view(output / 16, size, size),
+        activation: Activation::new(ActivationKind::Relu, 0.0, 0.0),
+        ..Conv::default()
+    };
+    let weights = kernel * kernel * if depthwise { input } else { input * output };
+    (p, [input * h * w, weights, output * size * size].map(|len| len as usize))
+}
+
+/// A row-major product, or one whose left matrix and result are blocked.
+fn matrix(m: u64, k: u64, n: u64, blocked: bool) -> (Conv, [usize; 3]) {
+    let view = |pitch: u64| View {
+        offset: 0,
+        stride_n: 0,
+        stride_c: if blocked { m * 16 } else { 16 },
+        stride_h: 0,
+        stride_w: if blocked { 16 } else { pitch },
+    };
+    let p = Conv {
+        n: 1,
+        groups: 1,
+        in_channels: k,
+        in_block: 16,
+        out_channels: n,
+        out_h: 1,
+        out_w: m,
+        kernel_h: 1,
+        kernel_w: 1,
+        stride_h: 1,
+        stride_w: 1,
+        dilation_h: 1,
+        dilation_w: 1,
+        input: view(k),
+        output: view(n),
+        ..Conv::default()
+    };
+    (p, [m * k, k * n, m * n].map(|len| len as usize))
+}
+
+fn main() {
+    let threads = std::env::args().nth(1).map_or(1, |count| count.parse().expect("a number of threads"));
+    let conv = [
+        ("1x1 64-256 @56", picture(false, [64, 256], 1, 56, 1)),
+        ("1x1 256-64 @56", picture(false, [256, 64], 1, 56, 1)),
+        ("1x1 1024-256 @14", picture(false, [1024, 256], 1, 14, 1)),
+        ("3x3 64 @56", picture(false, [64, 64], 3, 56, 1)),
+        ("3x3 128/2 @28", picture(false, [128, 128], 3, 28, 2)),
+        ("3x3 256 @14", picture(false, [256, 256], 3, 14, 1)),
+        ("3x3 512 @7", picture(false, [512, 512], 3, 7, 1)),
+        ("gemm 128x768x3072 rows", matrix(128, 768, 3072, false)),
+        ("gemm 128x3072x768 rows", matrix(128, 3072, 768, false)),
+        ("gemm 128x768x3072 blocked", matrix(128, 768, 3072, true)),
+        ("gemm 1x2048x1024", matrix(1, 2048, 1024, false)),
+    ];
+    let depthwise = [
+        ("depthwise 3x3 32 @112", picture(true, [32, 32], 3, 112, 1)),
+        ("depthwise 3x3/2 96 @56", picture(true, [96, 96], 3, 56, 2)),
+        ("depthwise 3x3 576 @14", picture(true, [576, 576], 3, 14, 1)),
+    ];
+    for isa in Isa::ALL.iter().rev().copied().filter(|isa| isa.is_available()) {
+        for (name, (p, lens)) in &conv {
+            measure(name, &kernels::CONV_F32, isa, threads, p, *lens);
+        }
+        for (name, (p, lens)) in &depthwise {
+            measure(name, &kernels::DEPTHWISE_F32, isa, threads, p, *lens);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! `depthwise_f32`, `depthwise_f16w`: one filter a channel, on NCHW16c.
+//!
+//! out[n, c, y, x] = act(bias[c] + Σ in[n, c, y·sh + i·dh, x·sw + j·dw] · w[c, i, j])
+//!
+//! A tile is two rows of up to seven pixels of one channel block, its sums in registers. Taps are outermost: each
+//! weight is loaded once a tile, each input vector goes straight from memory into a multiplication.
+
+use half::f16;
+
+use crate::call::{BLOCK, Depthwise, residual};
+use crate::cpu::epilogue::{
+    Clamp, Finish, chunks_for, input_extent, load_start, picture_end, validate_epilogue, validate_fields,
+};
+use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Tiles, Weight};
+use crate::cpu::vector::Vector;
+use crate::cpu::{per_isa, share};
+use crate::{Args, Call, Invalid, Kernel, RunError};
+
+/// Depthwise convolution with f32 weights; see [`Depthwise`].
+pub static DEPTHWISE_F32: Kernel = Kernel {
+    name: "depthwise_f32",
+    validate: |call| validate(call, 4),
+    chunks,
+    run: per_isa!(depthwise_f32<_>),
+};
+
+/// Depthwise convolution with f16 weights; see [`Depthwise`].
+pub static DEPTHWISE_F16W: Kernel = Kernel {
+    name: "depthwise_f16w",
+    validate: |call| validate(call, 2),
+    chunks,
+    run: per_isa!(depthwise_f16w<_>),
+};
+
+/// The most pixels in a row of a tile.
+const PIXELS: usize = 7;
+
+fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
+    let p: &Depthwise = call.params()?;
+    call.expect_operands(5)?;
+    validate_fields(p)?;
+    if p.in_channels != 1 || p.out_channels != 1 {
+        return Err(Invalid("depthwise with more than one channel a group"));
+    }
+    let block = BLOCK as u64;
+    let blocks = p.groups.div_ceil(block);
+    if p.n == 0 || blocks == 0 || p.out_h == 0 || p.out_w == 0 {
+        return Ok(());
+    }
+    let taps = p.kernel_h * p.kernel_w;
+    let (in_h, in_w) = input_extent(p);
+    call.expect_elements(0, picture_end(&p.input, p.n, blocks, [in_h, in_w], [block, block]), 4)?;
+    call.expect_elements(1, blocks.checked_mul(taps).and_then(|n| n.checked_mul(block)), weight_bytes)?;
+    validate_epilogue(call, p, blocks, p.groups - (blocks - 1) * block, p.groups)
+}
+
+fn chunks(args: &Args<'_>, threads: usize) -> usize {
+    let p: &Depthwise = args.params();
+    let work =
+        [p.groups, p.kernel_h, p.kernel_w, p.out_h, p.out_w].into_iter().fold(p.n, u64::saturating_mul);
+    // A multiplication takes about twice what it takes in a convolution.
+    chunks_for(work.saturating_mul(2), threads)
+}
+
+#[inline(always)]
+unsafe fn depthwise_f32<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
+    // SAFETY: the contract of `ChunkFn` is passed on.
+    unsafe { depthwise::<V, f32>(args, chunk, chunks) };
+    Ok(())
+}
+
+#[inline(always)]
+unsafe fn depthwise_f16w<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
+    // SAFETY: the contract of `ChunkFn` is passed on.
+    unsafe { depthwise::<V, f16>(args, chunk, chunks) };
+    Ok(())
+}
+
+/// The operands of one tile, distances in elements.
+struct Tile<'a, W> {
+    input: *const f32,
+    /// Between pixels and rows of the output, in the input.
+    steps: [usize; 2],
+    /// Between taps.
+    taps: [usize; 2],
+    kernel: [usize; 2],
+    weights: *const W,
+    start: &'a [f32; MAX_PANELS * BLOCK],
+    residual: *const f32,
+    residual_steps: [usize; 2],
+    out: *mut f32,
+    out_steps: [usize; 2],
+    low: f32,
+    high: f32,
+}
+
+/// Runs one chunk.
+///
+/// # Safety
+///
+/// That of [`crate::ChunkFn`].
+#[inline(always)]
+unsafe fn depthwise<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize) {
+    let p: &Depthwise = args.params();
+    let channels = p.groups as usize;
+    let (n, h, w) = (p.n as usize, p.out_h as usize, p.out_w as usize);
+    if n == 0 || channels == 0 || h == 0 || w == 0 {
+        return;
+    }
+    let blocks = channels.div_ceil(BLOCK);
+    let most = PIXELS.min(V::PIXELS);
+    let rows = if V::PIXELS >= 2 * PIXELS { 2 } else { 1 };
+    let tiles_w = w.div_ceil(most);
+    let row_groups = h.div_ceil(rows);
+    let taps = p.kernel_h as usize * p.kernel_w as usize;
+    let [input, weights, bias, added, output] = [0, 1, 2, 3, 4].map(|index| args.operands[index]);
+    let clamp = Clamp::new(p);
+    let (low, high) = clamp.unwrap_or(Clamp::NONE).bounds();
+    // Wrapping, because a distance along an extent of 1 may be anything.
+    let step = |stride: u64, view: u64| stride.wrapping_mul(view) as usize;
+    let steps = [step(p.stride_w, p.input.stride_w), step(p.stride_h, p.input.stride_h)];
+    let tap_steps = [step(p.dilation_w, p.input.stride_w), step(p.dilation_h, p.input.stride_h)];
+    let out_steps = [p.output.stride_w as usize, p.output.stride_h as usize];
+    let residual_steps = [p.residual.stride_w as usize, p.residual.stride_h as usize];
+    let mut scratch = [0.0_f32; MAX_VECTORS * BLOCK];
+    let mut start = [0.0_f32; MAX_PANELS * BLOCK];
+    for unit in share(n * blocks * row_groups, chunk, chunks) {
+        let (picture, y) = (unit / row_groups, unit % row_groups * rows);
+        let (image, block) = (picture / blocks, picture % blocks);
+        let rows = rows.min(h - y);
+        let lanes = (channels - block * BLOCK).min(BLOCK);
+        // SAFETY: the bias, where there is one, has all channels.
+        unsafe { load_start(&mut start, bias.ptr(), bias.bytes > 0, block * BLOCK, lanes) };
+        let origin = |view: &crate::call::View, steps: [usize; 2]| {
+            view.offset as usize
+                + image * view.stride_n as usize
+                + block * view.stride_c as usize
+                + y * steps[1]
+        };
+        let (in_row, out_row, residual_row) = (
+            origin(&p.input, steps),
+            origin(&p.output, out_steps),
+            if p.residual_mode == residual::NONE { 0 } else { origin(&p.residual, residual_steps) },
+        );
+        for tile in 0..tiles_w {
+            let x = share(w, tile, tiles_w);
+            let width = x.len();
+            let residual =
+                added.ptr::<f32>().cast_const().wrapping_add(residual_row + x.start * residual_steps[0]);
+            let out = output.ptr::<f32>().wrapping_add(out_row + x.start * out_steps[0]);
+            let mut call = Tile {
+                input: input.ptr::<f32>().cast_const().wrapping_add(in_row + x.start * steps[0]),
+                steps,
+                taps: tap_steps,
+                kernel: [p.kernel_w as usize, p.kernel_h as usize],
+                weights: weights.ptr::<W>().cast_const().wrapping_add(block * taps * BLOCK),
+                start: &start,
+                residual: std::ptr::null(),
+                residual_steps,
+                out,
+                out_steps,
+                low,
+                high,
+            };
+            // SAFETY: validation bounded what the tile reads and writes; `V` is the instruction set of the caller;
+            // the scratch holds the largest tile.
+            unsafe {
+                if clamp.is_some() && lanes == BLOCK {
+                    if p.residual_mode == residual::BEFORE_ACTIVATION {
+                        call.residual = residual;
+                    }
+                    run::<V, W>(&call, rows, width);
+                } else {
+                    call.out = scratch.as_mut_ptr();
+                    // The clamp may come after a residual.
+                    (call.low, call.high) = Clamp::NONE.bounds();
+                    call.out_steps = [BLOCK, width * BLOCK];
+                    run::<V, W>(&call, rows, width);
+                    let finish = Finish {
+                        shape: [1, rows, width],
+                        lanes,
+                        padded: p.output_padded == 1,
+                        residual_mode: p.residual_mode,
+                        activation: p.activation,
+                        residual,
+                        residual_steps: [0, residual_steps[1], residual_steps[0]],
+                        out,
+                        out_steps: [0, out_steps[1], out_steps[0]],
+                    };
+                    finish.run::<V>(&scratch);
+                }
+            }
+        }
+    }
+}
+
+/// Chooses the instance of the tile.
+#[inline(always)]
+unsafe fn run<V: Tiles, W: Weight>(t: &Tile<'_, W>, rows: usize, width: usize) {
+    macro_rules! by_pitch {
+        ($rows:literal, $m:literal) => {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match t.steps[0] {
+                    16 => sum::<V, W, $rows, $m, 16>(t),
+                    32 => sum::<V, W, $rows, $m, 32>(t),
+                    _ => sum::<V, W, $rows, $m, 0>(t),
+                }
+            }
+        };
+    }
+    match (rows, width) {
+        (1, 1) => by_pitch!(1, 1),
+        (1, 2) => by_pitch!(1, 2),
+        (1, 3) => by_pitch!(1, 3),
+        (1, 4) => by_pitch!(1, 4),
+        (1, 5) => by_pitch!(1, 5),
+        (1, 6) => by_pitch!(1, 6),
+        (1, 7) => by_pitch!(1, 7),
+        (2, 1) => by_pitch!(2, 1),
+        (2, 2) => by_pitch!(2, 2),
+        (2, 3) => by_pitch!(2, 3),
+        (2, 4) => by_pitch!(2, 4),
+        (2, 5) => by_pitch!(2, 5),
+        (2, 6) => by_pitch!(2, 6),
+        (2, 7) => by_pitch!(2, 7),
+        _ => unreachable!("no tile of {rows} × {width}"),
+    }
+}
+
+/// One tile; `PITCH` is the distance between pixels of the input, 0 where it is known at run time only.
+#[inline(always)]
+unsafe fn sum<V: Tiles, W: Weight, const ROWS: usize, const M: usize, const PITCH: usize>(t: &Tile<'_, W>) {
+    if ROWS * M > V::PIXELS {
+        // Never chosen; leaves out instances that do not fit the registers.
+        return;
+    }
+    // SAFETY: the caller's promise, for every pointer below.
+    unsafe {
+        let pitch = if PITCH == 0 { t.steps[0] } else { PITCH };
+        let mut sums = [[V::load(t.start.as_ptr()); M]; ROWS];
+        let mut weights = t.weights;
+        for i in 0..t.kernel[1] {
+            let mut from = t.input.wrapping_add(i * t.taps[1]);
+            for _ in 0..t.kernel[0] {
+                let weight = W::load::<V>(weights);
+                weights = weights.add(BLOCK);
+                for row in 0..ROWS {
+                    for m in 0..M {
+                        let x = V::load(from.add(row * t.steps[1] + m * pitch));
+                        sums[row][m] = x.mul_add(weight, sums[row][m]);
+                    }
+                }
+                from = from.wrapping_add(t.taps[0]);
+            }
+        }
+        let (low, high) = (V::splat(t.low), V::splat(t.high));
+        for row in 0..ROWS {
+            for m in 0..M {
+                let mut value = sums[row][m];
+                if !t.residual.is_null() {
+                    value =
+                        value + V::load(t.residual.add(row * t.residual_steps[1] + m * t.residual_steps[0]));
+                }
+                high.min(low.max(value)).store(t.out.add(row * t.out_steps[1] + m * t.out_steps[0]));
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What convolutions share beside their sums: the checks of their fields, and what happens to a finished sum.
+//!
+//! Bias and a clamp, and a residual before it, are done by the microkernels themselves; everything else to a tile in
+//! scratch memory, by one piece of code.
+
+use crate::call::{Activation, ActivationKind, BLOCK, Conv, View, residual};
+use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS};
+use crate::cpu::math;
+use crate::cpu::vector::Vector;
+use crate::{Call, Invalid};
+
+/// Bounds within which no product of two fields overflows.
+const MAX_EXTENT: u64 = 1 << 31;
+const MAX_STEP: u64 = 1 << 20;
+pub(crate) const MAX_STRIDE: u64 = 1 << 40;
+
+/// Multiplications that are worth a chunk: a microsecond or so.
+const CHUNK_WORK: u64 = 50_000;
+
+/// Multiplications from which a thread's share is cut into several chunks, to even out disturbances.
+const LARGE_WORK: u64 = 8_000_000;
+
+/// What both [`Conv`] and depthwise convolution need of their fields.
+pub(crate) fn validate_fields(p: &Conv) -> Result<(), Invalid> {
+    let extents = [p.n, p.groups, p.in_channels, p.out_channels, p.out_h, p.out_w];
+    let steps = [p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w];
+    let views = [p.input, p.output, p.residual];
+    let strides = views
+        .iter()
+        .flat_map(|view| [view.offset, view.stride_n, view.stride_c, view.stride_h, view.stride_w]);
+    if extents.iter().any(|&extent| extent > MAX_EXTENT)
+        || steps.iter().any(|&step| step > MAX_STEP)
+        || strides.chain([p.weights_stride_n]).any(|stride| stride > MAX_STRIDE)
+    {
+        return Err(Invalid("extent or stride too large"));
+    }
+    if p.output_padded > 1 || p.residual_mode > residual::AFTER_ACTIVATION || p.activation.kind().is_none() {
+        return Err(Invalid("unknown mode"));
+    }
+    Ok(())
+}
+
+/// The rows and columns of input that the output reads.
+pub(crate) fn input_extent(p: &Conv) -> (u64, u64) {
+    let along = |out: u64, stride: u64, kernel: u64, dilation: u64| {
+        if out == 0 || kernel == 0 { 0 } else { (out - 1) * stride + (kernel - 1) * dilation + 1 }
+    };
+    (
+        along(p.out_h, p.stride_h, p.kernel_h, p.dilation_h),
+        along(p.out_w, p.stride_w, p.kernel_w, p.dilation_w),
+    )
+}
+
+/// The elements of a picture of `blocks` blocks, whose last has `tail` ≤ `block` channels.
+pub(crate) fn picture_end(
+    view: &View,
+    n: u64,
+    blocks: u64,
+    [h, w]: [u64; 2],
+    [block, tail]: [u64; 2],
+) -> Option<u64> {
+    if blocks == 0 {
+        return Some(0);
+    }
+    Some(view.end(n, blocks - 1, h, w, block)?.max(view.end(n, blocks, h, w, tail)?))
+}
+
+/// Checks the bias, the residual and the output, operands 2 to 4, for `blocks` blocks of output.
+pub(crate) fn validate_epilogue(
+    call: &Call<'_>,
+    p: &Conv,
+    blocks: u64,
+    tail: u64,
+    bias: u64,
+) -> Result<(), Invalid> {
+    if call.operand_bytes[2] > 0 {
+        call.expect_elements(2, Some(bias), 4)?;
+    }
+    let lanes = if p.output_padded == 1 { BLOCK as u64 } else { tail };
+    let end = |view| picture_end(view, p.n, blocks, [p.out_h, p.out_w], [BLOCK as u64, lanes]);
+    // Every element of the output is written once, so there cannot be more than the operand has; this bounds the
+    // time that a damaged plan can take.
+    let written = [p.n, blocks, p.out_h, p.out_w].into_iter().try_fold(1_u64, u64::checked_mul);
+    call.expect_elements(4, written.map(|pixels| pixels.saturating_sub(1)), 4)?;
+    if p.residual_mode != residual::NONE {
+        call.expect_elements(3, end(&p.residual), 4)?;
+    }
+    call.expect_elements(4, end(&p.output), 4)
+}
+
+/// How many chunks a call of `work` multiplications is worth.
+pub(crate) fn chunks_for(work: u64, threads: usize) -> usize {
+    let worthwhile = usize::try_from(work / CHUNK_WORK).unwrap_or(usize::MAX).max(1);
+    let each = (work / threads.max(1) as u64 / LARGE_WORK).clamp(1, 4) as usize;
+    threads.saturating_mul(each).min(worthwhile).max(1)
+}
+
+/// The activations that are a clamp of the sum.
+#[derive(Clone, Copy)]
+pub(crate) struct Clamp {
+    low: f32,
+    high: f32,
+}
+
+impl Clamp {
+    pub(crate) const NONE: Clamp = Clamp { low: f32::NEG_INFINITY, high: f32::INFINITY };
+
+    /// The clamp that does all that `p` wants done to a sum with bias, except for a residual before it.
+    pub(crate) fn new(p: &Conv) -> Option<Self> {
+        if p.residual_mode == residual::AFTER_ACTIVATION {
+            return None;
+        }
+        match p.activation.kind() {
+            Some(ActivationKind::None) => Some(Clamp::NONE),
+            Some(ActivationKind::Relu) => Some(Clamp { low: 0.0, ..Clamp::NONE }),
+            Some(ActivationKind::Clip) => Some(Clamp { low: p.activation.alpha, high: p.activation.beta }),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn bounds(self) -> (f32, f32) {
+        (self.low, self.high)
+    }
+}
+
+/// Writes the bias of `lanes` channels from `channel` on, and zeros beyond.
+///
+/// # Safety
+///
+/// Where `present`, so many elements are readable.
+#[inline(always)]
+pub(crate) unsafe fn load_start(
+    start: &mut [f32; MAX_PANELS * BLOCK],
+    bias: *const f32,
+    present: bool,
+    channel: usize,
+    lanes: usize,
+) {
+    *start = [0.0; MAX_PANELS * BLOCK];
+    if present {
+        // SAFETY: the caller's promise; `lanes` is at most the array's length.
+        unsafe { std::ptr::copy_nonoverlapping(bias.add(channel), start.as_mut_ptr(), lanes) };
+    }
+}
+
+/// What remains to be done to a tile in scratch memory: residual, activation, and storing the lanes that exist.
+/// Shapes and steps are those of panels, rows and pixels.
+pub(crate) struct Finish {
+    pub(crate) shape: [usize; 3],
+    /// Channels that exist in all panels together.
+    pub(crate) lanes: usize,
+    pub(crate) padded: bool,
+    pub(crate) residual_mode: u64,
+    pub(crate) activation: Activation,
+    pub(crate) residual: *const f32,
+    pub(crate) residual_steps: [usize; 3],
+    pub(crate) out: *mut f32,
+    pub(crate) out_steps: [usize; 3],
+}
+
+impl Finish {
+    /// # Safety
+    ///
+    /// The processor has `V`'s instruction set; residual and output hold the tile.
+    #[inline(always)]
+    pub(crate) unsafe fn run<V: Vector>(&self, scratch: &[f32; MAX_VECTORS * BLOCK]) {
+        let [panels, rows, width] = self.shape;
+        let mut from = scratch.as_ptr();
+        for panel in 0..panels {
+            let lanes = (self.lanes - panel * BLOCK).min(BLOCK);
+            for row in 0..rows {
+                for x in 0..width {
+                    let offset = |steps: [usize; 3]| panel * steps[0] + row * steps[1] + x * steps[2];
+                    // SAFETY: the caller's promise; the tile was written to the scratch in this order.
+                    unsafe {
+                        let mut value = V::load(from);
+                        from = from.add(BLOCK);
+                        let mut added = V::splat(0.0);
+                        if self.residual_mode != residual::NONE {
+                            added = V::load_first(self.residual.add(offset(self.residual_steps)), lanes);
+                        }
+                        if self.residual_mode == residual::BEFORE_ACTIVATION {
+                            value = value + added;
+                        }
+                        value = math::activate(&self.activation, value);
+                        if self.residual_mode == residual::AFTER_ACTIVATION {
+                            value = value + added;
+                        }
+                        let out = self.out.add(offset(self.out_steps));
+                        if lanes == BLOCK {
+                            value.store(out);
+                        } else if self.padded {
+                            value.keep_first(lanes).store(out);
+                        } else {
+                            value.store_first(out, lanes);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The microkernel of every convolution and matrix product.
+//!
+//! out[m, p·16 + l] = clamp(start[p·16 + l] + Σₖ a[m, k] · b[p, k, l] + residual[m, p·16 + l])
+//!
+//! A tile is up to 14 pixels × 2 panels of 16 output channels, whose sums stay in registers while k runs. The k-th
+//! elements of the pixels lie at one distance from each other (`a_pitch`), so one register addresses them all; b is
+//! one stream per panel. k runs through [`Nest`]s of segments in which a is contiguous: with several taps merged
+//! into one segment where the layout allows.
+//!
+//! Everything dear is outside: edges, other activations and tails of channels go through a scratch tile
+//! (`conv.rs`), so that an instance is little more than its loop.
+
+use half::f16;
+
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::vector::{Avx2, Avx512};
+use crate::cpu::vector::{Portable, Vector};
+
+/// The most sums in a tile of any instruction set, in vectors.
+pub(crate) const MAX_VECTORS: usize = 28;
+
+/// The most panels in a tile of any instruction set.
+pub(crate) const MAX_PANELS: usize = 4;
+
+/// A number of segments, three deep, each of `length` elements; strides in elements of a.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Nest {
+    pub(crate) offset: usize,
+    pub(crate) counts: [usize; 3],
+    pub(crate) strides: [usize; 3],
+    pub(crate) length: usize,
+}
+
+/// The operands of one tile; pitches, rows and panels are distances in elements.
+pub(crate) struct Tile<'a, W> {
+    /// The first tap of the first pixel.
+    pub(crate) a: *const f32,
+    pub(crate) a_pitch: usize,
+    pub(crate) a_row: usize,
+    pub(crate) nests: &'a [Nest],
+    pub(crate) b: *const W,
+    pub(crate) b_panel: usize,
+    /// What the sums start from: the bias.
+    pub(crate) start: &'a [f32; MAX_PANELS * 16],
+    pub(crate) out: *mut f32,
+    pub(crate) out_pitch: usize,
+    pub(crate) out_row: usize,
+    pub(crate) out_panel: usize,
+    /// Added before the clamp; null where there is none.
+    pub(crate) residual: *const f32,
+    pub(crate) residual_pitch: usize,
+    pub(crate) residual_row: usize,
+    pub(crate) residual_panel: usize,
+    pub(crate) low: f32,
+    pub(crate) high: f32,
+    /// Weights that come next, to be fetched into the second-level cache; null for none.
+    pub(crate) ahead: *const u8,
+    /// Cache lines of them for every four steps of k.
+    pub(crate) ahead_rate: usize,
+}
+
+/// A microkernel.
+///
+/// # Safety
+///
+/// The processor has the instruction set that it was compiled for; every element that the tile describes is
+/// readable, and writable for the output.
+pub(crate) type TileFn<W> = unsafe fn(tile: &Tile<'_, W>);
+
+/// An element of packed weights.
+pub(crate) trait Weight: Copy + 'static {
+    /// Sixteen elements as f32.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Vector::load`].
+    unsafe fn load<V: Vector>(from: *const Self) -> V;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load(from) }
+    }
+}
+
+impl Weight for f16 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_f16(from) }
+    }
+}
+
+/// The instances of an instruction set.
+pub(crate) trait Tiles: Vector {
+    /// The most pixels of a tile in one row.
+    const PIXELS: usize;
+    /// The panels of a full tile.
+    const PANELS: usize;
+    /// Up to this many pixels, a tile may take [`MAX_PANELS`] panels, so that enough sums run side by side.
+    const FEW_PIXELS: usize;
+
+    /// The widest tile of `panels` panels.
+    fn pixels(panels: usize) -> usize {
+        if panels > Self::PANELS { Self::FEW_PIXELS } else { Self::PIXELS }
+    }
+
+    /// Whether there are tiles of two rows of `pixels` pixels.
+    fn has_two_rows(pixels: usize) -> bool;
+
+    /// The instance for `rows` × `pixels` pixels at distance `pitch`, `panels` panels.
+    fn tile<W: Weight>(rows: usize, pixels: usize, panels: usize, pitch: usize) -> TileFn<W>;
+}
+
+/// The microkernel. `PITCH` is the distance between pixels, 0 where it is known at run time only.
+///
+/// # Safety
+///
+/// As for [`TileFn`].
+#[inline(always)]
+unsafe fn tile<
+    V: Vector,
+    W: Weight,
+    const ROWS: usize,
+    const M: usize,
+    const P: usize,
+    const PITCH: usize,
+>(
+    t: &Tile<'_, W>,
+) {
+    // SAFETY: the caller's promise, for every pointer below.
+    unsafe {
+        let pitch = if PITCH == 0 { t.a_pitch } else { PITCH };
+        let mut start = [V::splat(0.0); P];
+        let mut b = [t.b; P];
+        for p in 0..P {
+            start[p] = V::load(t.start.as_ptr().add(16 * p));
+            b[p] = t.b.add(p * t.b_panel);
+        }
+        let mut sums = [[start; M]; ROWS];
+        let mut ahead = t.ahead;
+        for nest in t.nests {
+            for outer in 0..nest.counts[0] {
+                for middle in 0..nest.counts[1] {
+                    for inner in 0..nest.counts[2] {
+                        let mut a = t.a.add(
+                            nest.offset
+                                + outer * nest.strides[0]
+                                + middle * nest.strides[1]
+                                + inner * nest.strides[2],
+                        );
+                        if !ahead.is_null() {
+                            for _ in 0..nest.length * t.ahead_rate / 4 {
+                                fetch(ahead);
+                                ahead = ahead.wrapping_add(64);
+                            }
+                        }
+                        for _ in 0..nest.length {
+                            let mut weights = start;
+                            for p in 0..P {
+                                weights[p] = W::load::<V>(b[p]);
+                                b[p] = b[p].add(16);
+                            }
+                            for row in 0..ROWS {
+                                for m in 0..M {
+                                    let x = V::splat(*a.add(row * t.a_row + m * pitch));
+                                    for p in 0..P {
+                                        sums[row][m][p] = x.mul_add(weights[p], sums[row][m][p]);
+                                    }
+                                }
+                            }
+                            a = a.add(1);
+                        }
+                    }
+                }
+            }
+        }
+        if !t.residual.is_null() {
+            for row in 0..ROWS {
+                for m in 0..M {
+                    for p in 0..P {
+                        let at = row * t.residual_row + m * t.residual_pitch + p * t.residual_panel;
+                        sums[row][m][p] = sums[row][m][p] + V::load(t.residual.add(at));
+                    }
+                }
+            }
+        }
+        let (low, high) = (V::splat(t.low), V::splat(t.high));
+        for row in 0..ROWS {
+            for m in 0..M {
+                for p in 0..P {
+                    let at = row * t.out_row + m * t.out_pitch + p * t.out_panel;
+                    high.min(low.max(sums[row][m][p])).store(t.out.add(at));
+                }
+            }
+        }
+    }
+}
+
+/// Asks for a cache line in the second level; any address will do.
+#[inline(always)]
+fn fetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: prefetching reads nothing that the program can see and faults on no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// The instance for the pixel pitch at hand: that of blocked pictures at stride 1 and 2, or any.
+macro_rules! by_pitch {
+    ($compiled:ident, $weight:ident, $pitch:expr, $rows:literal, $m:literal, $p:literal) => {
+        match $pitch {
+            16 => $compiled::<$weight, $rows, $m, $p, 16>,
+            32 => $compiled::<$weight, $rows, $m, $p, 32>,
+            _ => $compiled::<$weight, $rows, $m, $p, 0>,
+        }
+    };
+}
+
+/// Implements [`Tiles`] with the instances listed as `rows × panels: pixels …`.
+macro_rules! tiles {
+    (
+        $vector:ident $([$features:literal])?, pixels $pixels:expr, panels $panels:literal, few $few:literal,
+        two_rows $two:pat, $($r:literal x $p:literal: $($m:literal)*;)*
+    ) => {
+        impl Tiles for $vector {
+            const PIXELS: usize = $pixels;
+            const PANELS: usize = $panels;
+            const FEW_PIXELS: usize = $few;
+
+            fn has_two_rows(pixels: usize) -> bool {
+                matches!(pixels, $two)
+            }
+
+            fn tile<W: Weight>(rows: usize, pixels: usize, panels: usize, pitch: usize) -> TileFn<W> {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn compiled<
+                    W: Weight,
+                    const ROWS: usize,
+                    const M: usize,
+                    const P: usize,
+                    const PITCH: usize,
+                >(
+                    t: &Tile<'_, W>,
+                ) {
+                    // SAFETY: the contract of `TileFn` is passed on.
+                    unsafe { tile::<$vector, W, ROWS, M, P, PITCH>(t) }
+                }
+                match (rows, panels, pixels) {
+                    $($(($r, $p, $m) => by_pitch!(compiled, W, pitch, $r, $m, $p),)*)*
+                    _ => unreachable!("no tile of {rows} × {pixels} pixels and {panels} panels"),
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+tiles! {
+    Avx512 ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"], pixels 14, panels 2, few 4, two_rows 3..=7,
+    1 x 1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+    1 x 2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+    2 x 1: 3 4 5 6 7;
+    2 x 2: 3 4 5 6 7;
+    1 x 4: 1 2 3 4;
+}
+
+#[cfg(target_arch = "x86_64")]
+tiles! {
+    Avx2 ["avx2,fma,f16c"], pixels 6, panels 1, few 1, two_rows 2 | 3,
+    1 x 1: 1 2 3 4 5 6;
+    2 x 1: 2 3;
+    1 x 2: 1;
+    1 x 4: 1;
+}
+
+// SSE2 has sixteen registers of four lanes, NEON thirty-two.
+tiles! {
+    Portable, pixels if cfg!(target_arch = "aarch64") { 6 } else { 2 }, panels 1, few 1, two_rows 0,
+    1 x 1: 1 2 3 4 5 6;
+    1 x 2: 1;
+    1 x 4: 1;
+}

@@ -1,0 +1,127 @@
+//! Softmax and the normalisations, in the order of their definitions.
+
+use super::Registered;
+use crate::call::{Axis, GroupNorm, LayerNorm, Lrn};
+use crate::{Args, Operand, RunError, kernels};
+
+unsafe fn soft(args: &Args<'_>, log: bool) -> Result<(), RunError> {
+    let p = args.params::<Axis>();
+    if p.outer == 0 || p.axis == 0 || p.inner == 0 {
+        return Ok(());
+    }
+    let (axis, inner) = (p.axis as usize, p.inner as usize);
+    let (input, output) = (args.operands[0].ptr::<f32>(), args.operands[1].ptr::<f32>());
+    for row in 0..p.outer as usize * inner {
+        let at = |k: usize| row / inner * axis * inner + k * inner + row % inner;
+        // SAFETY: the call was validated.
+        let x = |k: usize| unsafe { *input.add(at(k)) };
+        let greatest = (0..axis).map(x).fold(f32::NEG_INFINITY, f32::max);
+        let sum = (0..axis).fold(0.0, |sum, k| sum + libm::expf(x(k) - greatest));
+        for k in 0..axis {
+            let d = x(k) - greatest;
+            // SAFETY: the call was validated.
+            unsafe { *output.add(at(k)) = if log { d - libm::logf(sum) } else { libm::expf(d) / sum } };
+        }
+    }
+    Ok(())
+}
+
+unsafe fn softmax(args: &Args<'_>) -> Result<(), RunError> {
+    // SAFETY: the caller's promises are passed on.
+    unsafe { soft(args, false) }
+}
+
+unsafe fn log_softmax(args: &Args<'_>) -> Result<(), RunError> {
+    // SAFETY: the caller's promises are passed on.
+    unsafe { soft(args, true) }
+}
+
+/// Element `index` of an optional operand.
+unsafe fn optional(operand: &Operand, index: usize, absent: f32) -> f32 {
+    // SAFETY: the caller's call was validated.
+    if operand.bytes == 0 { absent } else { unsafe { *operand.ptr::<f32>().add(index) } }
+}
+
+/// Normalises `count` elements from `base` on, scale and bias of element i being those numbered `channel(i)`.
+unsafe fn normalise(
+    args: &Args<'_>,
+    base: usize,
+    count: usize,
+    epsilon: f32,
+    channel: impl Fn(usize) -> usize,
+) {
+    let (input, output) = (args.operands[0].ptr::<f32>(), args.operands[3].ptr::<f32>());
+    // SAFETY: the caller's call was validated.
+    let x = |i: usize| unsafe { *input.add(base + i) };
+    let mean = (0..count).fold(0.0, |sum, i| sum + x(i)) / count as f32;
+    let variance = (0..count).fold(0.0, |sum, i| sum + (x(i) - mean) * (x(i) - mean)) / count as f32;
+    for i in 0..count {
+        // SAFETY: the caller's call was validated.
+        unsafe {
+            let (scale, bias) =
+                (optional(&args.operands[1], channel(i), 1.0), optional(&args.operands[2], channel(i), 0.0));
+            *output.add(base + i) = (x(i) - mean) / (variance + epsilon).sqrt() * scale + bias;
+        }
+    }
+}
+
+unsafe fn layer_norm(args: &Args<'_>) -> Result<(), RunError> {
+    let p = args.params::<LayerNorm>();
+    let inner = p.inner as usize;
+    for row in 0..if inner == 0 { 0 } else { p.outer as usize } {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { normalise(args, row * inner, inner, p.epsilon, |i| i) };
+    }
+    Ok(())
+}
+
+unsafe fn group_norm(args: &Args<'_>) -> Result<(), RunError> {
+    let p = args.params::<GroupNorm>();
+    if p.n == 0 || p.channels == 0 || p.inner == 0 {
+        return Ok(());
+    }
+    let (groups, inner) = (p.groups as usize, p.inner as usize);
+    let channels = p.channels as usize / groups;
+    for group in 0..p.n as usize * groups {
+        let channel = |i| group % groups * channels + i / inner;
+        // SAFETY: the caller's promises are passed on.
+        unsafe { normalise(args, group * channels * inner, channels * inner, p.epsilon, channel) };
+    }
+    Ok(())
+}
+
+unsafe fn lrn(args: &Args<'_>) -> Result<(), RunError> {
+    let p = args.params::<Lrn>();
+    if p.n == 0 || p.channels == 0 || p.inner == 0 {
+        return Ok(());
+    }
+    let (input, output) = (args.operands[0].ptr::<f32>(), args.operands[1].ptr::<f32>());
+    let (channels, inner) = (p.channels as usize, p.inner as usize);
+    for i in 0..p.n as usize * channels * inner {
+        let channel = i / inner % channels;
+        let mut sum = 0.0;
+        for c in 0..channels {
+            let distance = c as i64 - channel as i64;
+            if -distance <= ((p.size - 1) / 2) as i64 && distance <= (p.size / 2) as i64 {
+                // SAFETY: the call was validated.
+                let x =
+                    unsafe { *input.add(i / inner / channels * channels * inner + c * inner + i % inner) };
+                sum += x * x;
+            }
+        }
+        // SAFETY: the call was validated.
+        unsafe {
+            *output.add(i) = *input.add(i) / libm::powf(p.bias + p.alpha / p.size as f32 * sum, p.beta)
+        };
+    }
+    Ok(())
+}
+
+/// The family's kernels.
+pub(super) const REGISTRY: &[Registered] = &[
+    Registered { kernel: &kernels::SOFTMAX_F32, reference: softmax },
+    Registered { kernel: &kernels::LOG_SOFTMAX_F32, reference: log_softmax },
+    Registered { kernel: &kernels::LAYER_NORM_F32, reference: layer_norm },
+    Registered { kernel: &kernels::GROUP_NORM_F32, reference: group_norm },
+    Registered { kernel: &kernels::LRN_F32, reference: lrn },
+];

@@ -1,0 +1,129 @@
+//! What all compiled models have in common.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use infer_core::Result;
+use infer_core::runtime::{EngineOptions, Output};
+use infer_core::tensor_type::DataType;
+
+/// An input or output of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortInfo {
+    /// The name in the model.
+    pub name: &'static str,
+    /// The type of the elements.
+    pub dtype: DataType,
+    /// The extents, outermost first; empty for a scalar.
+    pub shape: &'static [usize],
+}
+
+impl PortInfo {
+    /// The number of elements.
+    pub const fn elements(&self) -> usize {
+        let mut elements = 1;
+        let mut axis = 0;
+        while axis < self.shape.len() {
+            elements *= self.shape[axis];
+            axis += 1;
+        }
+        elements
+    }
+}
+
+/// A compiled model, for code that is generic over models. The attribute [`model`](macro@crate::model) implements it.
+///
+/// ```
+/// fn describe<M: infer_embed::Model>() -> String {
+///     let inputs: Vec<&str> = M::INPUTS.iter().map(|input| input.name).collect();
+///     format!("{} parameters, inputs {}", M::PARAMETERS, inputs.join(", "))
+/// }
+/// ```
+pub trait Model: Sized + Send + Sync + 'static {
+    /// The outputs as typed arrays.
+    type Outputs: Clone + fmt::Debug + PartialEq + Send + Sync + 'static;
+
+    /// The inputs, in the order of `infer`'s parameters.
+    const INPUTS: &'static [PortInfo];
+
+    /// The outputs, in the order of the fields.
+    const OUTPUTS: &'static [PortInfo];
+
+    /// The size of the weights in the binary.
+    const WEIGHT_BYTES: u64;
+
+    /// The memory of one inference beside inputs and outputs.
+    const ARENA_BYTES: u64;
+
+    /// Floating-point operations of one inference, a multiply-add counting as two.
+    const FLOPS: u64;
+
+    /// The number of the model's parameters.
+    const PARAMETERS: u64;
+
+    /// The SHA-256 of the model file, in hexadecimal.
+    const MODEL_SHA256: &'static str;
+
+    /// The version of the operator set that the model uses.
+    const OPSET: i64;
+
+    /// What is worth knowing about the model but no error.
+    const NOTES: &'static [&'static str];
+
+    /// Opens the model.
+    ///
+    /// # Errors
+    ///
+    /// If the options, `INFER_ISA` or `INFER_THREADS` ask for what is not there.
+    fn open(options: EngineOptions) -> Result<Self>;
+
+    /// Runs the model on the bytes of its inputs, row-major and little-endian, in the order of [`INPUTS`](Model::INPUTS).
+    ///
+    /// # Errors
+    ///
+    /// If the number of inputs or outputs, or the size or alignment of one, is not the model's; if the model cannot
+    /// compute with the values.
+    fn run(&self, inputs: &[&[u8]], outputs: &mut [Output<'_>]) -> Result<()>;
+}
+
+/// Opens a model with other settings than `new`: `Digits::builder().threads(1).build()?`.
+#[derive(Clone, Copy)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct Builder<M> {
+    options: EngineOptions,
+    model: PhantomData<fn() -> M>,
+}
+
+impl<M: Model> Builder<M> {
+    /// A builder with the settings of `new`.
+    pub fn new() -> Self {
+        Builder { options: EngineOptions::default(), model: PhantomData }
+    }
+
+    /// How many threads of the process's pool take part in an inference at most; 1 stays on the calling thread.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.options.threads = Some(threads);
+        self
+    }
+
+    /// Opens the model.
+    ///
+    /// # Errors
+    ///
+    /// If the settings, `INFER_ISA` or `INFER_THREADS` ask for what is not there.
+    pub fn build(self) -> Result<M> {
+        M::open(self.options)
+    }
+}
+
+impl<M: Model> Default for Builder<M> {
+    fn default() -> Self {
+        Builder::new()
+    }
+}
+
+impl<M> fmt::Debug for Builder<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("options", &self.options).finish()
+    }
+}
