@@ -23,7 +23,7 @@ fn peak(isa: Isa) -> f64 {
                     *sum = _mm512_fmadd_ps(*sum, x, x);
                 }
             }
-            sums.into_iter().map(_mm512_cvtss_f32).sum()
+            sums.into_iter().map(|sum| _mm512_cvtss_f32(sum)).sum()
         }
         #[target_feature(enable = "avx2,fma")]
         fn avx2() -> f32 {
@@ -34,7 +34,7 @@ fn peak(isa: Isa) -> f64 {
                     *sum = _mm256_fmadd_ps(*sum, x, x);
                 }
             }
-            sums.into_iter().map(_mm256_cvtss_f32).sum()
+            sums.into_iter().map(|sum| _mm256_cvtss_f32(sum)).sum()
         }
         let start = Instant::now();
         // SAFETY: the caller asks only for what the processor has.

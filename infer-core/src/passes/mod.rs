@@ -10,6 +10,11 @@ pub mod fuse_bias;
 pub mod fuse_gate;
 pub mod fuse_residual_add;
 
+#[cfg(test)]
+mod test_support;
+
+#[cfg(test)]
+use crate as infer_core;
 use crate::graph::{Graph, Node, ValueId};
 
 /// A pass: changes the graph, or says that there was nothing to do.

@@ -389,6 +389,10 @@ mod tests {
             for name in ["sum", "mean", "max", "min", "prod"] {
                 let x = if name == "prod" { wide(&powers) } else { wide(&x) };
                 exact(&format!("reduce_{name}_f64"), &p, &x, outputs);
+                // An integer has no mean of nothing, which is a test of its own.
+                if name == "mean" && elements == 0 && outputs > 0 {
+                    continue;
+                }
                 // Integers wrap, so that they are exact whatever they are.
                 let x: Vec<i64> = (0..elements).map(|_| (random.next() << 11) as i64).collect();
                 exact(&format!("reduce_{name}_i64"), &p, &x, outputs);
