@@ -41,5 +41,8 @@ pub fn view_mut<T: Element>(elements: &mut [T::Scalar]) -> Result<&mut T> {
 
 fn wrong_length<T: Element>(length: usize) -> Error {
     let wanted = T::LENGTH;
-    Error::new(ErrorKind::Input, format!("the array has {wanted} elements, the slice {length}; give one of that length"))
+    Error::new(
+        ErrorKind::Input,
+        format!("the array has {wanted} elements, the slice {length}; give one of that length"),
+    )
 }

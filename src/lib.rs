@@ -21,12 +21,10 @@
 //! The model is parsed, checked, optimised and packed while the program compiles, and lies in its read-only data.
 //! Wrong shapes, wrong numbers of inputs and unknown outputs are compile errors, as is a model that cannot be compiled.
 //!
-//! - [`model`] is the attribute; [`build`] does the same from a build script (feature `build`).
+//! - [`macro@model`] is the attribute; `build` does the same from a build script (feature `build`).
 //! - [`Model`] is what all compiled models have in common, for generic code.
 //! - [`zeroed`], [`view`] and [`Element`] handle arrays too large for the stack.
-//! - [`vision`] loads and scales pictures, decodes boxes and draws them (feature `vision`).
-#![cfg_attr(not(feature = "build"), doc = "\n\n[`build`]: index.html")]
-#![cfg_attr(not(feature = "vision"), doc = "\n\n[`vision`]: index.html")]
+//! - `vision` loads and scales pictures, decodes boxes and draws them (feature `vision`).
 
 mod array;
 #[cfg(feature = "build")]

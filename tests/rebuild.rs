@@ -77,13 +77,23 @@ fn rebuilds_what_changed_and_nothing_else() {
     // A model changed, of the same size.
     app.write("models/inside.onnx", &model(Weights::Inside(5.0)));
     let built = app.build(&[]);
-    assert_eq!((built.how("inside.onnx"), built.how("external.onnx")), ("compiled", "cached"), "{}", built.log);
+    assert_eq!(
+        (built.how("inside.onnx"), built.how("external.onnx")),
+        ("compiled", "cached"),
+        "{}",
+        built.log
+    );
     assert_eq!(app.run(), "[5.0, 50.0] [4.0, 40.0] [3.0, 30.0] revision 2");
 
     // External data changed.
     app.write("models/weights.bin", &6.0_f32.to_le_bytes());
     let built = app.build(&[]);
-    assert_eq!((built.how("inside.onnx"), built.how("external.onnx")), ("cached", "compiled"), "{}", built.log);
+    assert_eq!(
+        (built.how("inside.onnx"), built.how("external.onnx")),
+        ("cached", "compiled"),
+        "{}",
+        built.log
+    );
     assert_eq!(app.run(), "[5.0, 50.0] [6.0, 60.0] [3.0, 30.0] revision 2");
 
     // What a build script compiles changed.
@@ -121,7 +131,8 @@ fn applications_depend_on_no_compiler() {
     let tree = String::from_utf8_lossy(&tree.stdout);
     let names: Vec<&str> = tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert!(names.contains(&"infer-core") && names.contains(&"infer-kernels"), "{tree}");
-    for name in ["prost", "protobuf", "onnx-protobuf", "syn", "quote", "proc-macro2", "clap", "rayon", "sha2"] {
+    for name in ["prost", "protobuf", "onnx-protobuf", "syn", "quote", "proc-macro2", "clap", "rayon", "sha2"]
+    {
         assert!(!names.contains(&name), "{name} is among the dependencies:\n{tree}");
     }
 }
@@ -159,7 +170,8 @@ impl Application {
 
     /// The contents of the plans in the cache.
     fn plans(&self) -> Vec<Vec<u8>> {
-        let files = fs::read_dir(self.cache()).expect("the cache is there").map(|file| file.expect("a file").path());
+        let files =
+            fs::read_dir(self.cache()).expect("the cache is there").map(|file| file.expect("a file").path());
         let plans = files.filter(|path| path.extension().is_some_and(|extension| extension == "plan"));
         plans.map(|path| fs::read(path).expect("the plan can be read")).collect()
     }
@@ -171,7 +183,11 @@ impl Application {
 
     fn build(&self, settings: &[(&str, &str)]) -> Built {
         let mut build = cargo(&["build", "--offline", "--target-dir"]);
-        build.arg(&self.target).current_dir(&self.folder).env("INFER_LOG", "time").envs(settings.iter().copied());
+        build
+            .arg(&self.target)
+            .current_dir(&self.folder)
+            .env("INFER_LOG", "time")
+            .envs(settings.iter().copied());
         let output = build.output().expect("cargo runs");
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{log}");
@@ -243,7 +259,11 @@ fn model(weights: Weights) -> Vec<u8> {
         ..GraphProto::default()
     };
     let opset = OperatorSetIdProto { domain: String::new(), version: 17 };
-    let model =
-        ModelProto { ir_version: Some(8), opset_import: vec![opset], graph: Some(graph), ..ModelProto::default() };
+    let model = ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![opset],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
     model.encode_to_vec()
 }

@@ -76,8 +76,12 @@ pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
     let struct_doc = struct_doc(request, &inputs, &outputs);
     let inputs_doc = list(&inputs);
     let constants = constants(summary, krate);
-    let inherent = constants.iter().map(|Constant { name, ty, value, doc }| quote!(#[doc = #doc] #vis const #name: #ty = #value;));
-    let forwarded = constants.iter().map(|Constant { name: constant, ty, .. }| quote!(const #constant: #ty = #name::#constant;));
+    let inherent = constants
+        .iter()
+        .map(|Constant { name, ty, value, doc }| quote!(#[doc = #doc] #vis const #name: #ty = #value;));
+    let forwarded = constants
+        .iter()
+        .map(|Constant { name: constant, ty, .. }| quote!(const #constant: #ty = #name::#constant;));
     let kernels = summary.kernels.iter().map(|kernel| format_ident!("{}", kernel.to_uppercase()));
     let kernel_count = summary.kernels.len();
     let version = plan::VERSION;
@@ -87,7 +91,8 @@ pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
         grouped(summary.arena_bytes)
     );
     // Lints of the user's crate are about the user's code; clippy would ask for names and shapes that ONNX decides.
-    let quiet = quote!(#[allow(dead_code, unused_qualifications, clippy::all, clippy::pedantic, clippy::nursery)]);
+    let quiet =
+        quote!(#[allow(dead_code, unused_qualifications, clippy::all, clippy::pedantic, clippy::nursery)]);
 
     Ok(quote! {
         #attributes
@@ -288,7 +293,10 @@ fn embedded(request: &Request<'_>, module: &Ident) -> Result<TokenStream, Diagno
 
 fn utf8(path: &Path) -> Result<&str, Diagnostic> {
     path.to_str().ok_or_else(|| {
-        Diagnostic::model(format!("the path `{}` is not UTF-8, so generated code cannot name it", path.display()))
+        Diagnostic::model(format!(
+            "the path `{}` is not UTF-8, so generated code cannot name it",
+            path.display()
+        ))
     })
 }
 
@@ -319,15 +327,35 @@ fn constants(summary: &Summary, krate: &TokenStream) -> [Constant; 9] {
     };
     let (number, text) = (quote!(u64), quote!(&'static str));
     [
-        constant("INPUTS", &ports, quote!(&[#(#inputs),*]), "The inputs, in the order of `infer`'s parameters."),
+        constant(
+            "INPUTS",
+            &ports,
+            quote!(&[#(#inputs),*]),
+            "The inputs, in the order of `infer`'s parameters.",
+        ),
         constant("OUTPUTS", &ports, quote!(&[#(#outputs),*]), "The outputs, in the order of the fields."),
         constant("WEIGHT_BYTES", &number, quote!(#weight_bytes), "The size of the weights in the binary."),
-        constant("ARENA_BYTES", &number, quote!(#arena_bytes), "The memory of one inference beside inputs and outputs."),
+        constant(
+            "ARENA_BYTES",
+            &number,
+            quote!(#arena_bytes),
+            "The memory of one inference beside inputs and outputs.",
+        ),
         constant("FLOPS", &number, quote!(#flops), "Floating-point operations of one inference."),
         constant("PARAMETERS", &number, quote!(#parameters), "The number of the model's parameters."),
         constant("MODEL_SHA256", &text, quote!(#model_sha256), "The SHA-256 of the model file."),
-        constant("OPSET", &quote!(i64), quote!(#opset), "The version of the operator set that the model uses."),
-        constant("NOTES", &quote!(&'static [&'static str]), quote!(&[#(#notes),*]), "What is worth knowing but no error."),
+        constant(
+            "OPSET",
+            &quote!(i64),
+            quote!(#opset),
+            "The version of the operator set that the model uses.",
+        ),
+        constant(
+            "NOTES",
+            &quote!(&'static [&'static str]),
+            quote!(&[#(#notes),*]),
+            "What is worth knowing but no error.",
+        ),
     ]
 }
 
@@ -453,7 +481,8 @@ pub fn snake_case(name: &str) -> String {
     let mut snake = String::new();
     let mut previous = '_';
     for c in name.chars() {
-        let starts_word = !c.is_ascii_alphanumeric() || (c.is_ascii_uppercase() && previous.is_ascii_lowercase());
+        let starts_word =
+            !c.is_ascii_alphanumeric() || (c.is_ascii_uppercase() && previous.is_ascii_lowercase());
         if starts_word && !snake.is_empty() && !snake.ends_with('_') {
             snake.push('_');
         }
@@ -468,10 +497,11 @@ pub fn snake_case(name: &str) -> String {
 
 /// The words of small letters that cannot be identifiers in some edition.
 const KEYWORDS: [&str; 51] = [
-    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else",
-    "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod",
-    "move", "mut", "override", "priv", "pub", "ref", "return", "self", "static", "struct", "super", "trait", "true",
-    "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
+    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
+    "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop",
+    "macro", "match", "mod", "move", "mut", "override", "priv", "pub", "ref", "return", "self", "static",
+    "struct", "super", "trait", "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual",
+    "where", "while", "yield",
 ];
 
 #[cfg(test)]

@@ -125,9 +125,13 @@ impl Partial {
             return errors.push(Error::new(name.span(), format!("argument `{key}` is given twice")));
         }
         let result = match key.as_str() {
-            "precision" => argument.string(&name, "precision = \"fp16\"").and_then(|text| self.take_precision(&text)),
+            "precision" => {
+                argument.string(&name, "precision = \"fp16\"").and_then(|text| self.take_precision(&text))
+            }
             "embed" => argument.string(&name, "embed = \"bytes\"").and_then(|text| self.take_embed(&text)),
-            "crate" => argument.string(&name, "crate = \"infer_embed\"").and_then(|text| self.take_crate(&text)),
+            "crate" => {
+                argument.string(&name, "crate = \"infer_embed\"").and_then(|text| self.take_crate(&text))
+            }
             "strict" => self.take_strict(&name, argument),
             _ => match argument {
                 Given::List(list) => {
@@ -154,10 +158,12 @@ impl Partial {
                 errors.push(Error::new(path.span(), "a second path: one attribute compiles one model"));
             }
             _ if position == 0 => {
-                let message = "the model's path must be a string literal\nhelp: `#[model(\"models/model.onnx\")]`";
+                let message =
+                    "the model's path must be a string literal\nhelp: `#[model(\"models/model.onnx\")]`";
                 errors.push(Error::new_spanned(value, message));
             }
-            _ => errors.push(Error::new_spanned(value, format!("expected an argument `name = value`; {}", known()))),
+            _ => errors
+                .push(Error::new_spanned(value, format!("expected an argument `name = value`; {}", known()))),
         }
         self.path_given = true;
     }
@@ -165,8 +171,11 @@ impl Partial {
     fn take_precision(&mut self, text: &LitStr) -> syn::Result<()> {
         let names: Vec<String> = Precision::ALL.iter().map(|p| format!("\"{}\"", p.name())).collect();
         let Some(value) = Precision::from_name(&text.value()) else {
-            let message =
-                format!("unknown precision \"{}\"\nhelp: the precisions are {}", text.value(), names.join(", "));
+            let message = format!(
+                "unknown precision \"{}\"\nhelp: the precisions are {}",
+                text.value(),
+                names.join(", ")
+            );
             return Err(Error::new(text.span(), message));
         };
         self.precision = Some(Spanning { value, tokens: text.to_token_stream() });
@@ -178,7 +187,8 @@ impl Partial {
             "incbin" => Embed::Incbin,
             "bytes" => Embed::Bytes,
             other => {
-                let message = format!("unknown way to embed \"{other}\"\nhelp: the ways are \"incbin\", \"bytes\"");
+                let message =
+                    format!("unknown way to embed \"{other}\"\nhelp: the ways are \"incbin\", \"bytes\"");
                 return Err(Error::new(text.span(), message));
             }
         });
@@ -187,11 +197,13 @@ impl Partial {
 
     fn take_crate(&mut self, text: &LitStr) -> syn::Result<()> {
         let path: syn::Path = text.parse().map_err(|_| {
-            let message = format!("\"{}\" is not the path of a crate\nhelp: `crate = \"infer_embed\"`", text.value());
+            let message =
+                format!("\"{}\" is not the path of a crate\nhelp: `crate = \"infer_embed\"`", text.value());
             Error::new(text.span(), message)
         })?;
         // A bare name is a dependency, whatever item of that name is in scope.
-        let absolute = path.get_ident().is_some_and(|ident| ident != "crate" && ident != "self" && ident != "super");
+        let absolute =
+            path.get_ident().is_some_and(|ident| ident != "crate" && ident != "self" && ident != "super");
         self.crate_path = Some(if absolute { quote::quote!(::#path) } else { path.to_token_stream() });
         Ok(())
     }
@@ -245,7 +257,9 @@ impl Parse for Binding {
             let name = input.call(Ident::parse_any)?;
             (name.unraw().to_string(), name.span())
         } else {
-            return Err(input.error("expected the name of a dimension\nhelp: `dims(batch = 1)`, `dims(\"past + seq\" = 8)`"));
+            return Err(input.error(
+                "expected the name of a dimension\nhelp: `dims(batch = 1)`, `dims(\"past + seq\" = 8)`",
+            ));
         };
         input.parse::<Token![=]>()?;
         Ok(Binding { symbol, symbol_span, extent: input.parse()? })
@@ -277,10 +291,14 @@ fn parse_dims(list: TokenStream, errors: &mut Errors) -> Vec<(String, u64)> {
 fn parse_extent(extent: &Expr) -> syn::Result<u64> {
     match extent {
         Expr::Lit(ExprLit { lit: Lit::Int(literal), .. }) => positive(literal),
-        Expr::Binary(_) | Expr::Range(ExprRange { .. }) => {
-            Err(Error::new_spanned(extent, "several sizes for one dimension are not offered yet\nhelp: give one size"))
-        }
-        _ => Err(Error::new(extent.span(), "the size of a dimension is an integer literal\nhelp: `dims(batch = 1)`")),
+        Expr::Binary(_) | Expr::Range(ExprRange { .. }) => Err(Error::new_spanned(
+            extent,
+            "several sizes for one dimension are not offered yet\nhelp: give one size",
+        )),
+        _ => Err(Error::new(
+            extent.span(),
+            "the size of a dimension is an integer literal\nhelp: `dims(batch = 1)`",
+        )),
     }
 }
 

@@ -32,7 +32,7 @@ pub fn model(arguments: TokenStream, item: TokenStream) -> TokenStream {
                 errors.push(error);
             }
             let errors = errors.check().map_or_else(Error::into_compile_error, |()| TokenStream::new());
-            // The item as it stands: what it is used for besides keeps working.
+            let item = fallback::item(item);
             quote::quote!(#item #errors)
         }
     }
@@ -42,7 +42,10 @@ pub fn model(arguments: TokenStream, item: TokenStream) -> TokenStream {
 fn unit_struct(item: &Item) -> syn::Result<&ItemStruct> {
     let help = "help: `#[model(\"…\")] pub struct Name;`";
     let wrong = |tokens: &dyn ToTokens, what: &str| {
-        Err(Error::new_spanned(tokens.to_token_stream(), format!("`model` stands on a unit struct, not on {what}\n{help}")))
+        Err(Error::new_spanned(
+            tokens.to_token_stream(),
+            format!("`model` stands on a unit struct, not on {what}\n{help}"),
+        ))
     };
     let item = match item {
         Item::Struct(item) => item,
@@ -64,9 +67,19 @@ fn unit_struct(item: &Item) -> syn::Result<&ItemStruct> {
 fn compile(args: &ModelArgs, item: &ItemStruct) -> syn::Result<TokenStream> {
     let folder = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let folder = folder.ok_or_else(|| {
-        Error::new(args.path.span(), "CARGO_MANIFEST_DIR is not set: model paths are relative to it; build with cargo")
+        Error::new(
+            args.path.span(),
+            "CARGO_MANIFEST_DIR is not set: model paths are relative to it; build with cargo",
+        )
     })?;
     let mut options = Options::new(folder.join(args.path.value()));
+    if options.model.try_exists().is_ok_and(|exists| !exists) {
+        let message = format!(
+            "{}: there is no such file\nhelp: the path is relative to the folder of Cargo.toml",
+            args.path.value()
+        );
+        return Err(Error::new(args.path.span(), message));
+    }
     if let Some(precision) = &args.precision {
         options.precision = precision.value;
     }
@@ -83,9 +96,14 @@ fn compile(args: &ModelArgs, item: &ItemStruct) -> syn::Result<TokenStream> {
         let silent = || Error::new(args.path.span(), "the model was refused without a reason");
         errors.check().err().unwrap_or_else(silent)
     })?;
-    if let Some(strict) = args.strict.as_ref().filter(|strict| strict.value && !stored.summary.notes.is_empty()) {
+    if let Some(strict) =
+        args.strict.as_ref().filter(|strict| strict.value && !stored.summary.notes.is_empty())
+    {
         let notes = stored.summary.notes.join("\n- ");
-        return Err(Error::new_spanned(&strict.tokens, format!("the model has notes, and `strict` is on:\n- {notes}")));
+        return Err(Error::new_spanned(
+            &strict.tokens,
+            format!("the model has notes, and `strict` is on:\n- {notes}"),
+        ));
     }
     codegen::generate(&Request {
         attributes: item.attrs.iter().map(ToTokens::to_token_stream).collect(),

@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{Error, ItemStruct};
+use syn::{Error, Fields, GenericParam, Item, ItemStruct, parse_quote};
 
 /// The errors, and the struct's names.
 ///
@@ -27,4 +27,26 @@ pub fn model(item: &ItemStruct, errors: Error) -> TokenStream {
         #vis type #context<'a> = ::core::marker::PhantomData<&'a #ident>;
         #(#errors)*
     }
+}
+
+/// The item that the attribute may not stand on, as it stands, so that what else it is used for keeps working. The
+/// parameters of a generic unit struct are made use of: that they are not is an error of its own.
+pub fn item(mut item: Item) -> Item {
+    if let Item::Struct(item) = &mut item
+        && matches!(item.fields, Fields::Unit)
+    {
+        let uses = item.generics.params.iter().filter_map(|parameter| match parameter {
+            GenericParam::Lifetime(parameter) => {
+                let lifetime = &parameter.lifetime;
+                Some(quote!(&#lifetime ()))
+            }
+            GenericParam::Type(parameter) => {
+                let ident = &parameter.ident;
+                Some(quote!(*const #ident))
+            }
+            _ => None,
+        });
+        item.fields = Fields::Unnamed(parse_quote!((::core::marker::PhantomData<(#(#uses,)*)>)));
+    }
+    item
 }

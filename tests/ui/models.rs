@@ -16,7 +16,8 @@ const INT64: i32 = 7;
 pub fn write(package: &Path) {
     let folder = package.join("models");
     fs::create_dir_all(&folder).expect("the folder can be made");
-    let save = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).expect("the model can be written");
+    let save =
+        |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).expect("the model can be written");
     for (name, model) in models() {
         save(&format!("{name}.onnx"), &model.encode_to_vec());
     }
@@ -32,16 +33,40 @@ fn models() -> Vec<(&'static str, ModelProto)> {
     vec![
         ("good", good()),
         ("names", names()),
-        ("symbolic", model([node("Relu", "relu", ["x"], "y")], [symbolic("x", &["batch", "seq"])], [symbolic("y", &["batch", "seq"])])),
+        (
+            "symbolic",
+            model(
+                [node("Relu", "relu", ["x"], "y")],
+                [symbolic("x", &["batch", "seq"])],
+                [symbolic("y", &["batch", "seq"])],
+            ),
+        ),
         ("external_missing", external("weights.bin")),
         ("external_outside", external("../outside.bin")),
         ("unsupported_operators", unsupported_operators()),
         ("unsupported_attribute", unsupported_attribute()),
-        ("cycle", model([node("Add", "first", ["x", "b"], "a"), node("Relu", "second", ["a"], "b")], [picture("x")], [picture("a")])),
-        ("duplicate_name", model([node("Relu", "first", ["x"], "y"), node("Abs", "second", ["x"], "y")], [picture("x")], [picture("y")])),
+        (
+            "cycle",
+            model(
+                [node("Add", "first", ["x", "b"], "a"), node("Relu", "second", ["a"], "b")],
+                [picture("x")],
+                [picture("a")],
+            ),
+        ),
+        (
+            "duplicate_name",
+            model(
+                [node("Relu", "first", ["x"], "y"), node("Abs", "second", ["x"], "y")],
+                [picture("x")],
+                [picture("y")],
+            ),
+        ),
         ("missing_input", model([node("Add", "sum", ["x", "nowhere"], "y")], [picture("x")], [picture("y")])),
         ("wrong_arity", model([node("Relu", "relu", ["x", "x"], "y")], [picture("x")], [picture("y")])),
-        ("declared_output", model([node("Relu", "relu", ["x"], "y")], [picture("x")], [value("y", FLOAT, &[1, 3, 5, 4])])),
+        (
+            "declared_output",
+            model([node("Relu", "relu", ["x"], "y")], [picture("x")], [value("y", FLOAT, &[1, 3, 5, 4])]),
+        ),
     ]
 }
 
@@ -78,7 +103,10 @@ fn external(location: &str) -> ModelProto {
         dims: vec![3, 1, 1],
         data_type: FLOAT,
         data_location: 1,
-        external_data: vec![StringStringEntryProto { key: "location".to_owned(), value: location.to_owned() }],
+        external_data: vec![StringStringEntryProto {
+            key: "location".to_owned(),
+            value: location.to_owned(),
+        }],
         ..TensorProto::default()
     };
     graph(&mut model).initializer.push(weights);
@@ -144,7 +172,12 @@ fn node<const N: usize>(op_type: &str, name: &str, inputs: [&str; N], output: &s
 }
 
 fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: name.to_owned(), i: Some(value), r#type: attribute_type::INT, ..AttributeProto::default() }
+    AttributeProto {
+        name: name.to_owned(),
+        i: Some(value),
+        r#type: attribute_type::INT,
+        ..AttributeProto::default()
+    }
 }
 
 fn string(name: &str, value: &str) -> AttributeProto {
@@ -169,7 +202,8 @@ fn symbolic(name: &str, shape: &[&str]) -> ValueInfoProto {
 }
 
 fn typed(name: &str, elem_type: i32, shape: Vec<dimension::Value>) -> ValueInfoProto {
-    let dim = shape.into_iter().map(|value| Dimension { value: Some(value), ..Dimension::default() }).collect();
+    let dim =
+        shape.into_iter().map(|value| Dimension { value: Some(value), ..Dimension::default() }).collect();
     let tensor = type_proto::Tensor { elem_type, shape: Some(TensorShapeProto { dim }) };
     let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: name.to_owned(), r#type: Some(ty), ..ValueInfoProto::default() }

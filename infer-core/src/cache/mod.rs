@@ -228,7 +228,9 @@ impl Cache {
                 Some("seen") => {
                     let seen = read_text(&path).and_then(|text| Seen::parse(&text));
                     age > IN_USE
-                        && seen.is_none_or(|seen| !kept.contains(&self.folder.join(format!("{}.entry", seen.entry))))
+                        && seen.is_none_or(|seen| {
+                            !kept.contains(&self.folder.join(format!("{}.entry", seen.entry)))
+                        })
                 }
                 _ => age > IN_USE && !kept.contains(&path),
             };
@@ -347,7 +349,8 @@ fn log_time(options: &Options, total: Duration, how: &str, stages: &[(&'static s
     let total = total.as_secs_f64();
     let wanted = std::env::var_os("INFER_LOG").is_some_and(|value| value == "time");
     if wanted {
-        let stages: String = stages.iter().map(|(name, seconds)| format!(", {name} {seconds:.3} s")).collect();
+        let stages: String =
+            stages.iter().map(|(name, seconds)| format!(", {name} {seconds:.3} s")).collect();
         eprintln!("infer-embed: {model}: {total:.3} s, {how}{stages}");
     }
     let unoptimised = matches!(env!("INFER_CORE_OPT_LEVEL"), "0" | "1");

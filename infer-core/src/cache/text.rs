@@ -105,7 +105,8 @@ fn parse_port(text: &str) -> Option<Port> {
     let dtype = parts.next()?;
     let dtype = DataType::ALL.into_iter().find(|ty| ty.name() == dtype)?;
     let shape = parts.next()?.strip_prefix('[')?.strip_suffix(']')?;
-    let shape = shape.split_terminator(',').map(|extent| extent.parse().ok()).collect::<Option<Vec<usize>>>()?;
+    let shape =
+        shape.split_terminator(',').map(|extent| extent.parse().ok()).collect::<Option<Vec<usize>>>()?;
     Some(Port { name: parts.next()?.to_owned(), ty: TensorType::new(dtype, shape) })
 }
 
@@ -220,7 +221,10 @@ mod tests {
     use super::*;
 
     fn entry() -> Entry {
-        let port = |name: &str, dtype, shape: &[usize]| Port { name: name.to_owned(), ty: TensorType::new(dtype, shape) };
+        let port = |name: &str, dtype, shape: &[usize]| Port {
+            name: name.to_owned(),
+            ty: TensorType::new(dtype, shape),
+        };
         Entry {
             model: PathBuf::from("/a folder/x.onnx"),
             plan_sha256: "ab".repeat(32),
@@ -269,7 +273,10 @@ mod tests {
         for position in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[position] ^= 1;
-            assert!(String::from_utf8(bytes).ok().is_none_or(|text| Entry::parse(&text).is_none()), "at {position}");
+            assert!(
+                String::from_utf8(bytes).ok().is_none_or(|text| Entry::parse(&text).is_none()),
+                "at {position}"
+            );
         }
     }
 }

@@ -87,9 +87,10 @@ struct Strip {
     positions: usize,
 }
 
-/// Calls `body` for each strip of a chunk, with the number of lanes that only pad it.
+/// Calls `body` for each strip of a chunk, with the number of lanes that only pad it; without `padding`, there are
+/// none of those.
 #[inline(always)]
-fn strips(p: &Reorder, chunk: usize, chunks: usize, mut body: impl FnMut(Strip, usize)) {
+fn strips(p: &Reorder, padding: bool, chunk: usize, chunks: usize, mut body: impl FnMut(Strip, usize)) {
     let (n, channels, h, block) = (p.n as usize, p.channels as usize, p.h as usize, p.block as usize);
     let blocks = channels.div_ceil(block);
     let at = |view: &View, n: usize, c: usize, y: usize| {
@@ -101,9 +102,11 @@ fn strips(p: &Reorder, chunk: usize, chunks: usize, mut body: impl FnMut(Strip, 
     for unit in share(n * blocks * h, chunk, chunks) {
         let (picture, y) = (unit / h, unit % h);
         let (image, index) = (picture / blocks, picture % blocks);
+        // A block that is written from may claim any number of lanes that no channel has.
+        let end = if padding { block } else { block.min(channels - index * block) };
         let mut lane = 0;
-        while lane < block {
-            let width = BLOCK.min(block - lane);
+        while lane < end {
+            let width = BLOCK.min(end - lane);
             let channel = index * block + lane;
             let lanes = width.min(channels.saturating_sub(channel));
             let plain = if lanes > 0 { at(&p.plain, image, channel, y) } else { 0 };
@@ -133,6 +136,7 @@ unsafe fn to_blocked<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) ->
     }
     strips(
         p,
+        true,
         chunk,
         chunks,
         #[inline(always)]
@@ -153,6 +157,7 @@ unsafe fn from_blocked<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) 
     }
     strips(
         p,
+        false,
         chunk,
         chunks,
         #[inline(always)]

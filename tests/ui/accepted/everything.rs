@@ -14,7 +14,7 @@ pub struct Public;
 #[model("models/good.onnx", strict = true)]
 pub struct Again;
 
-#[model("models/with space.onnx", precision = "fp16",)]
+#[model("models/with space.onnx", precision = "fp16")]
 struct Private;
 
 mod inner {
@@ -61,7 +61,10 @@ fn main() -> infer_embed::Result<()> {
 
     let (input_1, input_1_2, self_, outputs_2) = ([1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]);
     let out = inner::Names::builder().threads(1).build()?.infer(&input_1, &input_1_2, &self_, &outputs_2)?;
-    assert_eq!((*out.input_1, *out.type_, *out._42, *out.input_1_2), ([6.0, 8.0], [7.0, 16.0], [-2.0; 2], [1.0, 2.0]));
+    assert_eq!(
+        (*out.input_1, *out.type_, *out._42, *out.input_1_2),
+        ([6.0, 8.0], [7.0, 16.0], [-2.0; 2], [1.0, 2.0])
+    );
 
     assert_eq!((Public::INPUTS.len(), Public::OUTPUTS[1].name, Public::OPSET), (2, "index", 17));
     assert_eq!((Public::MODEL_SHA256.len(), Public::NOTES.len()), (64, 0));

@@ -1,0 +1,113 @@
+//! Every model against ONNX Runtime's outputs for the same input.
+
+use std::path::{Path, PathBuf};
+
+use infer_embed::vision::{self, BBox, Detection};
+use infer_embed::{Model, Output};
+use model_tests::*;
+use ndarray::ArrayD;
+
+fn tensor(model: &str, file: &str) -> Vec<f32> {
+    let path: PathBuf =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(format!("{model}.case0")).join(file);
+    let array: ArrayD<f32> =
+        ndarray_npy::read_npy(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    array.as_standard_layout().iter().copied().collect()
+}
+
+/// Runs a model on its recorded input, untyped, and gives its outputs.
+fn outputs<M: Model>(model: &str) -> Vec<Vec<f32>> {
+    let net = M::open(Default::default()).unwrap();
+    let input = tensor(model, "input_0.npy");
+    let mut results: Vec<Vec<f32>> = M::OUTPUTS.iter().map(|port| vec![f32::NAN; port.elements()]).collect();
+    let mut raw: Vec<Output<'_>> =
+        results.iter_mut().map(|values| Output::from(bytemuck::cast_slice_mut(values))).collect();
+    net.run(&[bytemuck::cast_slice(&input)], &mut raw).unwrap();
+    results
+}
+
+/// max |a − b| ≤ tolerance · max |b| for every output.
+fn agrees<M: Model>(model: &str, tolerance: f32) {
+    for (index, ours) in outputs::<M>(model).iter().enumerate() {
+        let theirs = tensor(model, &format!("output_{index}.npy"));
+        assert_eq!(ours.len(), theirs.len());
+        let largest = theirs.iter().fold(0f32, |most, v| most.max(v.abs()));
+        let apart = ours.iter().zip(&theirs).fold(0f32, |most, (a, b)| {
+            let difference = (a - b).abs();
+            if difference.is_nan() { f32::INFINITY } else { most.max(difference) }
+        });
+        println!("{model} output {index}: largest difference {apart:.2e} of {largest:.2e}");
+        assert!(apart <= tolerance * largest, "{model} output {index}: {apart} of {largest}");
+    }
+}
+
+#[test]
+fn resnet50() {
+    agrees::<Resnet50>("resnet50", 1e-3);
+}
+
+#[test]
+fn resnet50_with_half_weights() {
+    agrees::<Resnet50Half>("resnet50", 1e-2);
+    assert!(Resnet50Half::WEIGHT_BYTES * 100 < Resnet50::WEIGHT_BYTES * 51, "half the binary");
+}
+
+#[test]
+fn mobilenet_v2() {
+    agrees::<MobilenetV2>("mobilenet_v2", 1e-3);
+}
+
+#[test]
+fn yolov3_608() {
+    agrees::<Yolov3>("yolov3_608", 1e-3);
+}
+
+#[test]
+fn yolov3_416() {
+    agrees::<Yolov3Small>("yolov3_416_dyn", 1e-3);
+}
+
+/// The faces among the boxes: scores `[4420, 2]` (background, face), corners `[4420, 4]` as fractions of 320×240.
+fn faces(scores: &[f32], corners: &[f32]) -> Vec<Detection> {
+    let found = scores.chunks_exact(2).zip(corners.chunks_exact(4)).filter(|(score, _)| score[1] > 0.7);
+    let boxes = found.map(|(score, at)| Detection {
+        class: 0,
+        score: score[1],
+        bbox: BBox::new(at[0] * 320.0, at[1] * 240.0, at[2] * 320.0, at[3] * 240.0),
+    });
+    vision::nms(boxes.collect(), 0.3)
+}
+
+fn same_faces<M: Model>(model: &str) {
+    agrees::<M>(model, 1e-3);
+    let ours = outputs::<M>(model);
+    let (ours, theirs) =
+        (faces(&ours[0], &ours[1]), faces(&tensor(model, "output_0.npy"), &tensor(model, "output_1.npy")));
+    println!("{model}: {} faces", theirs.len());
+    assert!(!theirs.is_empty(), "the photograph has faces");
+    assert_eq!(ours.len(), theirs.len());
+    for (a, b) in ours.iter().zip(&theirs) {
+        let edges =
+            [(a.bbox.x0, b.bbox.x0), (a.bbox.y0, b.bbox.y0), (a.bbox.x1, b.bbox.x1), (a.bbox.y1, b.bbox.y1)];
+        assert!(edges.iter().all(|(a, b)| (a - b).abs() <= 1.0), "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn ultraface_finds_the_same_faces() {
+    same_faces::<Ultraface>("ultraface_rfb_320");
+    same_faces::<UltrafaceSimplified>("ultraface_rfb_320_simplified");
+}
+
+/// The typed interface on a thread with 256 KiB of stack, for the largest model.
+#[test]
+fn yolov3_on_a_small_stack() {
+    let run = || {
+        let net = Yolov3::new().unwrap();
+        let image = infer_embed::zeroed();
+        let outputs = net.infer(&image).unwrap();
+        assert!(<Yolov3 as Model>::OUTPUTS.len() == 3);
+        drop(outputs);
+    };
+    std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap().join().unwrap();
+}
