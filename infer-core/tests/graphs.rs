@@ -2,13 +2,14 @@
 //! compute them node by node on row-major tensors.
 #![cfg(feature = "compiler")]
 
+extern crate infer_core;
+
 use infer_core::options::Precision;
 use infer_core::passes;
 use infer_kernels::Isa;
-use test_support::{assert_close, check, compiled, inputs, model, reference};
+use support::{assert_close, check, compiled, inputs, model, reference};
 
-#[path = "../src/passes/test_support.rs"]
-mod test_support;
+mod support;
 
 #[test]
 fn convolutions_of_all_kinds() {

@@ -1,18 +1,14 @@
-//! Moves the addition of a constant row into the product before it, and of a constant by channel into a convolution.
+//! Moves the addition or subtraction of a constant into the convolution or product before it.
 //!
-//! Before: `t = MatMul(x, w); y = Add(t, b)`. After: `y = MatMul(x, w, b)`.
+//! Before: `t = MatMul(x, w); y = Add(t, b)`. After: `y = MatMul(x, w, b)`. A bias that is there already takes the
+//! constant in; for `y = Sub(b, t)` the weights change their sign.
 //!
-//! Precondition: only the addition reads t; b is constant, with one element for each column (or channel); there is
-//! neither a bias nor an activation yet. Reassociates.
+//! Precondition: only the addition reads t; b is a finite constant of one element or one for each channel (for each
+//! column of a product); the bias is constant, and there is neither an activation nor a residual yet. Reassociates.
 
-use infer_kernels::call::{Activation, residual};
-
-use crate::calls::by_channel;
 use crate::graph::{Graph, ValueId};
 use crate::ops::binary::{Binary, BinaryKind};
-use crate::ops::conv::{Conv, ConvTranspose};
-use crate::ops::matmul::MatMul;
-use crate::passes::{Uses, remove_nodes};
+use crate::passes::{Uses, affine, remove_nodes};
 
 /// Moves constant additions into the products and convolutions before them.
 pub fn fuse_bias(graph: &mut Graph) -> bool {
@@ -20,7 +16,8 @@ pub fn fuse_bias(graph: &mut Graph) -> bool {
     let mut removed = Vec::new();
     for index in 0..graph.nodes.len() {
         let node = &graph.nodes[index];
-        if node.op_as::<Binary>().is_none_or(|binary| binary.kind != BinaryKind::Add) {
+        let Some(kind) = node.op_as::<Binary>().map(|binary| binary.kind) else { continue };
+        if !matches!(kind, BinaryKind::Add | BinaryKind::Sub) {
             continue;
         }
         let (Some(a), Some(b), Some(output)) = (node.input(0), node.input(1), node.output(0)) else { continue };
@@ -29,41 +26,118 @@ pub fn fuse_bias(graph: &mut Graph) -> bool {
             if graph.ty(sum) != graph.ty(output) {
                 continue;
             }
-            let Some(bias) = bias_for(graph, producer, sum, bias) else { continue };
-            let node = &mut graph.nodes[producer];
-            node.inputs.resize(2, None);
-            node.inputs.push(Some(bias));
-            node.outputs[0] = Some(output);
-            uses.set_writer(output, producer);
-            removed.push(index);
-            break;
+            let Some(shifts) = affine::by_channel(graph, &graph.nodes[producer], bias) else { continue };
+            if add(graph, producer, kind, sum == a, shifts) {
+                graph.nodes[producer].outputs[0] = Some(output);
+                uses.set_writer(output, producer);
+                removed.push(index);
+                break;
+            }
         }
     }
     remove_nodes(graph, &removed);
     !removed.is_empty()
 }
 
-/// `bias` as input 2 of the node at `producer`, if it can be that.
-fn bias_for(graph: &mut Graph, producer: usize, sum: ValueId, bias: ValueId) -> Option<ValueId> {
-    let node = &graph.nodes[producer];
-    let (constant, shape) = (graph.constant(Some(bias))?.clone(), &graph.ty(sum).shape);
-    if node.input(2).is_some() {
-        return None;
+/// Moves `shifts` into the node at `producer`, whose result is the first operand of `kind` or the second.
+fn add(graph: &mut Graph, producer: usize, kind: BinaryKind, first: bool, mut shifts: Vec<f32>) -> bool {
+    let mut factors: &[f32] = &[];
+    if kind == BinaryKind::Sub {
+        match first {
+            true => shifts.iter_mut().for_each(|shift| *shift = -*shift),
+            false => factors = &[-1.0],
+        }
     }
-    if let Some(product) = node.op_as::<MatMul>() {
-        let columns = *shape.last()?;
-        let row = constant.ty().elements() == columns && constant.ty().shape.last() == Some(&columns);
-        let plain = product.activation == Activation::NONE && product.residual_mode == residual::NONE;
-        return (row && plain && product.beta == 1.0).then_some(bias);
+    affine::apply(graph, producer, factors, &shifts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::test_support::{check_pass, check_pass_does_nothing};
+
+    #[test]
+    fn constants_by_channel_become_the_bias() {
+        for (op, after) in [
+            ("Conv(x, w)", "Conv(x, w, t:bias)"),
+            ("Conv(x, w, b)", "Conv(x, w, t:bias)"),
+            ("Conv(x, z)", "Conv(x, z, t:bias)"),
+            ("ConvTranspose(x, v, b)", "ConvTranspose(x, v, t:bias)"),
+        ] {
+            for sum in ["Add(t, c)", "Add(c, t)", "Sub(t, c)", "Add(t, s)"] {
+                let text = format!(
+                    "input x 1,3,5,4
+                     input z 6,3,3,3
+                     random w 6,3,3,3
+                     random v 3,6,2,2
+                     random b 6
+                     random c 1,6,1,1
+                     floats s [] 0.5
+                     t = {op}
+                     y = {sum}
+                     output y"
+                );
+                check_pass(fuse_bias, &text, &format!("y = {after}"));
+            }
+        }
+        check_pass(
+            fuse_bias,
+            "input x 1,3,5
+             random w 6,3,3
+             random b 6
+             random c 6,1
+             t = Conv(x, w, b)
+             y = Sub(c, t)
+             output y",
+            "y = Conv(x, t:weights, t:bias)",
+        );
     }
-    let plain = match (node.op_as::<Conv>(), node.op_as::<ConvTranspose>()) {
-        (Some(conv), _) => conv.activation == Activation::NONE && conv.residual_mode == residual::NONE,
-        (_, Some(conv)) => conv.activation == Activation::NONE,
-        _ => false,
-    };
-    let channels = *shape.get(1)?;
-    let fits = shape.len() == 4 && by_channel(constant.ty(), channels);
-    let vector = constant.reshaped(&[channels]).filter(|_| plain && fits)?;
-    let name = format!("{}:bias{producer}", graph.value(bias).name);
-    Some(graph.add_constant(name, vector))
+
+    #[test]
+    fn rows_become_a_product_s_addend() {
+        let header = "input x 2,5,4
+             input m 5,4
+             random w 4,3
+             random b 3
+             random c 1,3
+             random full 5,3
+             floats s [] 0.5\n";
+        for (op, after) in [
+            ("MatMul(x, w)", "MatMul(x, w, t:bias)"),
+            ("Gemm(m, w) beta=0.5", "Gemm(m, w, t:bias)"),
+            ("Gemm(m, w, b) alpha=0.5", "Gemm(m, w, t:bias)"),
+            ("Gemm(m, w, full)", "Gemm(m, w, t:bias)"),
+        ] {
+            for sum in ["Add(t, b)", "Add(c, t)", "Sub(t, s)", "Sub(s, t)"] {
+                check_pass(fuse_bias, &format!("{header}t = {op}\ny = {sum}\noutput y"), &format!("y = {after}"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_row_stays() {
+        for (op, sum) in [
+            ("MatMul(x, w)", "Add(t, column)"),
+            ("MatMul(x, w)", "Add(t, z)"),
+            ("MatMul(x, v)", "Add(t, r)"),
+            ("MatMul(x, w)", "Add(t, wide)"),
+            ("Gemm(x, w, b) beta=0.5", "Add(t, b)"),
+            ("Gemm(x, w, column)", "Add(t, b)"),
+        ] {
+            let text = format!(
+                "input x 5,4
+                 input z 3
+                 random w 4,3
+                 random v 4
+                 random b 3
+                 random r 5
+                 random wide 1,1,3
+                 random column 5,1
+                 t = {op}
+                 y = {sum}
+                 output y"
+            );
+            check_pass_does_nothing(fuse_bias, &text);
+        }
+    }
 }

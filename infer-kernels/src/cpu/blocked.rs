@@ -5,8 +5,8 @@
 //! squares where the positions are contiguous on the plain side, and element by element otherwise.
 
 use crate::call::{BLOCK, FillHalo, PackB, Reorder, View};
+use crate::cpu::share;
 use crate::cpu::vector::Vector;
-use crate::cpu::{per_isa, share};
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
 /// From a plain tensor to a blocked one; see [`Reorder`].
@@ -187,12 +187,12 @@ unsafe fn gather<V: Vector>(plain: *const f32, blocked: *mut f32, s: &Strip, pad
         if s.plain_position == 1 {
             while position + BLOCK <= s.positions {
                 let mut square = [V::splat(0.0); BLOCK];
-                for lane in 0..s.lanes {
-                    square[lane] = V::load(from.wrapping_add(lane * s.plain_lane + position));
+                for (lane, row) in square.iter_mut().enumerate().take(s.lanes) {
+                    *row = V::load(from.wrapping_add(lane * s.plain_lane + position));
                 }
                 let square = V::transpose(square);
-                for x in 0..BLOCK {
-                    square[x].store_first(to.add((position + x) * s.blocked_position), all);
+                for (x, row) in square.into_iter().enumerate() {
+                    row.store_first(to.add((position + x) * s.blocked_position), all);
                 }
                 position += BLOCK;
             }
@@ -226,12 +226,12 @@ unsafe fn scatter<V: Vector>(blocked: *const f32, plain: *mut f32, s: &Strip) {
         if s.plain_position == 1 {
             while position + BLOCK <= s.positions {
                 let mut square = [V::splat(0.0); BLOCK];
-                for x in 0..BLOCK {
-                    square[x] = V::load_first(from.add((position + x) * s.blocked_position), s.lanes);
+                for (x, row) in square.iter_mut().enumerate() {
+                    *row = V::load_first(from.add((position + x) * s.blocked_position), s.lanes);
                 }
                 let square = V::transpose(square);
-                for lane in 0..s.lanes {
-                    square[lane].store(to.add(lane * s.plain_lane + position));
+                for (lane, row) in square.into_iter().enumerate().take(s.lanes) {
+                    row.store(to.add(lane * s.plain_lane + position));
                 }
                 position += BLOCK;
             }

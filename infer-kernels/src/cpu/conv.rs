@@ -15,7 +15,7 @@ use crate::cpu::epilogue::{
     validate_fields,
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Tile, TileFn, Tiles, Weight};
-use crate::cpu::{per_isa, share};
+use crate::cpu::share;
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
 /// Convolution with f32 weights; see [`Conv`].
@@ -37,7 +37,7 @@ fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
     if p.in_block == 0 || p.in_block > block {
         return Err(Invalid("input blocks of no channels or too many"));
     }
-    if p.groups > 1 && (p.in_channels % p.in_block != 0 || p.out_channels % block != 0) {
+    if p.groups > 1 && (!p.in_channels.is_multiple_of(p.in_block) || !p.out_channels.is_multiple_of(block)) {
         return Err(Invalid("groups that are not whole blocks"));
     }
     let steps = [p.in_channels, p.kernel_h, p.kernel_w].into_iter().try_fold(1_u64, u64::checked_mul);
@@ -151,7 +151,7 @@ impl Pixels {
     }
 
     /// Few pixels leave registers for more panels.
-    fn panels<V: Tiles>(&mut self, panels: usize) -> usize {
+    fn panels<V: Tiles>(&self, panels: usize) -> usize {
         if self.n * self.h * self.w <= V::FEW_PIXELS && panels >= MAX_PANELS { MAX_PANELS } else { V::PANELS }
     }
 
@@ -255,7 +255,7 @@ unsafe fn conv<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize
         return;
     }
     let [input, weights, bias, added, output] = [0, 1, 2, 3, 4].map(|index| args.operands[index]);
-    let mut pixels = Pixels::new::<V>(p);
+    let pixels = Pixels::new::<V>(p);
     let wide = pixels.panels::<V>(panels);
     let units_per_group = panels.div_ceil(wide);
     let units = groups * units_per_group;

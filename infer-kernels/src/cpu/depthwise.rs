@@ -12,8 +12,7 @@ use crate::cpu::epilogue::{
     Clamp, Finish, chunks_for, input_extent, load_start, picture_end, validate_epilogue, validate_fields,
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Tiles, Weight};
-use crate::cpu::vector::Vector;
-use crate::cpu::{per_isa, share};
+use crate::cpu::share;
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
 /// Depthwise convolution with f32 weights; see [`Depthwise`].
@@ -245,19 +244,18 @@ unsafe fn sum<V: Tiles, W: Weight, const ROWS: usize, const M: usize, const PITC
             for _ in 0..t.kernel[0] {
                 let weight = W::load::<V>(weights);
                 weights = weights.add(BLOCK);
-                for row in 0..ROWS {
-                    for m in 0..M {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (m, sum) in sums.iter_mut().enumerate() {
                         let x = V::load(from.add(row * t.steps[1] + m * pitch));
-                        sums[row][m] = x.mul_add(weight, sums[row][m]);
+                        *sum = x.mul_add(weight, *sum);
                     }
                 }
                 from = from.wrapping_add(t.taps[0]);
             }
         }
         let (low, high) = (V::splat(t.low), V::splat(t.high));
-        for row in 0..ROWS {
-            for m in 0..M {
-                let mut value = sums[row][m];
+        for (row, sums) in sums.into_iter().enumerate() {
+            for (m, mut value) in sums.into_iter().enumerate() {
                 if !t.residual.is_null() {
                     value =
                         value + V::load(t.residual.add(row * t.residual_steps[1] + m * t.residual_steps[0]));

@@ -102,11 +102,6 @@ pub(crate) trait Tiles: Vector {
     /// Up to this many pixels, a tile may take [`MAX_PANELS`] panels, so that enough sums run side by side.
     const FEW_PIXELS: usize;
 
-    /// The widest tile of `panels` panels.
-    fn pixels(panels: usize) -> usize {
-        if panels > Self::PANELS { Self::FEW_PIXELS } else { Self::PIXELS }
-    }
-
     /// Whether there are tiles of two rows of `pixels` pixels.
     fn has_two_rows(pixels: usize) -> bool;
 
@@ -163,11 +158,11 @@ unsafe fn tile<
                                 weights[p] = W::load::<V>(b[p]);
                                 b[p] = b[p].add(16);
                             }
-                            for row in 0..ROWS {
-                                for m in 0..M {
+                            for (row, sums) in sums.iter_mut().enumerate() {
+                                for (m, sums) in sums.iter_mut().enumerate() {
                                     let x = V::splat(*a.add(row * t.a_row + m * pitch));
                                     for p in 0..P {
-                                        sums[row][m][p] = x.mul_add(weights[p], sums[row][m][p]);
+                                        sums[p] = x.mul_add(weights[p], sums[p]);
                                     }
                                 }
                             }
@@ -178,21 +173,21 @@ unsafe fn tile<
             }
         }
         if !t.residual.is_null() {
-            for row in 0..ROWS {
-                for m in 0..M {
-                    for p in 0..P {
+            for (row, sums) in sums.iter_mut().enumerate() {
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    for (p, sum) in sums.iter_mut().enumerate() {
                         let at = row * t.residual_row + m * t.residual_pitch + p * t.residual_panel;
-                        sums[row][m][p] = sums[row][m][p] + V::load(t.residual.add(at));
+                        *sum = *sum + V::load(t.residual.add(at));
                     }
                 }
             }
         }
         let (low, high) = (V::splat(t.low), V::splat(t.high));
-        for row in 0..ROWS {
-            for m in 0..M {
-                for p in 0..P {
+        for (row, sums) in sums.into_iter().enumerate() {
+            for (m, sums) in sums.into_iter().enumerate() {
+                for (p, sum) in sums.into_iter().enumerate() {
                     let at = row * t.out_row + m * t.out_pitch + p * t.out_panel;
-                    high.min(low.max(sums[row][m][p])).store(t.out.add(at));
+                    high.min(low.max(sum)).store(t.out.add(at));
                 }
             }
         }

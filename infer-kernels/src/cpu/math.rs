@@ -56,7 +56,7 @@ pub(crate) fn log<V: Vector>(x: V) -> V {
             -1.666_805_7e-1,
             2.000_071_5e-1,
             -2.499_999_4e-1,
-            3.333_333_1e-1,
+            3.333_333e-1,
         ],
     );
     let tail = series * f * square;
@@ -89,7 +89,7 @@ pub(crate) fn tanh<V: Vector>(x: V) -> V {
     let square = x * x;
     let series = polynomial(
         square,
-        [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1],
+        [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1],
     );
     let near = (series * square).mul_add(x, x);
     let far = one - x.constant(2.0) / (exp(magnitude + magnitude) + one);
@@ -181,7 +181,7 @@ pub(crate) fn gelu_tanh<V: Vector>(x: V) -> V {
     // (1 + tanh u) / 2 is sigmoid 2u, which keeps its digits where tanh nears −1.
     let cube = x * x * x;
     let inner = x.constant(0.044_715).mul_add(cube, x);
-    let twice = inner * x.constant(1.595_769_1);
+    let twice = inner * x.constant(1.595_769);
     x * sigmoid(twice)
 }
 

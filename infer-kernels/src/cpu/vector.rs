@@ -111,9 +111,6 @@ pub(crate) trait Vector:
     /// `yes` where the mask is true, else `no`.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
 
-    /// A bit for each lane, lane 0 lowest.
-    fn bits(mask: Self::Mask) -> u16;
-
     /// self · 2ⁿ for integral n in −150 ..= 128, rounded once, with gradual underflow.
     #[inline(always)]
     fn scale(self, n: Self) -> Self {
@@ -380,15 +377,6 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn bits(mask: Self::Mask) -> u16 {
-        let mut bits = 0;
-        for (lane, truth) in mask.iter().enumerate() {
-            bits |= ((truth & 1) as u16) << lane;
-        }
-        bits
-    }
-
-    #[inline(always)]
     fn pow2(self) -> Self {
         // 1.5·2²³ + n has n in its low bits, and unlike a conversion this cannot saturate.
         const SHIFT: f32 = 12_582_912.0;
@@ -612,12 +600,6 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn bits(mask: Self::Mask) -> u16 {
-            // SAFETY: the mask exists.
-            unsafe { (_mm256_movemask_ps(mask.0[0]) | (_mm256_movemask_ps(mask.0[1]) << 8)) as u16 }
-        }
-
-        #[inline(always)]
         fn pow2(self) -> Self {
             let mut out = self;
             for half in &mut out.0 {
@@ -814,11 +796,6 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn bits(mask: Self::Mask) -> u16 {
-            mask
-        }
-
-        #[inline(always)]
         fn scale(self, n: Self) -> Self {
             Avx512(whole!(_mm512_scalef_ps, self, n))
         }
@@ -929,9 +906,6 @@ mod tests {
             (x.le(y), EDGES.map(|x| x <= 1.5)),
             (x.eq(y), EDGES.map(|x| x == 1.5)),
         ] {
-            for (lane, truth) in truth.into_iter().enumerate() {
-                assert_eq!(V::bits(mask) >> lane & 1 == 1, truth, "{}", EDGES[lane]);
-            }
             same(V::select(mask, y, x).lanes(), |i| if truth[i] { 1.5 } else { EDGES[i] }, "selection");
         }
         let integers: [f32; BLOCK] = std::array::from_fn(|i| i as f32 * 16.0 - 120.0);
@@ -942,7 +916,7 @@ mod tests {
         // SAFETY: as above.
         let n = unsafe { V::load(wide.as_ptr()) };
         same(y.scale(n).lanes(), |i| (1.5 * 2.0_f64.powi(wide[i] as i32)) as f32, "scaling");
-        let (fraction, exponent) = y.scale(V::select(n.lt(n.constant(-100.0)), y - y, n)).split_exponent();
+        let (fraction, exponent) = y.scale(V::select(n.lt(n.constant(-100.0)), n.constant(0.0), n)).split_exponent();
         assert!(fraction.lanes().iter().all(|&m| m == 0.75));
         assert_eq!(exponent.lanes()[10], wide[10] + 1.0);
         assert_eq!(y.sum(), 24.0);
