@@ -7,6 +7,7 @@ extern crate infer_core;
 use infer_core::options::Precision;
 use infer_core::passes;
 use infer_kernels::Isa;
+use proptest::prelude::*;
 use support::{assert_close, check, compiled, inputs, model, reference};
 
 mod support;
@@ -86,7 +87,7 @@ fn chains_keep_their_layout() {
              h = MaxPool(g) kernel_shape=[2,2] strides=[2,2]
              i = Conv(h, w4) pads=[3,3,3,3] dilations=[3,3]
              j = Elu(i)
-             y = Exp(j)
+             y = Softsign(j)
              output y"
         ));
         assert_eq!(text.matches("Reorder(").count(), 2, "{text}");
@@ -259,7 +260,7 @@ fn pools_and_resizes_stay_blocked() {
 fn squeeze_and_excite_scales_by_channel() {
     for n in [1, 2] {
         for c in [8, 16, 20, 32] {
-            for (pool, shape) in [("GlobalAveragePool(t)", ""), ("ReduceMean(t) axes=[2,3] keepdims=1", "")] {
+            for pool in ["GlobalAveragePool(t)", "ReduceMean(t) axes=[2,3] keepdims=1"] {
                 check(&format!(
                     "input x {n},8,6,6
                      random w {c},8,3,3
@@ -268,7 +269,7 @@ fn squeeze_and_excite_scales_by_channel() {
                      random u {c},4,1,1
                      random v 8,{c},3,3
                      t = Conv(x, w) pads=[1,1,1,1]
-                     p = {pool}{shape}
+                     p = {pool}
                      q = Conv(p, d, e)
                      r = Relu(q)
                      s = Conv(r, u)
@@ -439,25 +440,29 @@ fn products_of_matrices() {
 
 #[test]
 fn gemms_with_every_attribute() {
-    for (m, k, n) in [(4, 5, 6), (16, 16, 16), (20, 33, 70), (1, 40, 10), (7, 7, 7)] {
+    for (m, k, n) in [(4, 5, 6), (20, 33, 70), (1, 40, 10), (7, 7, 7)] {
         for (trans_a, trans_b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             for c in [format!("{n}"), format!("{m},{n}"), format!("{m},1"), "1,1".into(), "[]".into(), format!("1,{n}")]
             {
-                for (alpha, beta) in [("1.0", "1.0"), ("0.5", "2.0"), ("2.0", "0.0")] {
+                for (alpha, beta, right, addend) in [
+                    ("1.0", "1.0", "random", "random"),
+                    ("1.0", "1.0", "input", "input"),
+                    ("0.5", "2.0", "random", "input"),
+                    ("0.5", "2.0", "input", "random"),
+                    ("2.0", "0.0", "random", "random"),
+                ] {
                     let a = if trans_a == 1 { format!("{k},{m}") } else { format!("{m},{k}") };
                     let b = if trans_b == 1 { format!("{n},{k}") } else { format!("{k},{n}") };
-                    for (right, addend) in [("random", "random"), ("input", "input"), ("random", "input")] {
-                        check(&format!(
-                            "input a {a}
-                             {right} b {b}
-                             {addend} c {c}
-                             input r {m},{n}
-                             t = Gemm(a, b, c) transA={trans_a} transB={trans_b} alpha={alpha} beta={beta}
-                             s = Add(t, r)
-                             y = Relu(s)
-                             output y"
-                        ));
-                    }
+                    check(&format!(
+                        "input a {a}
+                         {right} b {b}
+                         {addend} c {c}
+                         input r {m},{n}
+                         t = Gemm(a, b, c) transA={trans_a} transB={trans_b} alpha={alpha} beta={beta}
+                         s = Add(t, r)
+                         y = Relu(s)
+                         output y"
+                    ));
                 }
             }
         }
@@ -623,5 +628,95 @@ fn every_instruction_set() {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}:\n{}", isa.name(), String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+/// Chains of nodes over pictures, each node reading values that came before it.
+fn graph_text(n: usize, channels: usize, steps: &[(u8, u8, u8)]) -> String {
+    use std::fmt::Write;
+    let mut text = format!("input v0 {n},{channels},6,6\n");
+    // Every value is [n, channels, 6, 6] for a number of channels of its own, so that any two of as many can meet.
+    let mut widths = vec![channels];
+    for (step, &(op, pick, other)) in steps.iter().enumerate() {
+        let at = |pick: u8, widths: &[usize]| widths.len() - 1 - usize::from(pick) % widths.len().min(4);
+        let (a, b) = (at(pick, &widths), at(other, &widths));
+        let (c, to) = (widths[a], [3, 8, 16, 20, 32][usize::from(other) % 5]);
+        let y = format!("v{}", step + 1);
+        let width = match op % 14 {
+            0 | 1 => {
+                let _ = writeln!(text, "random w{step} {to},{c},3,3\n{y} = Conv(v{a}, w{step}) pads=[1,1,1,1]");
+                to
+            }
+            2 => {
+                let _ = writeln!(text, "random w{step} {to},{c},1,1\nrandom b{step} {to}");
+                let _ = writeln!(text, "{y} = Conv(v{a}, w{step}, b{step})");
+                to
+            }
+            3 if c > 1 => {
+                let _ = writeln!(text, "random w{step} {c},1,5,5");
+                let _ = writeln!(text, "{y} = Conv(v{a}, w{step}) group={c} pads=[2,2,2,2]");
+                c
+            }
+            4 if widths[b] == c => {
+                let _ = writeln!(text, "{y} = Add(v{a}, v{b})");
+                c
+            }
+            5 if c + widths[b] <= 64 => {
+                let _ = writeln!(text, "{y} = Concat(v{a}, v{b}) axis=1");
+                c + widths[b]
+            }
+            6 if c % 2 == 0 => {
+                let _ = writeln!(text, "{y}, u{step} = Split(v{a}) axis=1");
+                c / 2
+            }
+            7 => {
+                let _ = writeln!(text, "g{step} = GlobalAveragePool(v{a})\nh{step} = Sigmoid(g{step})");
+                let _ = writeln!(text, "{y} = Mul(v{a}, h{step})");
+                c
+            }
+            8 => {
+                let _ = writeln!(text, "{y} = MaxPool(v{a}) kernel_shape=[3,3] pads=[1,1,1,1]");
+                c
+            }
+            9 => {
+                let _ = writeln!(text, "positive f{step} {c},1,1\n{y} = Mul(v{a}, f{step})");
+                c
+            }
+            10 => {
+                let _ = writeln!(text, "t{step} = Transpose(v{a}) perm=[0,1,3,2]\n{y} = Tanh(t{step})");
+                c
+            }
+            11 => {
+                let _ = writeln!(text, "s{step} = Sigmoid(v{a})\n{y} = Mul(s{step}, v{a})");
+                c
+            }
+            12 => {
+                let _ = writeln!(text, "positive s{step} {c}\nrandom b{step} {c}");
+                let _ = writeln!(text, "{y} = BatchNormalization(v{a}, s{step}, b{step}, b{step}, s{step})");
+                c
+            }
+            _ => {
+                let _ = writeln!(text, "{y} = Relu(v{a})");
+                c
+            }
+        };
+        widths.push(width);
+    }
+    for (index, _) in widths.iter().enumerate().skip(1).filter(|(index, _)| *index == steps.len() || index % 5 == 0) {
+        let _ = writeln!(text, "output v{index}");
+    }
+    text
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn chains_of_any_nodes(
+        n in 1usize..3,
+        channels in prop::sample::select(vec![3usize, 8, 16, 20, 32]),
+        steps in prop::collection::vec(any::<(u8, u8, u8)>(), 1..12),
+    ) {
+        check(&graph_text(n, channels, &steps));
     }
 }

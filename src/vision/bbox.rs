@@ -1,3 +1,5 @@
+//! Boxes, and the objects found in them.
+
 /// An axis-aligned box, from its upper left corner (`x0`, `y0`) to its lower right corner (`x1`, `y1`).
 ///
 /// # Units

@@ -1,3 +1,5 @@
+//! Drawing what was found, and saving the picture.
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};

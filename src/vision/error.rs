@@ -1,3 +1,5 @@
+//! What can go wrong with pictures and boxes.
+
 use std::fmt;
 
 /// What went wrong in a vision helper.

@@ -1,3 +1,5 @@
+//! Loading pictures, within limits.
+
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! Non-maximum suppression.
+
 use super::Detection;
 
 /// Non-maximum suppression: of boxes of one class that overlap, only the most confident stays.

@@ -1,3 +1,5 @@
+//! From a picture to the tensor a model takes, and back.
+
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 

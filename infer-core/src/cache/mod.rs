@@ -12,7 +12,7 @@
 //! end in a checksum; a damaged file counts as absent. Only successes are kept.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -35,6 +35,10 @@ const IN_USE: Duration = Duration::from_secs(600);
 
 /// A file that was modified this recently may be modified again without its time showing it.
 const SETTLED: Duration = Duration::from_secs(2);
+
+/// The modification time of every plan, in seconds since 1970: content alone makes a plan, and where `include_bytes!`
+/// embeds it, a time after the build began would have cargo build again.
+const PLAN_TIME: Duration = Duration::from_secs(946_684_800);
 
 /// Temporary files this old were left behind by a build that was killed.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
@@ -110,7 +114,7 @@ impl Cache {
         if let Some(seen) = &seen
             && seen.sources.iter().all(Source::is_unchanged)
             && let Some(entry) = self.entry(&seen.entry)
-            && is_plan(&self.plan_path(&entry.plan_sha256), &entry, Some(seen.plan_modified))
+            && is_plan(&self.plan_path(&entry.plan_sha256), &entry)
         {
             return Some(self.found(&seen.entry, entry, seen.paths()));
         }
@@ -121,11 +125,11 @@ impl Cache {
         let hashes = paths.iter().map(|path| hash_file(path)).collect::<io::Result<Vec<_>>>().ok()?;
         let key = entry_key(options, &paths, &hashes);
         let entry = self.entry(&key)?;
-        if !is_plan(&self.plan_path(&entry.plan_sha256), &entry, None) {
+        if !is_plan(&self.plan_path(&entry.plan_sha256), &entry) {
             return None;
         }
         // Failing to remember costs the next build a hash of the files.
-        let _ = self.remember(options, &key, &entry, &paths, checked);
+        let _ = self.remember(options, &key, &paths, checked);
         Some(self.found(&key, entry, paths))
     }
 
@@ -156,16 +160,20 @@ impl Cache {
             plan_bytes: plan.len() as u64,
             summary,
         };
-        let plan_path = self.plan_path(&entry.plan_sha256);
-        if !is_plan(&plan_path, &entry, None) {
-            self.write(&plan_path, &plan)?;
-        }
         let hashes = sources.iter().map(|path| hash_file(path)).collect::<io::Result<Vec<_>>>()?;
         // A model that was replaced while it was compiled: the plan is of the former one, and no entry says otherwise.
-        if hashes.first() == Some(&entry.summary.model_sha256) {
+        let is_current = hashes.first() == Some(&entry.summary.model_sha256);
+        if is_current {
             let key = entry_key(options, &sources, &hashes);
-            self.write(&self.folder.join(format!("{key}.entry")), entry.text().as_bytes())?;
-            self.remember(options, &key, &entry, &sources, began)?;
+            // Before the plan, which other builds would take for unused and remove.
+            self.write(&self.folder.join(format!("{key}.entry")), entry.text().as_bytes(), None)?;
+            self.remember(options, &key, &sources, began)?;
+        }
+        let plan_path = self.plan_path(&entry.plan_sha256);
+        if !is_plan(&plan_path, &entry) {
+            self.write(&plan_path, &plan, Some(SystemTime::UNIX_EPOCH + PLAN_TIME))?;
+        }
+        if is_current {
             // What cannot be removed now can be next time.
             let _ = self.remove_unused();
         }
@@ -177,7 +185,6 @@ impl Cache {
         &self,
         options: &Options,
         key: &str,
-        entry: &Entry,
         paths: &[PathBuf],
         checked: SystemTime,
     ) -> io::Result<()> {
@@ -188,9 +195,8 @@ impl Cache {
                 source.modified = SystemTime::UNIX_EPOCH;
             }
         }
-        let plan_modified = fs::metadata(self.plan_path(&entry.plan_sha256))?.modified()?;
-        let seen = Seen { entry: key.to_owned(), plan_modified, sources };
-        self.write(&self.seen_path(options), seen.text().as_bytes())
+        let seen = Seen { entry: key.to_owned(), sources };
+        self.write(&self.seen_path(options), seen.text().as_bytes(), None)
     }
 
     /// Removes all but the last plans of each model, and what nothing refers to.
@@ -232,7 +238,8 @@ impl Cache {
                             !kept.contains(&self.folder.join(format!("{}.entry", seen.entry)))
                         })
                 }
-                _ => age > IN_USE && !kept.contains(&path),
+                Some("plan") => !kept.contains(&path),
+                _ => age > IN_USE,
             };
             if unused {
                 fs::remove_file(path)?;
@@ -255,12 +262,17 @@ impl Cache {
         self.folder.join(format!("{}.seen", short_hex(key)))
     }
 
-    /// Writes a file such that whoever opens it finds all of it.
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    /// Writes a file, with the time `modified` if given, such that whoever opens it finds all of it.
+    fn write(&self, path: &Path, bytes: &[u8], modified: Option<SystemTime>) -> io::Result<()> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let temporary = self.folder.join(format!("{}-{count}.temporary", std::process::id()));
-        let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+        let written = File::create(&temporary).and_then(|mut file| {
+            file.write_all(bytes)?;
+            modified.map_or(Ok(()), |time| file.set_modified(time))?;
+            drop(file);
+            fs::rename(&temporary, path)
+        });
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
         }
@@ -268,15 +280,22 @@ impl Cache {
     }
 }
 
-/// Whether `path` holds the plan of `entry`: by its size and, where it is known, its modification time; else by its
-/// content.
-fn is_plan(path: &Path, entry: &Entry, modified: Option<SystemTime>) -> bool {
+/// Whether `path` holds the plan of `entry`: by its size and time, or else by its content.
+fn is_plan(path: &Path, entry: &Entry) -> bool {
+    let time = SystemTime::UNIX_EPOCH + PLAN_TIME;
     let Ok(metadata) = fs::metadata(path) else { return false };
     if metadata.len() != entry.plan_bytes {
         return false;
     }
-    let as_written = modified.is_some() && metadata.modified().ok() == modified;
-    as_written || hash_file(path).is_ok_and(|hash| hash == entry.plan_sha256)
+    if metadata.modified().is_ok_and(|modified| modified == time) {
+        return true;
+    }
+    // As after a copy that does not keep times. Where setting it fails, the next build reads the file again.
+    let is_right = hash_file(path).is_ok_and(|hash| hash == entry.plan_sha256);
+    if is_right && let Ok(file) = File::options().append(true).open(path) {
+        let _ = file.set_modified(time);
+    }
+    is_right
 }
 
 fn age(path: &Path) -> Duration {

@@ -1,3 +1,5 @@
+//! The cache: hits, stale and damaged entries, concurrent writers.
+
 use std::cell::Cell;
 
 use super::*;
@@ -150,7 +152,7 @@ fn damaged_files_are_made_again() {
         flipped[content.len() / 2] ^= 1;
         for damage in [&content[..content.len() / 2], &[], &flipped] {
             fs::write(&file, damage).unwrap();
-            // File times are coarse; damage comes later than the file.
+            // No tool gives what it damages the time of a plan.
             File::options().append(true).open(&file).unwrap().set_modified(long_ago()).unwrap();
             assert_eq!(compiler.plan(&cache, &options), plan, "{}", file.display());
             assert_eq!(compiler.plan(&cache, &options), plan, "{}", file.display());

@@ -27,7 +27,6 @@ pub(super) struct Entry {
 pub(super) struct Seen {
     /// The entry's name.
     pub entry: String,
-    pub plan_modified: SystemTime,
     pub sources: Vec<Source>,
 }
 
@@ -118,7 +117,6 @@ impl Seen {
     pub fn text(&self) -> String {
         let mut lines = Lines::default();
         lines.push("entry", &self.entry);
-        lines.push("plan_modified", nanoseconds(self.plan_modified));
         for Source { path, bytes, modified } in &self.sources {
             lines.push("source", format_args!("{bytes} {} {}", nanoseconds(*modified), path.display()));
         }
@@ -129,9 +127,8 @@ impl Seen {
     pub fn parse(text: &str) -> Option<Self> {
         let mut lines = checked_lines(text)?;
         let entry = lines.one("entry")?;
-        let plan_modified = time(&lines.one("plan_modified")?)?;
         let sources = lines.all("source").iter().map(|source| parse_source(source)).collect::<Option<_>>()?;
-        lines.0.is_empty().then_some(Seen { entry, plan_modified, sources })
+        lines.0.is_empty().then_some(Seen { entry, sources })
     }
 }
 
@@ -258,7 +255,6 @@ mod tests {
         };
         let seen = Seen {
             entry: "0f".repeat(16),
-            plan_modified: UNIX_EPOCH + Duration::from_nanos(1),
             sources: vec![source("/m/x.onnx"), source("/m/x with spaces.data")],
         };
         assert_eq!(Seen::parse(&seen.text()), Some(seen));

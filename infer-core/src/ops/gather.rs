@@ -1,16 +1,23 @@
 //! Gather: slices selected by index along one axis.
+//!
+//! Where weights are stored as f16, so are large tables, and what is selected is widened.
 
+use half::f16;
 use infer_kernels::call;
 
 use super::movement::result_type;
 use super::{ImportNode, NodeTypes, Operator, Row, expect_dtype, resolve_axis};
 use crate::calls::{LowerNode, sized_kernel};
+use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
 
 /// The rows of this file.
 pub const OPERATORS: &[Row] =
     &[Row { name: "Gather", domain: "", since: 1, inputs: 2..=2, outputs: 1..=1, import }];
+
+/// Tables of at least so many bytes are weights that precision applies to.
+const LARGE_BYTES: usize = 4096;
 
 /// Gather.
 #[derive(Debug)]
@@ -53,9 +60,18 @@ impl Operator for Gather {
             indices: indices.ty.elements() as u64,
             index_bytes: indices.ty.dtype.size_bytes() as u64,
         };
-        let operands = [Some(data.span), Some(indices.span), Some(output.span)];
-        node.call(sized_kernel("gather", data.ty.dtype), &params, &operands);
-        Ok(())
+        let table = node.constant(0).filter(|_| node.half_weights && data.ty.dtype == DataType::F32);
+        let Some(values) = table.filter(|table| table.data().len() >= LARGE_BYTES).and_then(Constant::to_f32s) else {
+            let operands = [Some(data.span), Some(indices.span), Some(output.span)];
+            node.call(sized_kernel("gather", data.ty.dtype), &params, &operands);
+            return Ok(());
+        };
+        let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
+        let table = node.data(&halves);
+        let selected = node.scratch_tensor(TensorType::new(DataType::F16, output.ty.shape.clone()));
+        let operands = [Some(table), Some(indices.span), Some(selected.span)];
+        node.call(sized_kernel("gather", DataType::F16), &params, &operands);
+        node.elementwise("cast_f16_f32", &[&selected], &output, |_| {})
     }
 }
 

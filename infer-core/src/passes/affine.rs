@@ -83,8 +83,10 @@ impl Weights {
         let product = node.op_as::<MatMul>()?;
         let plain = product.activation == Activation::NONE && product.residual_mode == residual::NONE;
         // A product with a vector has no columns.
-        let columns = output.shape.last().filter(|_| graph.ty(node.inputs[1]?).rank() > 1 && plain);
-        columns.map(|&columns| Weights::Product { columns, transposed: product.trans_b, beta: product.beta })
+        if !plain || graph.ty(node.input(1)?).rank() < 2 {
+            return None;
+        }
+        Some(Weights::Product { columns: *output.shape.last()?, transposed: product.trans_b, beta: product.beta })
     }
 
     fn channels(&self) -> usize {

@@ -7,11 +7,11 @@
 
 use std::collections::HashMap;
 
-use crate::calls::picture;
 use crate::graph::{Graph, Layout, Node, ValueId};
 use crate::lower::node_types;
 use crate::ops::Blocking;
 use crate::ops::reorder::Reorder;
+use crate::passes::pattern::unused_name;
 
 /// Chooses a layout for every value.
 pub fn convert_layout(graph: &mut Graph) -> bool {
@@ -46,14 +46,14 @@ pub fn convert_layout(graph: &mut Graph) -> bool {
         graph.outputs[index] = converter.form(graph, graph.outputs[index], Layout::Plain);
     }
     graph.nodes = converter.nodes;
-    converter.forms.values().next().is_some()
+    !converter.forms.is_empty()
 }
 
-/// Whether the input with the most elements is blocked.
+/// Whether the input with the most elements is blocked, or one of several as large.
 fn largest_is_blocked(graph: &Graph, node: &Node) -> bool {
     let inputs = node.inputs.iter().flatten().filter(|id| graph.value(**id).constant.is_none());
-    let largest = inputs.max_by_key(|id| graph.ty(**id).elements());
-    largest.is_some_and(|id| graph.value(*id).layout != Layout::Plain)
+    let sizes = inputs.map(|id| (graph.ty(*id).elements(), graph.value(*id).layout != Layout::Plain));
+    sizes.max().is_some_and(|(_, blocked)| blocked)
 }
 
 struct Converter {
@@ -72,13 +72,12 @@ impl Converter {
         if let Some(&form) = self.forms.get(&(id, wanted)) {
             return form;
         }
-        debug_assert_eq!(picture(graph.ty(id)).len(), 4);
         let (value, ty) = (graph.value(id), graph.ty(id).clone());
         let suffix = match wanted {
             Layout::Plain => "plain".to_owned(),
             Layout::Blocked { block } => format!("blocked{block}"),
         };
-        let name = format!("{}:{suffix}", value.name);
+        let name = unused_name(graph, &format!("{}:{suffix}", value.name));
         let form = graph.add_value(name.clone(), Some(ty));
         graph.value_mut(form).layout = wanted;
         self.nodes.push(Node {
@@ -89,5 +88,110 @@ impl Converter {
         });
         self.forms.insert((id, wanted), form);
         form
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::test_support::{brief, check_pass, check_pass_does_nothing, model};
+
+    #[test]
+    fn layouts_change_at_the_ends_of_a_chain() {
+        let graph = check_pass(
+            convert_layout,
+            "input x 1,3,8,8
+             random w 20,3,3,3
+             random v 16,20,3,3
+             t = Conv(x, w)
+             r = Exp(t)
+             u = Conv(r, v)
+             y = Flatten(u)
+             output y
+             output r",
+            "x:blocked3 = Reorder(x)
+t = Conv(x:blocked3, w)
+r = Exp(t)
+u = Conv(r, v)
+u:plain = Reorder(u)
+y = Flatten(u:plain)
+r:plain = Reorder(r)",
+        );
+        let layout = |name: &str| graph.values.iter().find(|value| value.name == name).unwrap().layout;
+        assert_eq!(layout("x:blocked3"), Layout::Blocked { block: 3 });
+        assert_eq!(layout("r"), Layout::Blocked { block: 16 });
+        assert_eq!(layout("u:plain"), Layout::Plain);
+    }
+
+    #[test]
+    fn a_value_is_converted_once_for_all_its_readers() {
+        check_pass(
+            convert_layout,
+            "input x 1,16,5,5
+             random w 16,16,3,3
+             random v 16,16,1,1
+             s = Conv(x, w) pads=[1,1,1,1]
+             t = Conv(x, v)
+             a = Add(s, x)
+             b = Add(a, t)
+             y = Transpose(b)
+             z = Softmax(b)
+             output y
+             output z",
+            "x:blocked16 = Reorder(x)
+s = Conv(x:blocked16, w)
+t = Conv(x:blocked16, v)
+a = Add(s, x:blocked16)
+b = Add(a, t)
+b:plain = Reorder(b)
+y = Transpose(b:plain)
+z = Softmax(b:plain)",
+        );
+    }
+
+    #[test]
+    fn the_largest_input_decides_for_nodes_that_take_either() {
+        check_pass(
+            convert_layout,
+            "input x 1,16,5,5
+             input g 1,16,1,1
+             random w 16,16,1,1
+             t = Conv(x, w)
+             s = Mul(g, t)
+             p = GlobalAveragePool(s)
+             y = Mul(x, p)
+             output y",
+            "x:blocked16 = Reorder(x)
+t = Conv(x:blocked16, w)
+g:blocked16 = Reorder(g)
+s = Mul(g:blocked16, t)
+p = GlobalAveragePool(s)
+p:plain = Reorder(p)
+y = Mul(x, p:plain)",
+        );
+    }
+
+    #[test]
+    fn graphs_without_pictures_stay_plain_and_names_stay_unique() {
+        check_pass_does_nothing(
+            convert_layout,
+            "input x 2,3
+             random w 3,4
+             t = MatMul(x, w)
+             y = Relu(t)
+             output y",
+        );
+        let mut graph = model(
+            "input x 1,16,5,5
+             input x:blocked16 2
+             random w 16,16,1,1
+             y = Conv(x, w)
+             z = Relu(x:blocked16)
+             output y
+             output z",
+        );
+        assert!(convert_layout(&mut graph));
+        graph.verify().unwrap();
+        assert!(brief(&graph).starts_with("x:blocked16:"), "{}", brief(&graph));
     }
 }

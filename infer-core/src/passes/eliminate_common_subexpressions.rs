@@ -51,3 +51,47 @@ pub fn eliminate_common_subexpressions(graph: &mut Graph) -> bool {
     graph.nodes = kept;
     graph.nodes.len() != before
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::test_support::{check_pass, check_pass_does_nothing};
+
+    #[test]
+    fn what_is_computed_twice_is_computed_once() {
+        let graph = check_pass(
+            eliminate_common_subexpressions,
+            "input x 2,3
+             floats half [] 0.5
+             floats other [] 0.5
+             a = Mul(x, half)
+             b = Mul(x, other)
+             c = LeakyRelu(a) alpha=0.1
+             d = LeakyRelu(b) alpha=0.1
+             y = Sub(c, d)
+             z = Identity(d)
+             output y
+             output d
+             output z",
+            "a = Mul(x, half)\nc = LeakyRelu(a)\ny = Sub(c, c)\nz = Identity(c)",
+        );
+        assert_eq!(graph.outputs[1], graph.nodes[1].output(0).unwrap());
+    }
+
+    #[test]
+    fn other_attributes_and_other_inputs_are_other_computations() {
+        check_pass_does_nothing(
+            eliminate_common_subexpressions,
+            "input x 2,3
+             floats half [] 0.5
+             floats wide 1 0.5
+             a = LeakyRelu(x) alpha=0.1
+             b = LeakyRelu(x) alpha=0.2
+             c = Mul(a, half)
+             d = Mul(a, wide)
+             e = Sub(c, d)
+             y = Sub(b, e)
+             output y",
+        );
+    }
+}

@@ -1,12 +1,17 @@
 //! Removes nodes that give back their input.
 //!
 //! Before: `y = Identity(x); z = Relu(y)`. After: `z = Relu(x)`. Likewise for reshapes, expansions and casts to what the
-//! input is already, transposes that move nothing, concatenations of one tensor. Bit-exact.
+//! input is already, transposes that move nothing, padding by nothing, concatenations of one tensor, products with 1.
+//! Bit-exact.
 
 use crate::graph::{Graph, Node};
+use crate::lower::node_types;
+use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::cast::Cast;
 use crate::ops::concat::Concat;
 use crate::ops::expand::{Expand, Tile};
+use crate::ops::pad::Pad;
+use crate::ops::reshape::Dropout;
 use crate::ops::transpose::Transpose;
 
 /// Removes nodes that give back their input.
@@ -36,16 +41,75 @@ fn is_identity(graph: &Graph, node: &Node) -> bool {
         return false;
     }
     let moves_nothing = |transpose: &Transpose| {
-        let rank = graph.ty(input).rank();
-        match &transpose.perm {
-            Some(perm) => perm.iter().enumerate().all(|(to, &from)| from == to as i64),
-            None => rank < 2,
-        }
+        transpose.permutation(graph.ty(input).rank()).is_ok_and(|perm| perm.is_sorted())
+    };
+    let adds_nothing = |pad: &Pad| {
+        let amounts = node_types(graph, node, |types| pad.amounts(types));
+        amounts.is_ok_and(|amounts| amounts.iter().all(|&amount| amount == [0, 0]))
+    };
+    let by_one = |binary: &Binary| {
+        let one = graph.constant(node.input(1)).and_then(|constant| constant.to_scalar_f32()) == Some(1.0);
+        one && matches!(binary.kind, BinaryKind::Mul | BinaryKind::Div)
     };
     node.op.is_view()
+        || node.op_as::<Dropout>().is_some()
         || node.op_as::<Cast>().is_some()
         || node.op_as::<Expand>().is_some()
         || node.op_as::<Tile>().is_some()
         || node.op_as::<Concat>().is_some() && node.inputs.len() == 1
         || node.op_as::<Transpose>().is_some_and(moves_nothing)
+        || node.op_as::<Pad>().is_some_and(adds_nothing)
+        || node.op_as::<Binary>().is_some_and(by_one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::test_support::{check_pass, check_pass_does_nothing};
+
+    #[test]
+    fn what_gives_back_its_input_goes() {
+        for node in [
+            "Identity(x)",
+            "Dropout(x)",
+            "Reshape(x, same)",
+            "Expand(x, same)",
+            "Tile(x, ones)",
+            "Cast(x) to=1",
+            "Concat(x) axis=0",
+            "Transpose(x) perm=[0,1]",
+            "Pad(x, none)",
+            "Mul(x, one)",
+            "Div(x, one)",
+        ] {
+            let text = format!(
+                "input x 2,3
+                 ints same 2,3
+                 ints ones 1,1
+                 ints none 0,0,0,0
+                 floats one [] 1.0
+                 a = {node}
+                 b = Identity(a)
+                 y = Relu(b)
+                 output y
+                 output b"
+            );
+            let graph = check_pass(eliminate_identities, &text, "y = Relu(x)");
+            assert_eq!(graph.outputs[1], graph.inputs[0]);
+        }
+    }
+
+    #[test]
+    fn what_changes_its_input_stays() {
+        for node in ["Transpose(x)", "Pad(x, shift)", "Mul(x, one)", "Div(one, x)", "Flatten(x) axis=2", "Neg(x)"] {
+            let text = format!(
+                "input x 3,3
+                 ints shift 1,0,-1,0
+                 floats one 1,1,1 1.0
+                 y = {node}
+                 output y"
+            );
+            check_pass_does_nothing(eliminate_identities, &text);
+        }
+    }
 }

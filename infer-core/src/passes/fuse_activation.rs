@@ -51,3 +51,66 @@ fn activation_slot(node: &mut Node) -> Option<&mut Activation> {
     }
     op_mut::<ConvTranspose>(node).map(|conv| &mut conv.activation)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::test_support::{check_pass, check_pass_does_nothing};
+
+    #[test]
+    fn activations_move_into_what_they_follow() {
+        for (op, inputs) in [("Conv(x, w)", "x, w"), ("ConvTranspose(x, w)", "x, w")] {
+            for (activation, rest) in [
+                ("Relu(t)", ""),
+                ("LeakyRelu(t) alpha=0.2", ""),
+                ("Sigmoid(t)", ""),
+                ("HardSigmoid(t) alpha=0.3", ""),
+                ("HardSwish(t)", ""),
+                ("Tanh(t)", ""),
+                ("Softplus(t)", ""),
+                ("Clip(t, low)", "floats low [] -0.25"),
+            ] {
+                let name = op.split_once('(').unwrap().0;
+                let text = format!(
+                    "input x 1,4,5,5
+                     random w 4,4,3,3
+                     {rest}
+                     t = {op}
+                     y = {activation}
+                     output y"
+                );
+                check_pass(fuse_activation, &text, &format!("y = {name}({inputs})"));
+            }
+        }
+    }
+
+    #[test]
+    fn one_activation_is_fused_and_the_next_stays() {
+        check_pass(
+            fuse_activation,
+            "input x 3,4
+             random w 4,5
+             t = MatMul(x, w)
+             r = Relu(t)
+             y = Tanh(r)
+             output y",
+            "r = MatMul(x, w)\ny = Tanh(r)",
+        );
+    }
+
+    #[test]
+    fn other_functions_and_other_readers_stay() {
+        for (activation, also) in [("Exp(t)", ""), ("Relu(t)", "output t"), ("Clip(t, low)", "")] {
+            let text = format!(
+                "input x 3,4
+                 input low []
+                 random w 4,5
+                 t = MatMul(x, w)
+                 y = {activation}
+                 output y
+                 {also}"
+            );
+            check_pass_does_nothing(fuse_activation, &text);
+        }
+    }
+}

@@ -6,7 +6,7 @@
 //! Precondition: only the addition reads t; b is a finite constant of one element or one for each channel (for each
 //! column of a product); the bias is constant, and there is neither an activation nor a residual yet. Reassociates.
 
-use crate::graph::{Graph, ValueId};
+use crate::graph::Graph;
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::passes::{Uses, affine, remove_nodes};
 

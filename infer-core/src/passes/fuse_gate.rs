@@ -9,6 +9,7 @@ use crate::graph::{Graph, ValueId};
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::unary::{Unary, UnaryKind};
 use crate::passes::Uses;
+use crate::passes::pattern::replace;
 
 /// Recognises x · g(x) as one activation.
 pub fn fuse_gate(graph: &mut Graph) -> bool {
@@ -22,10 +23,7 @@ pub fn fuse_gate(graph: &mut Graph) -> bool {
         let (Some(a), Some(b)) = (node.input(0), node.input(1)) else { continue };
         for (x, gate) in [(a, b), (b, a)] {
             if let Some(fused) = gated(graph, &uses, index, x, gate) {
-                let node = &mut graph.nodes[index];
-                node.op = Box::new(fused);
-                node.inputs = vec![Some(x)];
-                changed = true;
+                changed |= replace(graph, index, fused, vec![Some(x)]);
                 break;
             }
         }
@@ -50,5 +48,39 @@ fn gated(graph: &Graph, uses: &Uses, product: usize, x: ValueId, gate: ValueId) 
             (matches && inner.input(0) == Some(x)).then(|| Unary::plain(UnaryKind::Mish))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::test_support::{check_pass, check_pass_does_nothing};
+
+    #[test]
+    fn gates_in_both_orders_are_activations() {
+        for (gate, fused) in [
+            ("g = Sigmoid(x)", "Swish"),
+            ("g = HardSigmoid(x) alpha=0.16666667 beta=0.5", "HardSwish"),
+            ("s = Softplus(x)\ng = Tanh(s)", "Mish"),
+        ] {
+            for product in ["Mul(x, g)", "Mul(g, x)"] {
+                let text = format!("input x 2,3\n{gate}\ny = {product}\noutput y");
+                check_pass(fuse_gate, &text, &format!("y = {fused}(x)"));
+            }
+        }
+    }
+
+    #[test]
+    fn other_gates_stay() {
+        for (gate, product, also) in [
+            ("Sigmoid(z)", "Mul(x, g)", ""),
+            ("HardSigmoid(x) alpha=0.2 beta=0.5", "Mul(x, g)", ""),
+            ("Sigmoid(x)", "Mul(x, g)", "output g"),
+            ("Sigmoid(x)", "Mul(g, g)", ""),
+            ("Sigmoid(x)", "Add(x, g)", ""),
+        ] {
+            let text = format!("input x 2,3\ninput z 2,3\ng = {gate}\ny = {product}\noutput y\n{also}");
+            check_pass_does_nothing(fuse_gate, &text);
+        }
     }
 }

@@ -10,7 +10,7 @@ use infer_kernels::call::{Activation, residual};
 
 use crate::graph::Graph;
 use crate::lower::node_types;
-use crate::ops::Blocking;
+use crate::ops::{Blocking, Operator};
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::conv::Conv;
 use crate::ops::matmul::MatMul;
@@ -63,16 +63,91 @@ pub fn fuse_residual_add(graph: &mut Graph) -> bool {
 fn accepts_residual(graph: &Graph, index: usize) -> bool {
     let node = &graph.nodes[index];
     if let Some(conv) = node.op_as::<Conv>() {
-        let blocked = node_types(graph, node, |types| matches!(conv_blocking(conv, types), Blocking::Preferred { .. }));
+        let blocked = node_types(graph, node, |types| matches!(conv.blocking(types), Blocking::Preferred { .. }));
         return conv.residual_mode == residual::NONE && blocked;
     }
     let Some(product) = node.op_as::<MatMul>() else { return false };
-    // A product adds one full tensor: input 2 may only be a row.
+    // A product adds one full tensor: input 2 may only be a row, and a product with a vector has no rows to add to.
     let columns = node.output(0).and_then(|id| graph.ty(id).shape.last().copied());
-    let row = node.input(2).is_none_or(|c| graph.constant(Some(c)).is_some() && columns == Some(graph.ty(c).elements()));
-    product.residual_mode == residual::NONE && row
+    let matrices = node.input(1).is_some_and(|id| graph.ty(id).rank() > 1);
+    let is_row = |c| {
+        let ty = graph.ty(c);
+        graph.constant(Some(c)).is_some() && ty.shape.last().copied() == columns && Some(ty.elements()) == columns
+    };
+    product.residual_mode == residual::NONE && matrices && node.input(2).is_none_or(is_row)
 }
 
-fn conv_blocking(conv: &Conv, types: &crate::ops::NodeTypes<'_>) -> Blocking {
-    crate::ops::Operator::blocking(conv, types)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::fuse_activation::fuse_activation;
+    use crate::passes::test_support::{brief, check_pass, check_pass_does_nothing, model};
+
+    #[test]
+    fn a_convolution_moves_to_the_addition() {
+        let graph = check_pass(
+            fuse_residual_add,
+            "input x 1,8,5,5
+             random w 8,8,3,3
+             random b 8
+             t = Conv(x, w, b) pads=[1,1,1,1]
+             r = Relu(x)
+             y = Add(r, t)
+             output y",
+            "r = Relu(x)\ny = Conv(x, w, b, r)",
+        );
+        assert_eq!(graph.nodes[1].op_as::<Conv>().unwrap().residual_mode, residual::BEFORE_ACTIVATION);
+        let graph = check_pass(
+            fuse_residual_add,
+            "input x 1,8,5,5
+             random w 8,8,1,1
+             t = Conv(x, w)
+             s = Conv(t, w)
+             y = Add(s, t)
+             output y",
+            "t = Conv(x, w)\ny = Conv(t, w, _, t)",
+        );
+        assert_eq!(graph.nodes.len(), 2);
+    }
+
+    #[test]
+    fn a_residual_after_the_activation_is_added_after_it() {
+        let mut graph = model(
+            "input x 3,4
+             random w 4,4
+             random b 4
+             t = Gemm(x, w, b)
+             r = Tanh(t)
+             y = Add(r, x)
+             output y",
+        );
+        assert!(fuse_activation(&mut graph) && fuse_residual_add(&mut graph) && !fuse_residual_add(&mut graph));
+        graph.verify().unwrap();
+        assert_eq!(brief(&graph), "y = Gemm(x, w, b, x)");
+        assert_eq!(graph.nodes[0].op_as::<MatMul>().unwrap().residual_mode, residual::AFTER_ACTIVATION);
+    }
+
+    #[test]
+    fn what_broadcasts_or_is_read_elsewhere_stays() {
+        for (op, sum, also) in [
+            ("Gemm(x, w, column)", "Add(t, x)", ""),
+            ("MatMul(x, w)", "Add(t, row)", ""),
+            ("MatMul(x, w)", "Add(t, x)", "output t"),
+            ("MatMul(x, w)", "Add(t, t)", ""),
+            ("MatMul(x, v)", "Add(t, row)", ""),
+        ] {
+            let text = format!(
+                "input x 4,4
+                 input row 4
+                 random w 4,4
+                 random v 4
+                 random column 4,1
+                 t = {op}
+                 y = {sum}
+                 output y
+                 {also}"
+            );
+            check_pass_does_nothing(fuse_residual_add, &text);
+        }
+    }
 }

@@ -1,20 +1,27 @@
 //! The passes, in the order they run.
 
+pub mod affine;
 pub mod convert_layout;
 pub mod eliminate_common_subexpressions;
 pub mod eliminate_dead_nodes;
 pub mod eliminate_identities;
 pub mod fold_batch_norm;
+pub mod fold_constants;
+pub mod fold_pad;
+pub mod fold_scale;
 pub mod fuse_activation;
 pub mod fuse_bias;
 pub mod fuse_gate;
+pub mod fuse_gelu;
+pub mod fuse_hard_swish;
+pub mod fuse_layer_norm;
 pub mod fuse_residual_add;
+pub mod pattern;
+pub mod simplify_movement;
 
 #[cfg(test)]
 mod test_support;
 
-#[cfg(test)]
-use crate as infer_core;
 use crate::graph::{Graph, Node, ValueId};
 
 /// A pass: changes the graph, or says that there was nothing to do.
@@ -33,13 +40,21 @@ macro_rules! passes {
 
 /// What simplifies and fuses, repeated until nothing changes.
 pub const SIMPLIFY: &[Pass] = passes![
+    fold_constants,
     eliminate_dead_nodes,
     eliminate_identities,
     eliminate_common_subexpressions,
+    simplify_movement,
+    fold_pad,
+    // Spelled-out functions are recognised before their factors and summands go into convolutions.
+    fuse_layer_norm,
+    fuse_gelu,
+    fuse_hard_swish,
     // Before activations are fused into convolutions: a gate reads the convolution's own output too.
     fuse_gate,
-    // Before activations are fused: a normalisation stands between a convolution and its activation.
+    // Before activations are fused: what changes a convolution's weights stands between it and its activation.
     fold_batch_norm,
+    fold_scale,
     fuse_bias,
     fuse_activation,
     // After activations: a residual is added before an activation or after one, and the convolution must know.
@@ -100,12 +115,12 @@ impl Uses {
 
     /// The node that writes `id`, as long as nodes keep their places.
     pub fn writer(&self, id: ValueId) -> Option<usize> {
-        self.writers[id.index()]
+        self.writers.get(id.index()).copied().flatten()
     }
 
     /// The only reader of `id`, if it has one and is no graph output.
     pub fn sole_reader(&self, id: ValueId) -> Option<usize> {
-        match self.readers[id.index()].as_slice() {
+        match self.readers.get(id.index())?.as_slice() {
             [reader] if !self.outputs.contains(&id) => Some(*reader),
             _ => None,
         }
@@ -119,14 +134,45 @@ impl Uses {
 
 /// Removes the nodes at `removed`.
 pub fn remove_nodes(graph: &mut Graph, removed: &[usize]) {
-    let mut index = 0;
-    graph.nodes.retain(|_| {
-        index += 1;
-        !removed.contains(&(index - 1))
-    });
+    let mut gone = vec![false; graph.nodes.len()];
+    removed.iter().for_each(|&index| gone[index] = true);
+    let mut gone = gone.into_iter();
+    graph.nodes.retain(|_| gone.next() != Some(true));
 }
 
 /// A node's operator as `O`, to change.
 pub fn op_mut<O: crate::ops::Operator>(node: &mut Node) -> Option<&mut O> {
     (&mut *node.op as &mut dyn std::any::Any).downcast_mut()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::test_support::check;
+
+    #[test]
+    fn passes_work_together() {
+        // A convolution, its decomposed normalisation, and a hard swish spelled out are one node.
+        let text = check(
+            "input x 1,3,9,9
+             ints pads 0,0,1,1,0,0,1,1
+             random w 8,3,3,3
+             random mean 8,1,1
+             positive deviation 8,1,1
+             random bias 8,1,1
+             floats zero [] 0.0
+             floats three [] 3.0
+             floats six [] 6.0
+             p = Pad(x, pads)
+             t = Conv(p, w) strides=[2,2]
+             s = Sub(t, mean)
+             d = Div(s, deviation)
+             n = Add(d, bias)
+             a = Add(n, three)
+             c = Clip(a, zero, six)
+             e = Div(c, six)
+             y = Mul(n, e)
+             output y",
+        );
+        assert_eq!(text.matches(") {").count() + text.matches("Reorder(").count(), 3, "{text}");
+    }
 }

@@ -1,3 +1,5 @@
+//! Reading plans: whole ones, and damaged ones of every kind.
+
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Plans built by hand, executed: results, errors, concurrent callers.
+
 #![allow(unsafe_code)]
 
 use infer_kernels::{Args, Call, Invalid, Kernel, PerIsa, RunError};

@@ -87,10 +87,8 @@ pub(crate) fn tanh<V: Vector>(x: V) -> V {
     let one = x.constant(1.0);
     let magnitude = x.abs();
     let square = x * x;
-    let series = polynomial(
-        square,
-        [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1],
-    );
+    let series =
+        polynomial(square, [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
     let near = (series * square).mul_add(x, x);
     let far = one - x.constant(2.0) / (exp(magnitude + magnitude) + one);
     V::select(magnitude.lt(x.constant(0.625)), near, far.copy_sign(x))

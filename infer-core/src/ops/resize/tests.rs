@@ -1,3 +1,5 @@
+//! Resize and Upsample against values of ONNX's reference.
+
 use super::*;
 use crate::calls::{Blocked, BufferKind, Calls};
 use crate::constant::Constant;

@@ -1,0 +1,189 @@
+//! AVX-512 F, BW, DQ and VL.
+
+use std::arch::x86_64::*;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use half::f16;
+
+use super::Vector;
+
+/// One register of sixteen lanes.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(__m512);
+
+/// Applies an intrinsic.
+macro_rules! whole {
+    ($intrinsic:ident $(::<$constant:ident>)?, $($operand:expr),*) => {
+        // SAFETY: the operands exist, so the processor has AVX-512.
+        unsafe { $intrinsic $(::<$constant>)? ($($operand.0),*) }
+    };
+}
+
+impl Avx512 {
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        Avx512(whole!(_mm512_add_ps, self, other))
+    }
+
+    #[inline(always)]
+    fn minus(self, other: Self) -> Self {
+        Avx512(whole!(_mm512_sub_ps, self, other))
+    }
+
+    #[inline(always)]
+    fn times(self, other: Self) -> Self {
+        Avx512(whole!(_mm512_mul_ps, self, other))
+    }
+
+    #[inline(always)]
+    fn over(self, other: Self) -> Self {
+        Avx512(whole!(_mm512_div_ps, self, other))
+    }
+
+    #[inline(always)]
+    fn first(lanes: usize) -> __mmask16 {
+        ((1_u32 << lanes) - 1) as __mmask16
+    }
+}
+
+operators!(Avx512, Add add plus, Sub sub minus, Mul mul times, Div div over);
+
+impl Neg for Avx512 {
+    type Output = Self;
+
+    #[inline(always)]
+    fn neg(self) -> Self {
+        let sign = self.constant(-0.0);
+        Avx512(whole!(_mm512_xor_ps, self, sign))
+    }
+}
+
+impl Vector for Avx512 {
+    type Mask = __mmask16;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller's promise.
+        Avx512(unsafe { _mm512_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Avx512(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, lanes: usize) -> Self {
+        // SAFETY: the caller's promise; masked lanes are not read.
+        Avx512(unsafe { _mm512_maskz_loadu_ps(Self::first(lanes), from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: the caller's promise.
+        Avx512(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_storeu_ps(to, self.0) };
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, lanes: usize) {
+        // SAFETY: the caller's promise; masked lanes are not written.
+        unsafe { _mm512_mask_storeu_ps(to, Self::first(lanes), self.0) };
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        Avx512(whole!(_mm512_fmadd_ps, self, a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Avx512(whole!(_mm512_min_ps, self, other))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Avx512(whole!(_mm512_max_ps, self, other))
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Avx512(whole!(_mm512_abs_ps, self))
+    }
+
+    #[inline(always)]
+    fn copy_sign(self, sign: Self) -> Self {
+        let bit = self.constant(-0.0);
+        let sign = Avx512(whole!(_mm512_and_ps, bit, sign));
+        let magnitude = self.abs();
+        Avx512(whole!(_mm512_or_ps, sign, magnitude))
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Avx512(whole!(_mm512_sqrt_ps, self))
+    }
+
+    #[inline(always)]
+    fn round_even(self) -> Self {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        Avx512(whole!(_mm512_roundscale_ps::<NEAREST>, self))
+    }
+
+    #[inline(always)]
+    fn floor(self) -> Self {
+        const DOWN: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+        Avx512(whole!(_mm512_roundscale_ps::<DOWN>, self))
+    }
+
+    #[inline(always)]
+    fn lt(self, other: Self) -> Self::Mask {
+        whole!(_mm512_cmp_ps_mask::<_CMP_LT_OQ>, self, other)
+    }
+
+    #[inline(always)]
+    fn le(self, other: Self) -> Self::Mask {
+        whole!(_mm512_cmp_ps_mask::<_CMP_LE_OQ>, self, other)
+    }
+
+    #[inline(always)]
+    fn eq(self, other: Self) -> Self::Mask {
+        whole!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>, self, other)
+    }
+
+    #[inline(always)]
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
+        // SAFETY: `yes` exists.
+        Avx512(unsafe { _mm512_mask_blend_ps(mask, no.0, yes.0) })
+    }
+
+    #[inline(always)]
+    fn scale(self, n: Self) -> Self {
+        Avx512(whole!(_mm512_scalef_ps, self, n))
+    }
+
+    #[inline(always)]
+    fn pow2(self) -> Self {
+        self.constant(1.0).scale(self)
+    }
+
+    #[inline(always)]
+    fn split_exponent(self) -> (Self, Self) {
+        let one = self.constant(1.0);
+        // SAFETY: `self` exists.
+        let fraction = Avx512(unsafe { _mm512_getmant_ps::<_MM_MANT_NORM_P5_1, _MM_MANT_SIGN_SRC>(self.0) });
+        (fraction, Avx512(whole!(_mm512_getexp_ps, self)) + one)
+    }
+
+    #[inline(always)]
+    fn keep_first(self, lanes: usize) -> Self {
+        // SAFETY: `self` exists.
+        Avx512(unsafe { _mm512_maskz_mov_ps(Self::first(lanes), self.0) })
+    }
+}
