@@ -4,11 +4,9 @@
 //! `build` among the build dependencies:
 //!
 //! ```no_run
-//! fn main() {
-//!     if let Err(error) = infer_embed::build::Config::new("Digits", "models/digits.onnx").dim("batch", 1).compile() {
-//!         panic!("{error}");
-//!     }
-//! }
+//! // The body of `fn main() -> Result<(), infer_embed::build::Error>`.
+//! infer_embed::build::Config::new("Digits", "models/digits.onnx").dim("batch", 1).compile()?;
+//! # Ok::<(), infer_embed::build::Error>(())
 //! ```
 //!
 //! and in the program `include!(concat!(env!("OUT_DIR"), "/digits.rs"));`.

@@ -230,10 +230,10 @@ enum Weights {
 /// `y = x · w`, both of two elements but `w` of one.
 fn model(weights: Weights) -> Vec<u8> {
     let value = |name: &str| {
-        let dim = vec![Dimension { value: Some(dimension::Value::DimValue(2)), ..Dimension::default() }];
+        let dim = vec![Dimension { value: Some(dimension::Value::DimValue(2)) }];
         let tensor = type_proto::Tensor { elem_type: 1, shape: Some(TensorShapeProto { dim }) };
-        let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-        ValueInfoProto { name: name.to_owned(), r#type: Some(ty), ..ValueInfoProto::default() }
+        let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)) };
+        ValueInfoProto { name: name.to_owned(), r#type: Some(ty) }
     };
     let mut w = TensorProto { name: "w".to_owned(), dims: vec![1], data_type: 1, ..TensorProto::default() };
     match weights {

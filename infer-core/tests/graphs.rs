@@ -87,7 +87,7 @@ fn chains_keep_their_layout() {
              h = MaxPool(g) kernel_shape=[2,2] strides=[2,2]
              i = Conv(h, w4) pads=[3,3,3,3] dilations=[3,3]
              j = Elu(i)
-             y = Softsign(j)
+             y = Abs(j)
              output y"
         ));
         assert_eq!(text.matches("Reorder(").count(), 2, "{text}");

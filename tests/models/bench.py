@@ -2,7 +2,7 @@
 """Times models here and in ONNX Runtime, in turn, and prints the medians and the ratios of each round.
 
     target/venv/bin/python tests/models/prepare.py SHARED
-    cargo build --release --manifest-path tests/models/Cargo.toml
+    cargo build --release -p model-tests
     target/venv/bin/python tests/models/bench.py [--rounds 7] [--seconds 2] [MODEL ...]
 
 A ratio above 1 means that ONNX Runtime takes longer.
@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def ours(model, threads, seconds):
-    program = HERE / "target" / "release" / "bench"
+    program = HERE.parent.parent / "target" / "release" / "bench"
     line = subprocess.run([program, model, str(threads), str(seconds)], check=True, capture_output=True, text=True)
     return float(line.stdout.split()[0])
 

@@ -202,9 +202,8 @@ fn symbolic(name: &str, shape: &[&str]) -> ValueInfoProto {
 }
 
 fn typed(name: &str, elem_type: i32, shape: Vec<dimension::Value>) -> ValueInfoProto {
-    let dim =
-        shape.into_iter().map(|value| Dimension { value: Some(value), ..Dimension::default() }).collect();
+    let dim = shape.into_iter().map(|value| Dimension { value: Some(value) }).collect();
     let tensor = type_proto::Tensor { elem_type, shape: Some(TensorShapeProto { dim }) };
-    let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.to_owned(), r#type: Some(ty), ..ValueInfoProto::default() }
+    let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)) };
+    ValueInfoProto { name: name.to_owned(), r#type: Some(ty) }
 }

@@ -53,8 +53,6 @@ macro_rules! per_isa {
     }};
 }
 
-pub(crate) use per_isa;
-
 /// The part of `0..total` that chunk `chunk` of `chunks` works on; parts differ by at most one.
 pub(crate) fn share(total: usize, chunk: usize, chunks: usize) -> std::ops::Range<usize> {
     let (each, rest) = (total / chunks, total % chunks);
