@@ -75,7 +75,7 @@ fn place(graph: &Graph) -> Vec<Home> {
     }
     for node in &graph.nodes {
         let (Some(input), Some(output)) = (node.input(0), node.output(0)) else { continue };
-        if is_view(graph, node) {
+        if is_view(node) {
             homes[output.index()] = Home::Inside(input, 0);
         } else if let Some(parts) = split_parts(graph, node) {
             for (part, start) in parts {
@@ -95,8 +95,8 @@ fn place(graph: &Graph) -> Vec<Home> {
 }
 
 /// Whether the first output has the bytes of the first input, so that it shares its memory.
-fn is_view(graph: &Graph, node: &Node) -> bool {
-    node.op.is_view() && node.output(0).is_some() && graph.constant(node.input(0)).is_none()
+fn is_view(node: &Node) -> bool {
+    node.op.is_view() && node.output(0).is_some()
 }
 
 /// The parts of a split with where they start, if they lie in its input without gaps.

@@ -52,7 +52,9 @@ fn grouped_and_depthwise_convolutions() {
             (24, 24, 3),
             (20, 40, 20),
         ] {
-            for attributes in ["pads=[1,1,1,1]", "pads=[1,0,1,0] strides=[2,2]", "pads=[2,2,2,2] dilations=[2,2]"] {
+            for attributes in
+                ["pads=[1,1,1,1]", "pads=[1,0,1,0] strides=[2,2]", "pads=[2,2,2,2] dilations=[2,2]"]
+            {
                 check(&format!(
                     "input x {n},{c},7,8
                      random w {m},{},3,3
@@ -442,8 +444,14 @@ fn products_of_matrices() {
 fn gemms_with_every_attribute() {
     for (m, k, n) in [(4, 5, 6), (20, 33, 70), (1, 40, 10), (7, 7, 7)] {
         for (trans_a, trans_b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            for c in [format!("{n}"), format!("{m},{n}"), format!("{m},1"), "1,1".into(), "[]".into(), format!("1,{n}")]
-            {
+            for c in [
+                format!("{n}"),
+                format!("{m},{n}"),
+                format!("{m},1"),
+                "1,1".into(),
+                "[]".into(),
+                format!("1,{n}"),
+            ] {
                 for (alpha, beta, right, addend) in [
                     ("1.0", "1.0", "random", "random"),
                     ("1.0", "1.0", "input", "input"),
@@ -644,7 +652,8 @@ fn graph_text(n: usize, channels: usize, steps: &[(u8, u8, u8)]) -> String {
         let y = format!("v{}", step + 1);
         let width = match op % 14 {
             0 | 1 => {
-                let _ = writeln!(text, "random w{step} {to},{c},3,3\n{y} = Conv(v{a}, w{step}) pads=[1,1,1,1]");
+                let _ =
+                    writeln!(text, "random w{step} {to},{c},3,3\n{y} = Conv(v{a}, w{step}) pads=[1,1,1,1]");
                 to
             }
             2 => {
@@ -702,7 +711,9 @@ fn graph_text(n: usize, channels: usize, steps: &[(u8, u8, u8)]) -> String {
         };
         widths.push(width);
     }
-    for (index, _) in widths.iter().enumerate().skip(1).filter(|(index, _)| *index == steps.len() || index % 5 == 0) {
+    for (index, _) in
+        widths.iter().enumerate().skip(1).filter(|(index, _)| *index == steps.len() || index % 5 == 0)
+    {
         let _ = writeln!(text, "output v{index}");
     }
     text

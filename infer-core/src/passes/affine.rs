@@ -30,7 +30,9 @@ pub fn by_channel(graph: &Graph, node: &Node, constant: ValueId) -> Option<Vec<f
 /// follow them.
 pub fn apply(graph: &mut Graph, index: usize, factors: &[f32], shifts: &[f32]) -> bool {
     let node = &graph.nodes[index];
-    let Some(changed) = Weights::of(graph, node).and_then(|weights| weights.changed(graph, node, factors, shifts)) else {
+    let Some(changed) =
+        Weights::of(graph, node).and_then(|weights| weights.changed(graph, node, factors, shifts))
+    else {
         return false;
     };
     let name = node.name.clone();
@@ -78,7 +80,8 @@ impl Weights {
         }
         if let Some(conv) = node.op_as::<ConvTranspose>() {
             let plain = conv.activation == Activation::NONE;
-            return plain.then_some(Weights::Transposed { channels: *output.shape.get(1)?, group: conv.group });
+            return plain
+                .then_some(Weights::Transposed { channels: *output.shape.get(1)?, group: conv.group });
         }
         let product = node.op_as::<MatMul>()?;
         let plain = product.activation == Activation::NONE && product.residual_mode == residual::NONE;
@@ -86,7 +89,11 @@ impl Weights {
         if !plain || graph.ty(node.input(1)?).rank() < 2 {
             return None;
         }
-        Some(Weights::Product { columns: *output.shape.last()?, transposed: product.trans_b, beta: product.beta })
+        Some(Weights::Product {
+            columns: *output.shape.last()?,
+            transposed: product.trans_b,
+            beta: product.beta,
+        })
     }
 
     fn channels(&self) -> usize {
@@ -125,7 +132,9 @@ impl Weights {
                     let (first, second) = (index / inner(1), index % inner(1) / inner(2));
                     first / (shape[0] / group) * shape[1] + second
                 }
-                Weights::Product { transposed: true, columns, .. } => index / inner(shape.len() - 1) % columns,
+                Weights::Product { transposed: true, columns, .. } => {
+                    index / inner(shape.len() - 1) % columns
+                }
                 Weights::Product { transposed: false, columns, .. } => index % columns,
             };
             *value *= factors[channel % factors.len()];

@@ -10,16 +10,22 @@ use crate::graph::{Graph, ValueId};
 /// Constants of up to so many bytes are compared by their elements, larger ones by name.
 const SMALL_BYTES: usize = 256;
 
+/// What tells nodes apart: the operator with its attributes, the inputs, and which outputs are asked for.
+type Computation = (String, Vec<Option<ValueId>>, Vec<bool>);
+
 /// Computes once what several nodes compute alike.
 pub fn eliminate_common_subexpressions(graph: &mut Graph) -> bool {
     let mut forward: Vec<ValueId> = (0..graph.values.len() as u32).map(ValueId).collect();
     let mut constants = HashMap::new();
     for (index, value) in graph.values.iter().enumerate() {
-        if let Some(constant) = value.constant.as_ref().filter(|constant| constant.data().len() <= SMALL_BYTES) {
-            forward[index] = *constants.entry((constant.ty(), constant.data())).or_insert(ValueId(index as u32));
+        if let Some(constant) =
+            value.constant.as_ref().filter(|constant| constant.data().len() <= SMALL_BYTES)
+        {
+            forward[index] =
+                *constants.entry((constant.ty(), constant.data())).or_insert(ValueId(index as u32));
         }
     }
-    let mut seen: HashMap<(String, Vec<Option<ValueId>>, Vec<bool>), Vec<Option<ValueId>>> = HashMap::new();
+    let mut seen: HashMap<Computation, Vec<Option<ValueId>>> = HashMap::new();
     let before = graph.nodes.len();
     let mut kept = Vec::with_capacity(before);
     for mut node in std::mem::take(&mut graph.nodes) {

@@ -24,7 +24,9 @@ pub fn eliminate_identities(graph: &mut Graph) -> bool {
             input.0 = forward[input.index()] as u32;
         }
         match (node.input(0), node.output(0)) {
-            (Some(input), Some(output)) if is_identity(graph, &node) => forward[output.index()] = input.index(),
+            (Some(input), Some(output)) if is_identity(graph, &node) => {
+                forward[output.index()] = input.index()
+            }
             _ => kept.push(node),
         }
     }
@@ -37,7 +39,9 @@ pub fn eliminate_identities(graph: &mut Graph) -> bool {
 
 fn is_identity(graph: &Graph, node: &Node) -> bool {
     let (Some(input), Some(output)) = (node.input(0), node.output(0)) else { return false };
-    if node.outputs.len() > 1 && node.outputs[1..].iter().any(Option::is_some) || graph.ty(input) != graph.ty(output) {
+    if node.outputs.len() > 1 && node.outputs[1..].iter().any(Option::is_some)
+        || graph.ty(input) != graph.ty(output)
+    {
         return false;
     }
     let moves_nothing = |transpose: &Transpose| {
@@ -101,7 +105,9 @@ mod tests {
 
     #[test]
     fn what_changes_its_input_stays() {
-        for node in ["Transpose(x)", "Pad(x, shift)", "Mul(x, one)", "Div(one, x)", "Flatten(x) axis=2", "Neg(x)"] {
+        for node in
+            ["Transpose(x)", "Pad(x, shift)", "Mul(x, one)", "Div(one, x)", "Flatten(x) axis=2", "Neg(x)"]
+        {
             let text = format!(
                 "input x 3,3
                  ints shift 1,0,-1,0

@@ -21,12 +21,16 @@ pub fn fold_batch_norm(graph: &mut Graph) -> bool {
         let node = &graph.nodes[index];
         let Some(norm) = node.op_as::<BatchNormalization>() else { continue };
         let (Some(input), Some(output)) = (node.input(0), node.output(0)) else { continue };
-        let Some(producer) = uses.writer(input).filter(|_| uses.sole_reader(input) == Some(index)) else { continue };
+        let Some(producer) = uses.writer(input).filter(|_| uses.sole_reader(input) == Some(index)) else {
+            continue;
+        };
         // A normalisation's channels are axis 1, a product's columns the last.
         if graph.nodes[producer].op_as::<MatMul>().is_some() && graph.ty(input).rank() != 2 {
             continue;
         }
-        let Some((factors, shifts)) = node_types(graph, node, |types| norm.factor_and_shift(types)) else { continue };
+        let Some((factors, shifts)) = node_types(graph, node, |types| norm.factor_and_shift(types)) else {
+            continue;
+        };
         if affine::apply(graph, producer, &factors, &shifts) {
             graph.nodes[producer].outputs[0] = Some(output);
             uses.set_writer(output, producer);

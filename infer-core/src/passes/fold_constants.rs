@@ -10,9 +10,10 @@ use crate::evaluate::evaluate;
 use crate::graph::{Graph, Node};
 use crate::tensor_type::TensorType;
 
-/// The most that one run of the pass computes: bytes of outputs, and floating-point operations.
+/// The most that one run of the pass computes: bytes of outputs, and floating-point operations. What inference refused
+/// to fold is constant here too, and each round of the passes tries again.
 const MAX_BYTES: usize = 64 << 20;
-const MAX_FLOPS: u64 = 1 << 31;
+const MAX_FLOPS: u64 = 1 << 26;
 
 /// Computes what other passes have made computable.
 pub fn fold_constants(graph: &mut Graph) -> bool {
@@ -41,7 +42,8 @@ fn computed(graph: &Graph, node: &Node, bytes: &mut usize, flops: &mut u64) -> O
     {
         return None;
     }
-    let types: Vec<Option<TensorType>> = node.outputs.iter().map(|id| id.map(|id| graph.ty(id).clone())).collect();
+    let types: Vec<Option<TensorType>> =
+        node.outputs.iter().map(|id| id.map(|id| graph.ty(id).clone())).collect();
     let wanted: Vec<&TensorType> = types.iter().flatten().collect();
     let cost = graph.with_node_types(node, |types| node.op.flops(types, &wanted))?;
     let size = wanted.iter().fold(0usize, |sum, ty| sum.saturating_add(ty.bytes()));
@@ -49,7 +51,8 @@ fn computed(graph: &Graph, node: &Node, bytes: &mut usize, flops: &mut u64) -> O
     let (bytes_left, flops_left) = (bytes.checked_sub(size)?, flops.checked_sub(cost)?);
     let inputs: Vec<Option<&Constant>> = node.inputs.iter().map(|id| graph.constant(*id)).collect();
     let constants = evaluate(&*node.op, &inputs, &types).ok()?;
-    let fits = types.iter().zip(&constants).all(|(ty, constant)| ty.as_ref() == constant.as_ref().map(Constant::ty));
+    let fits =
+        types.iter().zip(&constants).all(|(ty, constant)| ty.as_ref() == constant.as_ref().map(Constant::ty));
     (*bytes, *flops) = (bytes_left, flops_left);
     fits.then_some(constants)
 }

@@ -18,18 +18,24 @@ pub fn fold_scale(graph: &mut Graph) -> bool {
     for index in 0..graph.nodes.len() {
         let node = &graph.nodes[index];
         let Some(kind) = node.op_as::<Binary>().map(|binary| binary.kind) else { continue };
-        let (Some(a), Some(b), Some(output)) = (node.input(0), node.input(1), node.output(0)) else { continue };
+        let (Some(a), Some(b), Some(output)) = (node.input(0), node.input(1), node.output(0)) else {
+            continue;
+        };
         let orders: &[(ValueId, ValueId)] = match kind {
             BinaryKind::Mul => &[(a, b), (b, a)],
             BinaryKind::Div => &[(a, b)],
             _ => continue,
         };
         for &(value, factor) in orders {
-            let Some(producer) = uses.writer(value).filter(|_| uses.sole_reader(value) == Some(index)) else { continue };
+            let Some(producer) = uses.writer(value).filter(|_| uses.sole_reader(value) == Some(index)) else {
+                continue;
+            };
             if graph.ty(value) != graph.ty(output) {
                 continue;
             }
-            let Some(mut factors) = affine::by_channel(graph, &graph.nodes[producer], factor) else { continue };
+            let Some(mut factors) = affine::by_channel(graph, &graph.nodes[producer], factor) else {
+                continue;
+            };
             if kind == BinaryKind::Div {
                 factors.iter_mut().for_each(|factor| *factor = factor.recip());
             }
@@ -144,7 +150,8 @@ mod tests {
             );
             check_pass_does_nothing(fold_scale, &text);
         }
-        for (op, scale) in [("MatMul(x, r)", "Mul(t, f)"), ("MatMul(x, v)", "Mul(t, f)"), ("Gemm(x, w, z)", "Mul(t, f)")]
+        for (op, scale) in
+            [("MatMul(x, r)", "Mul(t, f)"), ("MatMul(x, v)", "Mul(t, f)"), ("Gemm(x, w, z)", "Mul(t, f)")]
         {
             let text = format!(
                 "input x 3,4

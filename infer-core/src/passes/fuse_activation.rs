@@ -25,10 +25,13 @@ pub fn fuse_activation(graph: &mut Graph) -> bool {
             (_, Some(clip)) => node_types(graph, node, |types| clip.activation(types)),
             _ => None,
         };
-        let (Some(activation), Some(input), Some(output)) = (activation, node.input(0), node.output(0)) else {
+        let (Some(activation), Some(input), Some(output)) = (activation, node.input(0), node.output(0))
+        else {
             continue;
         };
-        let Some(producer) = uses.writer(input).filter(|_| uses.sole_reader(input) == Some(index)) else { continue };
+        let Some(producer) = uses.writer(input).filter(|_| uses.sole_reader(input) == Some(index)) else {
+            continue;
+        };
         let node = &mut graph.nodes[producer];
         let Some(slot) = activation_slot(node).filter(|slot| **slot == Activation::NONE) else { continue };
         *slot = activation;

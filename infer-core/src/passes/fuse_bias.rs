@@ -20,9 +20,13 @@ pub fn fuse_bias(graph: &mut Graph) -> bool {
         if !matches!(kind, BinaryKind::Add | BinaryKind::Sub) {
             continue;
         }
-        let (Some(a), Some(b), Some(output)) = (node.input(0), node.input(1), node.output(0)) else { continue };
+        let (Some(a), Some(b), Some(output)) = (node.input(0), node.input(1), node.output(0)) else {
+            continue;
+        };
         for (sum, bias) in [(a, b), (b, a)] {
-            let Some(producer) = uses.writer(sum).filter(|_| uses.sole_reader(sum) == Some(index)) else { continue };
+            let Some(producer) = uses.writer(sum).filter(|_| uses.sole_reader(sum) == Some(index)) else {
+                continue;
+            };
             if graph.ty(sum) != graph.ty(output) {
                 continue;
             }
@@ -109,7 +113,11 @@ mod tests {
             ("Gemm(m, w, full)", "Gemm(m, w, t:bias)"),
         ] {
             for sum in ["Add(t, b)", "Add(c, t)", "Sub(t, s)", "Sub(s, t)"] {
-                check_pass(fuse_bias, &format!("{header}t = {op}\ny = {sum}\noutput y"), &format!("y = {after}"));
+                check_pass(
+                    fuse_bias,
+                    &format!("{header}t = {op}\ny = {sum}\noutput y"),
+                    &format!("y = {after}"),
+                );
             }
         }
     }

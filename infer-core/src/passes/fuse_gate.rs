@@ -38,7 +38,9 @@ fn gated(graph: &Graph, uses: &Uses, product: usize, x: ValueId, gate: ValueId) 
     let input = node.input(0)?;
     match unary.kind {
         UnaryKind::Sigmoid if input == x => Some(Unary::SILU),
-        UnaryKind::HardSigmoid if input == x && (unary.alpha - 1.0 / 6.0).abs() < 1e-6 && unary.beta == 0.5 => {
+        UnaryKind::HardSigmoid
+            if input == x && (unary.alpha - 1.0 / 6.0).abs() < 1e-6 && unary.beta == 0.5 =>
+        {
             Some(Unary::plain(UnaryKind::HardSwish))
         }
         UnaryKind::Tanh => {

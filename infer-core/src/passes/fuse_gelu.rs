@@ -63,7 +63,9 @@ fn is_tanh_argument(pattern: Pattern<'_>, argument: ValueId, x: ValueId) -> bool
     }
     let is_power = |id: ValueId, power: usize| {
         pattern.product(id).is_some_and(|term| {
-            is_about(term.coefficient, CUBIC) && term.factors.len() == power && term.factors.iter().all(|&f| f == x)
+            is_about(term.coefficient, CUBIC)
+                && term.factors.len() == power
+                && term.factors.iter().all(|&f| f == x)
         })
     };
     match outer.factors[..] {

@@ -26,7 +26,9 @@ pub fn fuse_hard_swish(graph: &mut Graph) -> bool {
         let Some(output) = node.output(0) else { continue };
         let pattern = Pattern { graph, uses: &uses };
         let found = match node.op_as::<Binary>() {
-            Some(binary) if matches!(binary.kind, BinaryKind::Mul | BinaryKind::Div) => matched(pattern, output),
+            Some(binary) if matches!(binary.kind, BinaryKind::Mul | BinaryKind::Div) => {
+                matched(pattern, output)
+            }
             _ => unit_clip(pattern, node),
         };
         if let Some((x, unary)) = found {
@@ -116,11 +118,7 @@ mod tests {
              y = Mul(d, big)
              output y"
         );
-        check_pass(
-            fuse_hard_swish,
-            &text,
-            "big = Mul(x, eight)\nd = HardSigmoid(big)\ny = Mul(d, big)",
-        );
+        check_pass(fuse_hard_swish, &text, "big = Mul(x, eight)\nd = HardSigmoid(big)\ny = Mul(d, big)");
         let text = format!(
             "{CONSTANTS}t = Mul(big, sixth)
              a = Add(t, half)
@@ -134,7 +132,9 @@ mod tests {
 
     #[test]
     fn other_constants_are_left_alone() {
-        for (sum, clip) in [("Add(big, one)", "Clip(a, zero, six)"), ("Add(big, three)", "Clip(a, zero, three)")] {
+        for (sum, clip) in
+            [("Add(big, one)", "Clip(a, zero, six)"), ("Add(big, three)", "Clip(a, zero, three)")]
+        {
             let text = format!(
                 "{CONSTANTS}a = {sum}
                  c = {clip}

@@ -77,7 +77,8 @@ fn power_of(pattern: Pattern<'_>, id: ValueId, exponent: f32) -> Option<ValueId>
 /// The value whose mean along the last axis `id` is.
 fn last_mean(pattern: Pattern<'_>, id: ValueId) -> Option<ValueId> {
     let node = pattern.writer(id)?;
-    let reduce = node.op_as::<Reduce>().filter(|reduce| reduce.kind == ReduceKind::Mean && reduce.keepdims)?;
+    let reduce =
+        node.op_as::<Reduce>().filter(|reduce| reduce.kind == ReduceKind::Mean && reduce.keepdims)?;
     let reduced = node_types(pattern.graph, node, |types| reduce.reduced(types)).ok()?;
     let (last, others) = reduced.split_last()?;
     node.input(0).filter(|_| *last && !others.contains(&true))
@@ -120,7 +121,8 @@ mod tests {
                 "s = Pow(a, half)\nn = Div(d, s)",
                 "s = Pow(a, inverse)\nn = Mul(d, s)",
             ] {
-                let body = format!("{CONSTANTS}{square}\nv = ReduceMean(q) axes=[2]\na = Add(v, eps)\n{divide}\n");
+                let body =
+                    format!("{CONSTANTS}{square}\nv = ReduceMean(q) axes=[2]\na = Add(v, eps)\n{divide}\n");
                 let both = format!("{body}g = Mul(scale, n)\ny = Add(g, bias)\noutput y");
                 check_pass(fuse_layer_norm, &both, "y = LayerNormalization(x, scale, bias)");
                 let scaled = format!("{body}y = Mul(n, scale)\noutput y");

@@ -10,10 +10,10 @@ use infer_kernels::call::{Activation, residual};
 
 use crate::graph::Graph;
 use crate::lower::node_types;
-use crate::ops::{Blocking, Operator};
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::conv::Conv;
 use crate::ops::matmul::MatMul;
+use crate::ops::{Blocking, Operator};
 use crate::passes::{Uses, op_mut, remove_nodes};
 
 /// Moves additions of residuals into the convolutions and products before them.
@@ -25,12 +25,16 @@ pub fn fuse_residual_add(graph: &mut Graph) -> bool {
         if node.op_as::<Binary>().is_none_or(|binary| binary.kind != BinaryKind::Add) {
             continue;
         }
-        let (Some(a), Some(b), Some(output)) = (node.input(0), node.input(1), node.output(0)) else { continue };
+        let (Some(a), Some(b), Some(output)) = (node.input(0), node.input(1), node.output(0)) else {
+            continue;
+        };
         for (sum, residual_value) in [(a, b), (b, a)] {
             if graph.ty(a) != graph.ty(b) || graph.value(residual_value).constant.is_some() {
                 continue;
             }
-            let Some(producer) = uses.writer(sum).filter(|_| uses.sole_reader(sum) == Some(index)) else { continue };
+            let Some(producer) = uses.writer(sum).filter(|_| uses.sole_reader(sum) == Some(index)) else {
+                continue;
+            };
             // A producer that moved in this round writes elsewhere now.
             if removed.contains(&producer) || !accepts_residual(graph, producer) {
                 continue;
@@ -63,7 +67,8 @@ pub fn fuse_residual_add(graph: &mut Graph) -> bool {
 fn accepts_residual(graph: &Graph, index: usize) -> bool {
     let node = &graph.nodes[index];
     if let Some(conv) = node.op_as::<Conv>() {
-        let blocked = node_types(graph, node, |types| matches!(conv.blocking(types), Blocking::Preferred { .. }));
+        let blocked =
+            node_types(graph, node, |types| matches!(conv.blocking(types), Blocking::Preferred { .. }));
         return conv.residual_mode == residual::NONE && blocked;
     }
     let Some(product) = node.op_as::<MatMul>() else { return false };
@@ -72,7 +77,9 @@ fn accepts_residual(graph: &Graph, index: usize) -> bool {
     let matrices = node.input(1).is_some_and(|id| graph.ty(id).rank() > 1);
     let is_row = |c| {
         let ty = graph.ty(c);
-        graph.constant(Some(c)).is_some() && ty.shape.last().copied() == columns && Some(ty.elements()) == columns
+        graph.constant(Some(c)).is_some()
+            && ty.shape.last().copied() == columns
+            && Some(ty.elements()) == columns
     };
     product.residual_mode == residual::NONE && matrices && node.input(2).is_none_or(is_row)
 }
@@ -121,7 +128,9 @@ mod tests {
              y = Add(r, x)
              output y",
         );
-        assert!(fuse_activation(&mut graph) && fuse_residual_add(&mut graph) && !fuse_residual_add(&mut graph));
+        assert!(
+            fuse_activation(&mut graph) && fuse_residual_add(&mut graph) && !fuse_residual_add(&mut graph)
+        );
         graph.verify().unwrap();
         assert_eq!(brief(&graph), "y = Gemm(x, w, b, x)");
         assert_eq!(graph.nodes[0].op_as::<MatMul>().unwrap().residual_mode, residual::AFTER_ACTIVATION);

@@ -81,7 +81,8 @@ impl<'g> Pattern<'g> {
         }
         let apart = (root || self.uses.sole_reader(id).is_some()) && depth > 0;
         if apart && let Some([a, b]) = self.binary(id, BinaryKind::Mul) {
-            return self.multiply(product, a, false, depth - 1) && self.multiply(product, b, false, depth - 1);
+            return self.multiply(product, a, false, depth - 1)
+                && self.multiply(product, b, false, depth - 1);
         }
         if apart
             && let Some([a, b]) = self.binary(id, BinaryKind::Div)

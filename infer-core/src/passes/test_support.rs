@@ -15,7 +15,9 @@ pub use support::{assert_close, check, compiled, inputs, model, reference};
 pub fn brief(graph: &Graph) -> String {
     let name = |id: &Option<_>| id.map_or("_", |id| &graph.value(id).name).to_owned();
     let names = |ids: &[Option<_>]| ids.iter().map(name).collect::<Vec<_>>().join(", ");
-    let line = |node: &crate::graph::Node| format!("{} = {}({})", names(&node.outputs), node.op.name(), names(&node.inputs));
+    let line = |node: &crate::graph::Node| {
+        format!("{} = {}({})", names(&node.outputs), node.op.name(), names(&node.inputs))
+    };
     graph.nodes.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 

@@ -8,8 +8,8 @@ use super::infer_core::graph::Graph;
 use super::infer_core::import::import_with;
 use super::infer_core::lower::lower;
 use super::infer_core::onnx::proto::{
-    AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
-    TypeProto, ValueInfoProto, dimension, type_proto,
+    AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, dimension, type_proto,
 };
 use super::infer_core::ops::matmul::MatMul;
 use super::infer_core::options::Precision;
@@ -21,7 +21,8 @@ use super::infer_core::{evaluate, ops, passes, shape_inference};
 
 /// Numbers in [−1, 1) that depend on `seed` alone.
 pub fn numbers(seed: &str, count: usize) -> Vec<f32> {
-    let mut state = seed.bytes().fold(0x9E37_79B9_7F4A_7C15u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+    let mut state =
+        seed.bytes().fold(0x9E37_79B9_7F4A_7C15u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
     let next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
@@ -41,7 +42,8 @@ fn floats(name: &str, dims: Vec<i64>, values: Vec<f32>) -> TensorProto {
 
 fn value(name: &str, dims: Option<Vec<i64>>) -> ValueInfoProto {
     let typed = |dims: Vec<i64>| {
-        let dim = dims.into_iter().map(|extent| Dimension { value: Some(dimension::Value::DimValue(extent)) });
+        let dim =
+            dims.into_iter().map(|extent| Dimension { value: Some(dimension::Value::DimValue(extent)) });
         let shape = Some(TensorShapeProto { dim: dim.collect() });
         TypeProto { value: Some(type_proto::Value::TensorType(type_proto::Tensor { elem_type: 1, shape })) }
     };
@@ -53,9 +55,8 @@ fn node(text: &str) -> NodeProto {
     let (outputs, call) = text.split_once(" = ").unwrap_or_else(|| panic!("`{text}` is no node"));
     let (op, rest) = call.split_once('(').unwrap();
     let (inputs, attributes) = rest.split_once(')').unwrap();
-    let names = |text: &str| -> Vec<String> {
-        text.split(',').map(|name| name.trim().replace('_', "")).collect()
-    };
+    let names =
+        |text: &str| -> Vec<String> { text.split(',').map(|name| name.trim().replace('_', "")).collect() };
     let attribute = |text: &str| {
         let (name, value) = text.split_once('=').unwrap();
         let mut attribute = AttributeProto { name: name.into(), ..AttributeProto::default() };
@@ -83,7 +84,7 @@ fn node(text: &str) -> NodeProto {
 ///
 /// ```text
 /// input x 1,3,8,8
-/// random w 16,3,3,3        constant, in [−1, 1)
+/// random w 16,3,3,3        constant, in [−1, 1) or, where there are more than two axes, as small as filters are
 /// positive v 16            constant, in [0.5, 1.5)
 /// floats half [] 0.5       constant
 /// ints shape 1,-1          constant
@@ -105,7 +106,12 @@ pub fn model(text: &str) -> Graph {
             ["input", name, dims] => graph.input.push(value(name, Some(list(dims)))),
             ["output", name] => graph.output.push(value(name, None)),
             ["random", name, dims] => {
-                let (dims, values) = random(dims);
+                let (dims, mut values) = random(dims);
+                // Filters keep the size of what they are applied to, so that errors of long chains stay small too.
+                if dims.len() > 2 {
+                    let scale = (3.0 / dims[1..].iter().product::<i64>() as f32).sqrt();
+                    values.iter_mut().for_each(|value| *value *= scale);
+                }
                 graph.initializer.push(floats(name, dims, values));
             }
             ["positive", name, dims] => {
@@ -117,7 +123,13 @@ pub fn model(text: &str) -> Graph {
                 let int64_data: Vec<i64> = list(values);
                 let dims = vec![int64_data.len() as i64];
                 let name = (*name).to_owned();
-                graph.initializer.push(TensorProto { name, dims, data_type: 7, int64_data, ..TensorProto::default() });
+                graph.initializer.push(TensorProto {
+                    name,
+                    dims,
+                    data_type: 7,
+                    int64_data,
+                    ..TensorProto::default()
+                });
             }
             _ => graph.node.push(node(line)),
         }
@@ -128,7 +140,8 @@ pub fn model(text: &str) -> Graph {
         graph: Some(graph),
         ..ModelProto::default()
     };
-    let imported = import_with("test.onnx", &proto, &[], &ops::find).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
+    let imported =
+        import_with("test.onnx", &proto, &[], &ops::find).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
     let graph = shape_inference::infer(imported).unwrap_or_else(|e| panic!("{e:?}\n{text}")).graph;
     graph.verify().unwrap();
     graph
@@ -156,7 +169,8 @@ pub fn reference(graph: &Graph, inputs: &[Constant]) -> Vec<Constant> {
     for node in &graph.nodes {
         let types: Vec<Option<TensorType>> =
             node.outputs.iter().map(|id| id.map(|id| graph.ty(id).clone())).collect();
-        let inputs: Vec<Option<&Constant>> = node.inputs.iter().map(|id| id.map(|id| &values[&id.index()])).collect();
+        let inputs: Vec<Option<&Constant>> =
+            node.inputs.iter().map(|id| id.map(|id| &values[&id.index()])).collect();
         let outputs = match (node.op_as::<MatMul>(), &types[..]) {
             (Some(product), [Some(ty)]) => vec![Some(multiply(product, &inputs, ty))],
             _ => evaluate::evaluate(&*node.op, &inputs, &types)
@@ -221,7 +235,8 @@ fn multiply(product: &MatMul, inputs: &[Option<&Constant>], ty: &TensorType) -> 
 /// The outputs of the compiled plan, whose graph the passes of [`passes::FINISH`] have prepared.
 pub fn compiled(graph: &Graph, inputs: &[Constant], precision: Precision) -> Vec<Constant> {
     let text = || graph.to_text();
-    let calls = lower(graph, precision).unwrap_or_else(|(node, reason)| panic!("{node}: {}\n{}", reason.what, text()));
+    let calls = lower(graph, precision)
+        .unwrap_or_else(|(node, reason)| panic!("{node}: {}\n{}", reason.what, text()));
     let memory = plan_memory(&calls).unwrap_or_else(|conflict| panic!("{conflict}\n{}", text()));
     let ports = |ids: &[_]| -> Vec<Port> {
         ids.iter().map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() }).collect()
@@ -232,14 +247,14 @@ pub fn compiled(graph: &Graph, inputs: &[Constant], precision: Precision) -> Vec
     parts.write_to(&mut bytes).unwrap();
     let plan = AlignedBytes::copy_of(&bytes).unwrap();
     let kernels = registered_kernels(&PlanView::read(plan.as_slice()).unwrap()).unwrap();
-    let mut options = EngineOptions::default();
-    options.threads = Some(2);
-    let engine = Engine::open(plan, &kernels, options).unwrap_or_else(|error| panic!("{error}\n{}", text()));
+    let engine = Engine::open(plan, &kernels, EngineOptions::default())
+        .unwrap_or_else(|error| panic!("{error}\n{}", text()));
 
     let mut context = engine.context();
     let mut run = |inputs: &[&[u8]]| -> Vec<Vec<u8>> {
         let mut outputs: Vec<Vec<u8>> = to.iter().map(|port| vec![0xAA; port.ty.bytes()]).collect();
-        let mut slots: Vec<Output<'_>> = outputs.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
+        let mut slots: Vec<Output<'_>> =
+            outputs.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
         context.run(inputs, &mut slots).unwrap_or_else(|error| panic!("{error}\n{}", text()));
         outputs
     };

@@ -13,6 +13,9 @@ use crate::cpu::epilogue::{
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Tiles, Weight};
 use crate::cpu::share;
+use crate::cpu::vector::Portable;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::vector::{Avx2, Avx512};
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
 /// Depthwise convolution with f32 weights; see [`Depthwise`].
@@ -62,14 +65,14 @@ fn chunks(args: &Args<'_>, threads: usize) -> usize {
 }
 
 #[inline(always)]
-unsafe fn depthwise_f32<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
+unsafe fn depthwise_f32<V: Sums>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
     // SAFETY: the contract of `ChunkFn` is passed on.
     unsafe { depthwise::<V, f32>(args, chunk, chunks) };
     Ok(())
 }
 
 #[inline(always)]
-unsafe fn depthwise_f16w<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
+unsafe fn depthwise_f16w<V: Sums>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
     // SAFETY: the contract of `ChunkFn` is passed on.
     unsafe { depthwise::<V, f16>(args, chunk, chunks) };
     Ok(())
@@ -99,7 +102,7 @@ struct Tile<'a, W> {
 ///
 /// That of [`crate::ChunkFn`].
 #[inline(always)]
-unsafe fn depthwise<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize) {
+unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize) {
     let p: &Depthwise = args.params();
     let channels = p.groups as usize;
     let (n, h, w) = (p.n as usize, p.out_h as usize, p.out_w as usize);
@@ -193,17 +196,51 @@ unsafe fn depthwise<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: 
     }
 }
 
+/// The instances of an instruction set.
+trait Sums: Tiles {
+    /// [`sum`] as a function of its own: the variables of all instances, in one frame of an unoptimised program, take
+    /// more than a thread's stack.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instruction set; every element that the tile describes is readable, and writable for
+    /// the output.
+    unsafe fn tile_sum<W: Weight, const ROWS: usize, const M: usize, const PITCH: usize>(t: &Tile<'_, W>);
+}
+
+macro_rules! sums {
+    ($vector:ident $([$features:literal])?) => {
+        impl Sums for $vector {
+            $(#[target_feature(enable = $features)])?
+            unsafe fn tile_sum<W: Weight, const ROWS: usize, const M: usize, const PITCH: usize>(
+                t: &Tile<'_, W>,
+            ) {
+                // SAFETY: the contract is passed on.
+                unsafe { sum::<$vector, W, ROWS, M, PITCH>(t) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+sums!(Avx512["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"]);
+
+#[cfg(target_arch = "x86_64")]
+sums!(Avx2["avx2,fma,f16c"]);
+
+sums!(Portable);
+
 /// Chooses the instance of the tile.
 #[inline(always)]
-unsafe fn run<V: Tiles, W: Weight>(t: &Tile<'_, W>, rows: usize, width: usize) {
+unsafe fn run<V: Sums, W: Weight>(t: &Tile<'_, W>, rows: usize, width: usize) {
     macro_rules! by_pitch {
         ($rows:literal, $m:literal) => {
             // SAFETY: the caller's promise.
             unsafe {
                 match t.steps[0] {
-                    16 => sum::<V, W, $rows, $m, 16>(t),
-                    32 => sum::<V, W, $rows, $m, 32>(t),
-                    _ => sum::<V, W, $rows, $m, 0>(t),
+                    16 => V::tile_sum::<W, $rows, $m, 16>(t),
+                    32 => V::tile_sum::<W, $rows, $m, 32>(t),
+                    _ => V::tile_sum::<W, $rows, $m, 0>(t),
                 }
             }
         };
