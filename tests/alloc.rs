@@ -61,13 +61,11 @@ fn allocations() -> usize {
 
 /// Waits until threads that have just been started have allocated what they are made of.
 fn settle() {
-    let mut before = allocations();
-    loop {
-        thread::sleep(Duration::from_millis(50));
+    let (mut before, mut quiet) = (allocations(), 0);
+    while quiet < 5 {
+        thread::sleep(Duration::from_millis(20));
         let now = allocations();
-        if now == before {
-            return;
-        }
+        quiet = if now == before { quiet + 1 } else { 0 };
         before = now;
     }
 }

@@ -4,13 +4,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ROOTS: [&str; 7] =
-    ["src", "infer-macros", "infer-core/src", "infer-core/tests", "infer-kernels", "tests", "examples/digits"];
+const ROOTS: [&str; 7] = [
+    "src",
+    "infer-macros",
+    "infer-core/src",
+    "infer-core/tests",
+    "infer-kernels",
+    "tests",
+    "examples/digits",
+];
 const BEGIN: &str = "<!-- files: written by tests/architecture.rs -->\n";
 const END: &str = "<!-- end of files -->\n";
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path()).collect();
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -29,7 +37,10 @@ fn summary(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let documentation = text.lines().skip_while(|line| line.starts_with("#!"));
     let documentation: Vec<&str> = match path.extension().and_then(|e| e.to_str()) {
-        Some("py") => documentation.map(|line| line.trim_start_matches("\"\"\"")).take_while(|l| !l.is_empty()).collect(),
+        Some("py") => documentation
+            .map(|line| line.trim_start_matches("\"\"\""))
+            .take_while(|l| !l.is_empty())
+            .collect(),
         _ => documentation
             .map_while(|line| line.strip_prefix("//!"))
             .map(str::trim)

@@ -89,8 +89,9 @@ fn constants_describe_the_model() {
 
     assert_eq!(Convnet::PARAMETERS, ConvnetHalf::PARAMETERS);
     assert!(Convnet::PARAMETERS * 4 < include_bytes!("data/convnet.onnx").len() as u64);
-    assert!(ConvnetHalf::WEIGHT_BYTES < Convnet::WEIGHT_BYTES);
-    assert!(Convnet::ARENA_BYTES > 0);
+    let weights = [ConvnetHalf::WEIGHT_BYTES, Convnet::WEIGHT_BYTES];
+    assert!(weights[0] > Convnet::PARAMETERS * 2 && weights[0] < weights[1], "{weights:?}");
+    assert_ne!(Convnet::ARENA_BYTES, 0);
     assert_eq!(TransformerPair::FLOPS, 2 * Transformer::FLOPS);
     // Queries, keys, values, output: four 32×32; two 32×64; scores and sums 16×32 each; the head 32×10.
     let multiply_adds = 16 * (4 * 32 * 32 + 2 * 32 * 64 + 2 * 16 * 32) + 32 * 10;
@@ -136,7 +137,7 @@ fn eight_threads_share_one_model() {
         pictures.iter().map(|picture| alone.infer(picture).unwrap()).collect();
     assert!(expected.windows(2).all(|pair| pair[0] != pair[1]));
 
-    for threads in [1, 2, 4] {
+    for threads in [1, 4] {
         let net = Convnet::builder().threads(threads).build().unwrap();
         thread::scope(|scope| {
             for (picture, expected) in pictures.iter().zip(&expected) {
@@ -144,7 +145,7 @@ fn eight_threads_share_one_model() {
                 scope.spawn(move || {
                     let mut context = net.context();
                     let mut outputs = ConvnetOutputs::zeroed();
-                    for _ in 0..3 {
+                    for _ in 0..2 {
                         assert!(net.infer(picture).unwrap() == *expected, "{threads} threads, infer");
                         context.infer_into(picture, &mut outputs).unwrap();
                         assert!(outputs == *expected, "{threads} threads, infer_into");
@@ -313,15 +314,18 @@ fn inference_needs_little_stack() {
     assert!(outputs == expected);
 }
 
+/// Starts this program again, since a process chooses its instruction set once.
 #[test]
-fn every_instruction_set_needs_little_stack() {
+fn every_instruction_set_does_all_this() {
     for isa in infer_kernels::Isa::ALL.iter().filter(|isa| isa.is_available()) {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "inference_needs_little_stack"])
+            .args(["--skip", "every_instruction_set"])
             .env("INFER_ISA", isa.name())
             .output()
             .unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{isa:?}: {}\n{errors}", output.status);
+        assert!(output.status.success(), "{isa:?}: {}\n{printed}\n{errors}", output.status);
+        assert!(printed.contains("test inference_needs_little_stack ... ok"), "{isa:?}:\n{printed}");
     }
 }

@@ -10,7 +10,7 @@ use prost::bytes::Bytes;
 
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
-use crate::ops::{InputType, NodeTypes};
+use crate::node_types::{InputType, NodeTypes};
 use crate::tensor_type::{DataType, TensorType};
 
 /// Names a buffer of [`Calls`].

@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 use crate::diagnostic::Diagnostic;
 use crate::graph::{Graph, ValueId};
 use crate::import::import;
-use crate::lower::{lower, node_types};
+use crate::lower::lower;
+use crate::onnx;
 use crate::options::Options;
 use crate::passes;
-use crate::onnx;
 pub use crate::plan::Port;
 use crate::plan::{ModelInfo, PlanParts};
 use crate::schedule::plan_memory;
@@ -73,7 +73,8 @@ pub fn compile(options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
     clock.stage("shape inference");
 
     let graph = &mut model.graph;
-    let (inputs, outputs) = (ports(graph, &model.info.inputs, &graph.inputs), ports(graph, &model.info.outputs, &graph.outputs));
+    let (inputs, outputs) =
+        (ports(graph, &model.info.inputs, &graph.inputs), ports(graph, &model.info.outputs, &graph.outputs));
     passes::run(graph, |_| {}).map_err(|error| mistake(&file.name, error.0))?;
     let flops = flops(graph);
     clock.stage("passes");
@@ -139,7 +140,7 @@ fn ports(graph: &Graph, names: &[String], ids: &[ValueId]) -> Vec<Port> {
 fn flops(graph: &Graph) -> u64 {
     let of = |node: &crate::graph::Node| {
         let outputs: Vec<&TensorType> = node.outputs.iter().flatten().map(|&id| graph.ty(id)).collect();
-        node_types(graph, node, |types| node.op.flops(types, &outputs))
+        graph.with_types(node, |types| node.op.flops(types, &outputs))
     };
     graph.nodes.iter().map(of).sum()
 }

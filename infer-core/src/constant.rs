@@ -19,7 +19,8 @@ pub struct Constant {
 impl Constant {
     /// A constant of type `ty` with these bytes, or `None` where their number is wrong.
     pub fn new(ty: TensorType, data: Bytes) -> Option<Self> {
-        (ty.checked_elements()?.checked_mul(ty.dtype.size_bytes())? == data.len()).then_some(Constant { ty, data })
+        (ty.checked_elements()?.checked_mul(ty.dtype.size_bytes())? == data.len())
+            .then_some(Constant { ty, data })
     }
 
     /// A constant of these values.
@@ -65,7 +66,9 @@ impl Constant {
         }
         match bytemuck::try_cast_slice(&self.data) {
             Ok(slice) => Cow::Borrowed(slice),
-            Err(_) => Cow::Owned(self.data.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()),
+            Err(_) => {
+                Cow::Owned(self.data.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect())
+            }
         }
     }
 

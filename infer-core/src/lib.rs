@@ -11,37 +11,39 @@ pub mod runtime;
 pub mod tensor_type;
 
 #[cfg(feature = "compiler")]
-pub mod diagnostic;
-#[cfg(feature = "compiler")]
-pub mod options;
-#[cfg(feature = "compiler")]
-pub mod constant;
-#[cfg(feature = "compiler")]
-pub mod onnx;
+pub mod cache;
 #[cfg(feature = "compiler")]
 pub mod calls;
 #[cfg(feature = "compiler")]
-pub mod ops;
+pub mod codegen;
+#[cfg(feature = "compiler")]
+pub mod compile;
+#[cfg(feature = "compiler")]
+pub mod constant;
+#[cfg(feature = "compiler")]
+pub mod diagnostic;
+#[cfg(feature = "compiler")]
+#[allow(unsafe_code, reason = "folding runs reference kernels, which read raw memory")]
+pub mod evaluate;
 #[cfg(feature = "compiler")]
 pub mod graph;
 #[cfg(feature = "compiler")]
 pub mod import;
 #[cfg(feature = "compiler")]
-#[allow(unsafe_code, reason = "folding runs reference kernels, which read raw memory")]
-pub mod evaluate;
+pub mod lower;
 #[cfg(feature = "compiler")]
-pub mod shape_inference;
+pub mod node_types;
+#[cfg(feature = "compiler")]
+pub mod onnx;
+#[cfg(feature = "compiler")]
+pub mod ops;
+#[cfg(feature = "compiler")]
+pub mod options;
 #[cfg(feature = "compiler")]
 pub mod passes;
 #[cfg(feature = "compiler")]
-pub mod lower;
-#[cfg(feature = "compiler")]
 pub mod schedule;
 #[cfg(feature = "compiler")]
-pub mod cache;
-#[cfg(feature = "compiler")]
-pub mod codegen;
-#[cfg(feature = "compiler")]
-pub mod compile;
+pub mod shape_inference;
 
 pub use error::{Error, ErrorKind, Result};

@@ -12,7 +12,6 @@ use crate::graph::{Graph, Layout, Node, ValueId};
 use crate::ops::concat::Concat;
 use crate::ops::reorder::Reorder;
 use crate::ops::split::Split;
-use crate::ops::{InputType, NodeTypes};
 use crate::options::Precision;
 use crate::tensor_type::TensorType;
 
@@ -37,17 +36,6 @@ pub fn lower(graph: &Graph, precision: Precision) -> Result<Calls, (String, Reas
     }
     lowering.copy_outputs();
     Ok(lowering.calls)
-}
-
-/// Types and known elements of a node's inputs.
-pub fn node_types<R>(graph: &Graph, node: &Node, use_types: impl FnOnce(&NodeTypes<'_>) -> R) -> R {
-    let inputs: Vec<Option<InputType<'_>>> = node
-        .inputs
-        .iter()
-        .map(|input| input.map(|id| InputType { ty: graph.ty(id), constant: graph.value(id).constant.as_ref() }))
-        .collect();
-    let outputs: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
-    use_types(&NodeTypes { inputs: &inputs, outputs: &outputs })
 }
 
 /// Whether a node runs on blocked pictures.
@@ -75,7 +63,7 @@ fn place(graph: &Graph) -> Vec<Home> {
     }
     for node in &graph.nodes {
         let (Some(input), Some(output)) = (node.input(0), node.output(0)) else { continue };
-        if is_view(node) {
+        if node.op.is_view() {
             homes[output.index()] = Home::Inside(input, 0);
         } else if let Some(parts) = split_parts(graph, node) {
             for (part, start) in parts {
@@ -92,11 +80,6 @@ fn place(graph: &Graph) -> Vec<Home> {
         }
     }
     homes
-}
-
-/// Whether the first output has the bytes of the first input, so that it shares its memory.
-fn is_view(node: &Node) -> bool {
-    node.op.is_view() && node.output(0).is_some()
 }
 
 /// The parts of a split with where they start, if they lie in its input without gaps.
@@ -150,7 +133,7 @@ fn halos(graph: &Graph) -> Vec<[usize; 4]> {
     let mut halos = vec![[0; 4]; graph.values.len()];
     for node in graph.nodes.iter().filter(|node| is_blocked(graph, node)) {
         let Some(input) = node.input(0) else { continue };
-        let wanted = node_types(graph, node, |types| node.op.halo(types));
+        let wanted = graph.with_types(node, |types| node.op.halo(types));
         for (side, wanted) in halos[input.index()].iter_mut().zip(wanted) {
             *side = wanted.max(*side);
         }
@@ -238,9 +221,10 @@ impl<'a> Lowering<'a> {
                 let kind = BufferKind::Constant(constant.data().clone());
                 Root { buffer: self.calls.add_buffer(kind, ty.bytes() as u64), view: View::default() }
             }
-            (None, Layout::Plain) => {
-                Root { buffer: self.calls.add_buffer(BufferKind::Arena, ty.bytes() as u64), view: View::default() }
-            }
+            (None, Layout::Plain) => Root {
+                buffer: self.calls.add_buffer(BufferKind::Arena, ty.bytes() as u64),
+                view: View::default(),
+            },
             (None, Layout::Blocked { block }) => {
                 let [n, c, h, w] = picture(ty);
                 let [above, left, below, right] = self.halos[id.index()];
@@ -296,7 +280,8 @@ impl<'a> Lowering<'a> {
             return Ok(());
         }
         let inputs: Vec<Option<Tensor>> = node.inputs.iter().map(|id| id.map(|id| self.tensor(id))).collect();
-        let outputs: Vec<Option<Tensor>> = node.outputs.iter().map(|id| id.map(|id| self.tensor(id))).collect();
+        let outputs: Vec<Option<Tensor>> =
+            node.outputs.iter().map(|id| id.map(|id| self.tensor(id))).collect();
         let constants = node.inputs.iter().map(|id| self.graph.constant(*id)).collect();
         let before = self.calls.calls.len();
         let filled: Vec<Tensor> = outputs.iter().flatten().cloned().collect();

@@ -104,7 +104,7 @@ fn infer_node(graph: &Graph, node: &Node, budget: &mut Budget) -> Outcome {
     if let Some(Refused(reason)) = node.op_as() {
         return Outcome::Failed(reason.clone());
     }
-    let types = match graph.with_node_types(node, |types| node.op.infer(types)) {
+    let types = match graph.try_with_types(node, |types| node.op.infer(types)) {
         None => return Outcome::Waiting,
         Some(Err(reason)) => return Outcome::Failed(reason),
         Some(Ok(types)) => types,
@@ -169,7 +169,7 @@ fn fold(
     if output_bytes > FOLDED_BYTES.max(input_bytes.saturating_mul(2)) || output_bytes > budget.bytes {
         return Ok(None);
     }
-    let known = graph.with_node_types(node, |types| node.op.evaluate(types)).transpose()?.flatten();
+    let known = graph.try_with_types(node, |types| node.op.evaluate(types)).transpose()?.flatten();
     let constants = match known {
         Some(constants) => constants.into_iter().map(Some).collect(),
         None => {
@@ -178,7 +178,7 @@ fn fold(
                 return Ok(None);
             }
             let outputs: Vec<&TensorType> = types.iter().flatten().collect();
-            let flops = graph.with_node_types(node, |types| node.op.flops(types, &outputs)).unwrap_or(0);
+            let flops = graph.try_with_types(node, |types| node.op.flops(types, &outputs)).unwrap_or(0);
             let Some(left) = budget.flops.checked_sub(flops) else { return Ok(None) };
             budget.flops = left;
             let inputs: Vec<Option<&Constant>> = node.inputs.iter().map(|id| graph.constant(*id)).collect();

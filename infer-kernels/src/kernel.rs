@@ -136,7 +136,12 @@ impl<'a> Call<'a> {
     }
 
     /// Checks that operand `index` holds at least `elements` elements of `element_bytes` each.
-    pub fn expect_elements(&self, index: usize, elements: Option<u64>, element_bytes: u64) -> Result<(), Invalid> {
+    pub fn expect_elements(
+        &self,
+        index: usize,
+        elements: Option<u64>,
+        element_bytes: u64,
+    ) -> Result<(), Invalid> {
         let needed = elements.and_then(|n| n.checked_mul(element_bytes)).ok_or(Invalid("size overflows"))?;
         match self.operand_bytes.get(index) {
             Some(&bytes) if needed <= bytes => Ok(()),

@@ -43,7 +43,8 @@ impl Digits {
     /// As [`Digits::infer`].
     pub fn detect(&self, page: &Page, threshold: f32) -> infer_embed::Result<Vec<Detection>> {
         let outputs = self.infer(&page.tensor)?;
-        let mut found = vision::nms(yolo::decode_anchor_free(&outputs.head, STRIDE, threshold), IOU_THRESHOLD);
+        let mut found =
+            vision::nms(yolo::decode_anchor_free(&outputs.head, STRIDE, threshold), IOU_THRESHOLD);
         for detection in &mut found {
             detection.bbox = page.letterbox.to_picture(detection.bbox);
         }

@@ -39,7 +39,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments
             "--threshold" => {
                 let text = value()?;
                 let score = text.parse().ok().filter(|score| (0.0..=1.0).contains(score));
-                parsed.threshold = score.ok_or_else(|| format!("--threshold {text:?} is no number from 0 to 1"))?;
+                parsed.threshold =
+                    score.ok_or_else(|| format!("--threshold {text:?} is no number from 0 to 1"))?;
             }
             _ => return Err(format!("unknown argument {name:?}; see --help")),
         }
@@ -106,7 +107,9 @@ mod tests {
         assert_eq!(arguments.image.unwrap().to_str(), Some("a.png"));
         assert_eq!(arguments.threshold, 0.25);
         assert!(parsed("--help").unwrap().is_none());
-        for (line, says) in [("--out", "takes a value"), ("--threshold 2", "0 to 1"), ("page.png", "page.png")] {
+        for (line, says) in
+            [("--out", "takes a value"), ("--threshold 2", "0 to 1"), ("page.png", "page.png")]
+        {
             let message = parsed(line).err().unwrap();
             assert!(message.contains(says), "{message}");
         }

@@ -88,11 +88,14 @@ fn check_against_onnx_runtime(set: &str) {
     for row in table(&folder(set).join("onnxruntime.csv")) {
         let (score, expected) = (row.numbers[0], bbox(&row.numbers[1..]).clamp(256, 256));
         let ours = found.get_mut(&row.page).unwrap();
-        let best = ours
-            .iter()
-            .position(|d| d.class == row.class && (d.score - score).abs() <= 1e-3 && d.bbox.iou(&expected) >= 0.99);
+        let best = ours.iter().position(|d| {
+            d.class == row.class && (d.score - score).abs() <= 1e-3 && d.bbox.iou(&expected) >= 0.99
+        });
         let best = best.unwrap_or_else(|| {
-            panic!("{set} page {}: nothing like digit {} {score} {expected:?} in {ours:?}", row.page, row.class)
+            panic!(
+                "{set} page {}: nothing like digit {} {score} {expected:?} in {ours:?}",
+                row.page, row.class
+            )
         });
         ours.remove(best);
     }

@@ -6,6 +6,7 @@ mod verify;
 pub use verify::Broken;
 
 use crate::constant::Constant;
+use crate::node_types::{InputType, NodeTypes};
 use crate::ops::Operator;
 use crate::tensor_type::TensorType;
 
@@ -129,6 +130,35 @@ impl Graph {
     /// The elements of value `id`, where they are known.
     pub fn constant(&self, id: Option<ValueId>) -> Option<&Constant> {
         self.value(id?).constant.as_ref()
+    }
+
+    /// Calls `see` with the types of `node`'s inputs as its operator sees them, or gives `None` where an input has
+    /// no type.
+    pub fn try_with_types<R>(&self, node: &Node, see: impl FnOnce(&NodeTypes<'_>) -> R) -> Option<R> {
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for input in &node.inputs {
+            inputs.push(match input {
+                None => None,
+                Some(id) => {
+                    let value = self.value(*id);
+                    Some(InputType { ty: value.ty.as_ref()?, constant: value.constant.as_ref() })
+                }
+            });
+        }
+        let outputs: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
+        Some(see(&NodeTypes { inputs: &inputs, outputs: &outputs }))
+    }
+
+    /// Calls `see` with the types of `node`'s inputs as its operator sees them.
+    ///
+    /// # Panics
+    ///
+    /// Before shape inference.
+    pub fn with_types<R>(&self, node: &Node, see: impl FnOnce(&NodeTypes<'_>) -> R) -> R {
+        match self.try_with_types(node, see) {
+            Some(result) => result,
+            None => panic!("node `{}` reads a value without a type: shape inference has not run", node.name),
+        }
     }
 
     /// For each value the nodes that read it (once for each input it stands at).

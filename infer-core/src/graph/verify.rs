@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::{Graph, Node};
-use crate::ops::{InputType, NodeTypes};
 
 /// Why a graph is not well formed: a mistake of the compiler, not of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,23 +20,6 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Graph {
-    /// Calls `see` with the types of `node`'s inputs as its operator sees them, or gives `None` where an input has
-    /// no type.
-    pub fn with_node_types<R>(&self, node: &Node, see: impl FnOnce(&NodeTypes<'_>) -> R) -> Option<R> {
-        let mut inputs = Vec::with_capacity(node.inputs.len());
-        for input in &node.inputs {
-            inputs.push(match input {
-                None => None,
-                Some(id) => {
-                    let value = self.value(*id);
-                    Some(InputType { ty: value.ty.as_ref()?, constant: value.constant.as_ref() })
-                }
-            });
-        }
-        let outputs: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
-        Some(see(&NodeTypes { inputs: &inputs, outputs: &outputs }))
-    }
-
     /// Checks that names are unique, that each value has one writer and is written before it is read, that outputs
     /// exist, and that types are there and are those that the operators infer.
     ///
@@ -104,7 +86,7 @@ impl Graph {
 
     fn verify_types(&self, node: &Node) -> Result<(), Broken> {
         let broken = |message: String| Err(Broken { message: format!("node `{}`: {message}", node.name) });
-        let types = match self.with_node_types(node, |types| node.op.infer(types)) {
+        let types = match self.try_with_types(node, |types| node.op.infer(types)) {
             // Shapes are not inferred yet.
             None => return Ok(()),
             Some(Err(reason)) => return broken(reason.what),

@@ -19,7 +19,14 @@ use crate::tensor_type::{DataType, TensorType};
 /// The table's rows.
 pub const OPERATORS: &[Row] = &[
     Row { name: "Conv", domain: "", since: 1, inputs: 2..=3, outputs: 1..=1, import: import_conv },
-    Row { name: "ConvTranspose", domain: "", since: 1, inputs: 2..=3, outputs: 1..=1, import: import_transpose },
+    Row {
+        name: "ConvTranspose",
+        domain: "",
+        since: 1,
+        inputs: 2..=3,
+        outputs: 1..=1,
+        import: import_transpose,
+    },
 ];
 
 /// A convolution, with what later passes fused into it.
@@ -141,7 +148,9 @@ fn channels(node: &NodeTypes<'_>, group: usize, transposed: bool) -> Result<(usi
     let (in_total, in_channels, out_channels) =
         if transposed { (w0, w0 / group, w1) } else { (w1 * group, w1, w0 / group) };
     if c != in_total || !w0.is_multiple_of(group) {
-        return Err(Reason::new(format!("input {x} has {c} channels, weights {w} with group {group} take {in_total}")));
+        return Err(Reason::new(format!(
+            "input {x} has {c} channels, weights {w} with group {group} take {in_total}"
+        )));
     }
     if let Some(bias) = node.optional(2)
         && bias.shape != [out_channels * group]
@@ -233,7 +242,11 @@ impl Operator for Conv {
             let (packed, suffix) = dense.pack(node);
             (format!("conv_{suffix}"), packed)
         };
-        node.call(kernel, &params, &[Some(x.span), Some(packed), bias, residual.map(|r| r.span), Some(y.span)]);
+        node.call(
+            kernel,
+            &params,
+            &[Some(x.span), Some(packed), bias, residual.map(|r| r.span), Some(y.span)],
+        );
         Ok(())
     }
 
@@ -246,7 +259,8 @@ impl Operator for Conv {
     }
 
     fn flops(&self, node: &NodeTypes<'_>, _outputs: &[&TensorType]) -> u64 {
-        self.geometry(node).map_or(0, |g| 2 * g.multiply_adds() * g.windows.output.iter().product::<usize>() as u64)
+        self.geometry(node)
+            .map_or(0, |g| 2 * g.multiply_adds() * g.windows.output.iter().product::<usize>() as u64)
     }
 }
 
@@ -265,12 +279,11 @@ impl Conv {
             return Err(Reason::new("a fused residual in a row-major convolution"));
         }
         let params = geometry.general(self.activation);
-        node.call("conv_nd_f32", &params, &[
-            Some(x.span),
-            Some(weights.span),
-            bias.map(|b| b.span),
-            Some(y.span),
-        ]);
+        node.call(
+            "conv_nd_f32",
+            &params,
+            &[Some(x.span), Some(weights.span), bias.map(|b| b.span), Some(y.span)],
+        );
         Ok(())
     }
 }
@@ -339,7 +352,9 @@ impl ConvTranspose {
         let reach: Vec<usize> = kernel
             .iter()
             .enumerate()
-            .map(|(axis, &k)| k.saturating_mul(self.window.dilations.get(axis).map_or(1, |&d| d.max(1) as usize)))
+            .map(|(axis, &k)| {
+                k.saturating_mul(self.window.dilations.get(axis).map_or(1, |&d| d.max(1) as usize))
+            })
             .collect();
         let mut windows = unpadded.over(&reach, Some(kernel))?;
         for (name, list) in [("output_padding", &self.output_padding), ("output_shape", &self.output_shape)] {
@@ -429,8 +444,12 @@ impl Operator for ConvTranspose {
         let geometry = node.with_types(|types| self.geometry(types))?;
         let (x, y) = (node.input(0)?, node.output(0)?);
         let (Some(input), Some(output)) = (x.blocked, y.blocked) else {
-            let operands =
-                [Some(x.span), Some(node.input(1)?.span), node.optional_input(2).map(|b| b.span), Some(y.span)];
+            let operands = [
+                Some(x.span),
+                Some(node.input(1)?.span),
+                node.optional_input(2).map(|b| b.span),
+                Some(y.span),
+            ];
             node.call("conv_transpose_nd_f32", &geometry.general(self.activation), &operands);
             return Ok(());
         };
@@ -496,7 +515,8 @@ impl Operator for ConvTranspose {
         let Ok(geometry) = self.geometry(node) else { return [0; 4] };
         let w = &geometry.windows;
         let reach = |axis: usize| {
-            let phases = (0..w.stride[axis].min(w.output[axis])).map(|r| Phase::of(w, axis, r).reach(w.input[axis]));
+            let phases =
+                (0..w.stride[axis].min(w.output[axis])).map(|r| Phase::of(w, axis, r).reach(w.input[axis]));
             phases.fold((0, 0), |all, one| (all.0.max(one.0), all.1.max(one.1)))
         };
         let (rows, columns) = (reach(1), reach(2));
@@ -504,6 +524,7 @@ impl Operator for ConvTranspose {
     }
 
     fn flops(&self, node: &NodeTypes<'_>, _outputs: &[&TensorType]) -> u64 {
-        self.geometry(node).map_or(0, |g| 2 * g.multiply_adds() * g.windows.input.iter().product::<usize>() as u64)
+        self.geometry(node)
+            .map_or(0, |g| 2 * g.multiply_adds() * g.windows.input.iter().product::<usize>() as u64)
     }
 }

@@ -61,7 +61,9 @@ impl Operator for Gather {
             index_bytes: indices.ty.dtype.size_bytes() as u64,
         };
         let table = node.constant(0).filter(|_| node.half_weights && data.ty.dtype == DataType::F32);
-        let Some(values) = table.filter(|table| table.data().len() >= LARGE_BYTES).and_then(Constant::to_f32s) else {
+        let Some(values) =
+            table.filter(|table| table.data().len() >= LARGE_BYTES).and_then(Constant::to_f32s)
+        else {
             let operands = [Some(data.span), Some(indices.span), Some(output.span)];
             node.call(sized_kernel("gather", data.ty.dtype), &params, &operands);
             return Ok(());

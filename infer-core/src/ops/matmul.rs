@@ -134,7 +134,8 @@ impl Operator for MatMul {
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         let product = self.product(node.ty(0)?, node.ty(1)?)?;
         if let Some(c) = node.optional(2) {
-            let fits = broadcast(&[&c.shape, &product.output.shape]).is_ok_and(|shape| shape == product.output.shape);
+            let fits = broadcast(&[&c.shape, &product.output.shape])
+                .is_ok_and(|shape| shape == product.output.shape);
             if !fits || c.dtype != product.output.dtype {
                 return Err(Reason::new(format!("input `C` {c} does not broadcast to {}", product.output)));
             }

@@ -71,7 +71,12 @@ impl Dense<'_> {
 }
 
 /// The filters `[channels, kernel_h·kernel_w]` of a depthwise convolution as `[C/16][taps][16]`.
-pub fn pack_depthwise(node: &mut LowerNode<'_>, values: &[f32], channels: usize, taps: usize) -> (Span, &'static str) {
+pub fn pack_depthwise(
+    node: &mut LowerNode<'_>,
+    values: &[f32],
+    channels: usize,
+    taps: usize,
+) -> (Span, &'static str) {
     let mut packed = vec![0f32; channels.next_multiple_of(BLOCK) * taps];
     for (channel, filter) in values.chunks_exact(taps.max(1)).take(channels).enumerate() {
         for (tap, &value) in filter.iter().enumerate() {

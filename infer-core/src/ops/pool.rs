@@ -18,7 +18,14 @@ pub const OPERATORS: &[Row] = &[
     Row { name: "AveragePool", domain: "", since: 1, inputs: 1..=1, outputs: 1..=1, import },
     Row { name: "LpPool", domain: "", since: 1, inputs: 1..=1, outputs: 1..=1, import },
     Row { name: "GlobalMaxPool", domain: "", since: 1, inputs: 1..=1, outputs: 1..=1, import: import_global },
-    Row { name: "GlobalAveragePool", domain: "", since: 1, inputs: 1..=1, outputs: 1..=1, import: import_global },
+    Row {
+        name: "GlobalAveragePool",
+        domain: "",
+        since: 1,
+        inputs: 1..=1,
+        outputs: 1..=1,
+        import: import_global,
+    },
     Row { name: "GlobalLpPool", domain: "", since: 2, inputs: 1..=1, outputs: 1..=1, import: import_global },
 ];
 
@@ -58,7 +65,11 @@ fn kind(op_type: &str) -> PoolKind {
 
 fn norm_order(node: &mut ImportNode) -> Result<i64, Reason> {
     let p = node.attributes.int("p")?.unwrap_or(2);
-    if (1..=1 << 20).contains(&p) { Ok(p) } else { Err(Reason::new(format!("p is {p}, which is no norm's order"))) }
+    if (1..=1 << 20).contains(&p) {
+        Ok(p)
+    } else {
+        Err(Reason::new(format!("p is {p}, which is no norm's order")))
+    }
 }
 
 fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
@@ -125,7 +136,9 @@ impl Operator for Pool {
         }
         if let Some(window) = &self.window
             && window.auto_pad == AutoPad::NotSet
-            && (0..3).any(|a| windows.pad_begin[a].max(windows.pad_end[a]) >= windows.kernel[a] * windows.dilation[a])
+            && (0..3).any(|a| {
+                windows.pad_begin[a].max(windows.pad_end[a]) >= windows.kernel[a] * windows.dilation[a]
+            })
         {
             return Err(Reason::new(format!("pads {:?} are as large as the window", window.pads)));
         }
@@ -153,7 +166,12 @@ impl Operator for Pool {
             match self.kind {
                 PoolKind::Max => {
                     let indices = node.outputs.get(1).cloned().flatten().map(|t| t.span);
-                    node.call_with_outputs("max_pool_nd_f32", &params, &[Some(x.span), Some(y.span), indices], 2);
+                    node.call_with_outputs(
+                        "max_pool_nd_f32",
+                        &params,
+                        &[Some(x.span), Some(y.span), indices],
+                        2,
+                    );
                 }
                 PoolKind::Average => node.call("average_pool_nd_f32", &params, &[Some(x.span), Some(y.span)]),
                 PoolKind::Lp => node.call("lp_pool_nd_f32", &params, &[Some(x.span), Some(y.span)]),

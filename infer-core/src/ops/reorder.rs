@@ -32,8 +32,7 @@ impl Operator for Reorder {
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         let (x, y) = (node.input(0)?, node.output(0)?);
         let [n, channels, h, w] = picture(&x.ty).map(|v| v as u64);
-        let plain =
-            View { offset: 0, stride_n: channels * h * w, stride_c: h * w, stride_h: w, stride_w: 1 };
+        let plain = View { offset: 0, stride_n: channels * h * w, stride_c: h * w, stride_h: w, stride_w: 1 };
         let (kernel, blocked) = match (x.blocked, y.blocked) {
             (None, Some(blocked)) => ("to_blocked_f32", blocked),
             (Some(blocked), None) => ("from_blocked_f32", blocked),

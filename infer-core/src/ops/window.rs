@@ -135,9 +135,10 @@ impl Window {
         let dilation = extents("dilations", &self.dilations, rank, 1, 1)?;
         let (begin, end) = match self.pads.len() {
             0 => ([0; 3], [0; 3]),
-            n if n == 2 * rank => {
-                (extents("pads", &self.pads[..rank], rank, 0, 0)?, extents("pads", &self.pads[rank..], rank, 0, 0)?)
-            }
+            n if n == 2 * rank => (
+                extents("pads", &self.pads[..rank], rank, 0, 0)?,
+                extents("pads", &self.pads[rank..], rank, 0, 0)?,
+            ),
             n => return Err(Reason::new(format!("pads {:?} has {n} entries for {rank} axes", self.pads))),
         };
         let mut windows = Windows {
@@ -171,7 +172,8 @@ impl Window {
                 let total = (output.saturating_sub(1) * stride + span).saturating_sub(input);
                 let (less, more) = (total / 2, total - total / 2);
                 let upper = self.auto_pad == AutoPad::SameUpper;
-                (windows.pad_begin[axis], windows.pad_end[axis]) = if upper { (less, more) } else { (more, less) };
+                (windows.pad_begin[axis], windows.pad_end[axis]) =
+                    if upper { (less, more) } else { (more, less) };
             }
         }
         let padded = input + windows.pad_begin[axis] + windows.pad_end[axis];
@@ -197,7 +199,9 @@ impl Windows {
     /// The border of zeros that windows over rows and columns reach into: above, left, below, right.
     pub fn halo(&self) -> [usize; 4] {
         let after = |axis: usize| {
-            let reach = (self.output[axis] - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1;
+            let reach = (self.output[axis] - 1) * self.stride[axis]
+                + (self.kernel[axis] - 1) * self.dilation[axis]
+                + 1;
             reach.saturating_sub(self.pad_begin[axis] + self.input[axis])
         };
         [self.pad_begin[1], self.pad_begin[2], after(1), after(2)]

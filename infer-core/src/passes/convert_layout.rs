@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 
 use crate::graph::{Graph, Layout, Node, ValueId};
-use crate::lower::node_types;
 use crate::ops::Blocking;
 use crate::ops::reorder::Reorder;
 use crate::passes::pattern::unused_name;
@@ -17,7 +16,7 @@ use crate::passes::pattern::unused_name;
 pub fn convert_layout(graph: &mut Graph) -> bool {
     let mut converter = Converter { forms: HashMap::new(), nodes: Vec::new() };
     for mut node in std::mem::take(&mut graph.nodes) {
-        let blocking = node_types(graph, &node, |types| node.op.blocking(types));
+        let blocking = graph.with_types(&node, |types| node.op.blocking(types));
         let wide = Layout::Blocked { block: infer_kernels::call::BLOCK };
         let layouts = match blocking {
             Blocking::Never => None,

@@ -5,7 +5,6 @@
 //! Bit-exact.
 
 use crate::graph::{Graph, Node};
-use crate::lower::node_types;
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::cast::Cast;
 use crate::ops::concat::Concat;
@@ -48,7 +47,7 @@ fn is_identity(graph: &Graph, node: &Node) -> bool {
         transpose.permutation(graph.ty(input).rank()).is_ok_and(|perm| perm.is_sorted())
     };
     let adds_nothing = |pad: &Pad| {
-        let amounts = node_types(graph, node, |types| pad.amounts(types));
+        let amounts = graph.with_types(node, |types| pad.amounts(types));
         amounts.is_ok_and(|amounts| amounts.iter().all(|&amount| amount == [0, 0]))
     };
     let by_one = |binary: &Binary| {

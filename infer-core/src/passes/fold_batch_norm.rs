@@ -8,7 +8,6 @@
 //! nor a residual yet. Rounds once more in the weights.
 
 use crate::graph::Graph;
-use crate::lower::node_types;
 use crate::ops::matmul::MatMul;
 use crate::ops::normalization::BatchNormalization;
 use crate::passes::{Uses, affine, remove_nodes};
@@ -28,7 +27,7 @@ pub fn fold_batch_norm(graph: &mut Graph) -> bool {
         if graph.nodes[producer].op_as::<MatMul>().is_some() && graph.ty(input).rank() != 2 {
             continue;
         }
-        let Some((factors, shifts)) = node_types(graph, node, |types| norm.factor_and_shift(types)) else {
+        let Some((factors, shifts)) = graph.with_types(node, |types| norm.factor_and_shift(types)) else {
             continue;
         };
         if affine::apply(graph, producer, &factors, &shifts) {

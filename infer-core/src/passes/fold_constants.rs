@@ -45,7 +45,7 @@ fn computed(graph: &Graph, node: &Node, bytes: &mut usize, flops: &mut u64) -> O
     let types: Vec<Option<TensorType>> =
         node.outputs.iter().map(|id| id.map(|id| graph.ty(id).clone())).collect();
     let wanted: Vec<&TensorType> = types.iter().flatten().collect();
-    let cost = graph.with_node_types(node, |types| node.op.flops(types, &wanted))?;
+    let cost = graph.try_with_types(node, |types| node.op.flops(types, &wanted))?;
     let size = wanted.iter().fold(0usize, |sum, ty| sum.saturating_add(ty.bytes()));
     // What is too large stays a node, and is computed at run time.
     let (bytes_left, flops_left) = (bytes.checked_sub(size)?, flops.checked_sub(cost)?);

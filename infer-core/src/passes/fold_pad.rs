@@ -7,7 +7,6 @@
 //! given by numbers, and an average's is none or counts. Bit-exact.
 
 use crate::graph::{Graph, Node};
-use crate::lower::node_types;
 use crate::ops::conv::Conv;
 use crate::ops::pad::{Pad, PadMode};
 use crate::ops::pool::{Pool, PoolKind};
@@ -47,7 +46,7 @@ fn spatial_zeros(graph: &Graph, node: &Node) -> Option<Vec<[i64; 2]>> {
     let pad = node.op_as::<Pad>().filter(|pad| pad.mode == PadMode::Constant)?;
     let zero = node.input(2).is_none() || graph.constant(node.input(2)).is_some();
     let zero = zero && pad.value_bits(graph.ty(node.input(0)?), graph.constant(node.input(2))) == Some(0);
-    let amounts = node_types(graph, node, |types| pad.amounts(types)).ok()?;
+    let amounts = graph.with_types(node, |types| pad.amounts(types)).ok()?;
     let (others, spatial) = amounts.split_at_checked(2)?;
     let fits = zero && others == [[0; 2]; 2] && spatial.iter().flatten().all(|&amount| amount >= 0);
     fits.then(|| spatial.to_vec())

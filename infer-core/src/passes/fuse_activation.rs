@@ -7,7 +7,6 @@
 use infer_kernels::call::{Activation, residual};
 
 use crate::graph::{Graph, Node};
-use crate::lower::node_types;
 use crate::ops::clip::Clip;
 use crate::ops::conv::{Conv, ConvTranspose};
 use crate::ops::matmul::MatMul;
@@ -22,7 +21,7 @@ pub fn fuse_activation(graph: &mut Graph) -> bool {
         let node = &graph.nodes[index];
         let activation = match (node.op_as::<Unary>(), node.op_as::<Clip>()) {
             (Some(unary), _) => unary.activation(),
-            (_, Some(clip)) => node_types(graph, node, |types| clip.activation(types)),
+            (_, Some(clip)) => graph.with_types(node, |types| clip.activation(types)),
             _ => None,
         };
         let (Some(activation), Some(input), Some(output)) = (activation, node.input(0), node.output(0))

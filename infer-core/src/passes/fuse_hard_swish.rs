@@ -10,7 +10,6 @@
 use infer_kernels::call::Activation;
 
 use crate::graph::{Graph, Node, ValueId};
-use crate::lower::node_types;
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::clip::Clip;
 use crate::ops::unary::{Unary, UnaryKind};
@@ -75,7 +74,7 @@ fn unit_clip(pattern: Pattern<'_>, node: &Node) -> Option<(ValueId, Unary)> {
 /// The bounds of a Clip that are known.
 fn bounds(graph: &Graph, node: &Node) -> Option<[f32; 2]> {
     let clip = node.op_as::<Clip>()?;
-    let Activation { alpha, beta, .. } = node_types(graph, node, |types| clip.activation(types))?;
+    let Activation { alpha, beta, .. } = graph.with_types(node, |types| clip.activation(types))?;
     Some([alpha, beta])
 }
 

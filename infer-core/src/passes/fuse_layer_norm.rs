@@ -8,7 +8,6 @@
 //! pattern alone. Reassociates.
 
 use crate::graph::{Graph, ValueId};
-use crate::lower::node_types;
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::normalization::LayerNormalization;
 use crate::ops::reduce::{Reduce, ReduceKind};
@@ -79,7 +78,7 @@ fn last_mean(pattern: Pattern<'_>, id: ValueId) -> Option<ValueId> {
     let node = pattern.writer(id)?;
     let reduce =
         node.op_as::<Reduce>().filter(|reduce| reduce.kind == ReduceKind::Mean && reduce.keepdims)?;
-    let reduced = node_types(pattern.graph, node, |types| reduce.reduced(types)).ok()?;
+    let reduced = pattern.graph.with_types(node, |types| reduce.reduced(types)).ok()?;
     let (last, others) = reduced.split_last()?;
     node.input(0).filter(|_| *last && !others.contains(&true))
 }

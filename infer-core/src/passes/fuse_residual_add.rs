@@ -9,7 +9,6 @@
 use infer_kernels::call::{Activation, residual};
 
 use crate::graph::Graph;
-use crate::lower::node_types;
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::conv::Conv;
 use crate::ops::matmul::MatMul;
@@ -68,7 +67,7 @@ fn accepts_residual(graph: &Graph, index: usize) -> bool {
     let node = &graph.nodes[index];
     if let Some(conv) = node.op_as::<Conv>() {
         let blocked =
-            node_types(graph, node, |types| matches!(conv.blocking(types), Blocking::Preferred { .. }));
+            graph.with_types(node, |types| matches!(conv.blocking(types), Blocking::Preferred { .. }));
         return conv.residual_mode == residual::NONE && blocked;
     }
     let Some(product) = node.op_as::<MatMul>() else { return false };

@@ -108,7 +108,7 @@ pub fn replace(graph: &mut Graph, index: usize, op: impl Operator, inputs: Vec<O
     let old = &graph.nodes[index];
     let Some(output) = old.output(0) else { return false };
     let node = Node { name: old.name.clone(), op: Box::new(op), inputs, outputs: vec![Some(output)] };
-    let types = graph.with_node_types(&node, |types| node.op.infer(types));
+    let types = graph.try_with_types(&node, |types| node.op.infer(types));
     let fits = matches!(types, Some(Ok(types)) if types.first() == Some(graph.ty(output)));
     if fits {
         graph.nodes[index] = node;

@@ -1,15 +1,15 @@
 //! Every kernel as an item of its own.
 
-pub use super::cast::*;
-pub use super::copy::*;
-pub use super::elementwise::*;
 pub use super::arg::*;
+pub use super::blocked::{FILL_HALO_F32, FROM_BLOCKED_F32, PACK_B_F32, TO_BLOCKED_F32};
+pub use super::cast::*;
+pub use super::conv::{CONV_F16W, CONV_F32};
 pub use super::conv_nd::*;
+pub use super::copy::*;
+pub use super::depthwise::{DEPTHWISE_F16W, DEPTHWISE_F32};
+pub use super::elementwise::*;
 pub use super::norm::*;
 pub use super::pool::*;
 pub use super::reduce::*;
 pub use super::resize::*;
 pub use super::softmax::*;
-pub use super::blocked::{FILL_HALO_F32, FROM_BLOCKED_F32, PACK_B_F32, TO_BLOCKED_F32};
-pub use super::conv::{CONV_F16W, CONV_F32};
-pub use super::depthwise::{DEPTHWISE_F16W, DEPTHWISE_F32};

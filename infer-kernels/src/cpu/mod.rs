@@ -60,27 +60,27 @@ pub(crate) fn share(total: usize, chunk: usize, chunks: usize) -> std::ops::Rang
     start..start + each + usize::from(chunk < rest)
 }
 
-pub(crate) mod cast;
-pub(crate) mod copy;
-pub(crate) mod elementwise;
+pub(crate) mod arg;
 pub(crate) mod blocked;
+pub(crate) mod bounds;
+pub(crate) mod cast;
 pub(crate) mod conv;
+pub(crate) mod conv_nd;
 #[cfg(all(test, feature = "reference"))]
 mod conv_tests;
+pub(crate) mod copy;
 pub(crate) mod depthwise;
+pub(crate) mod elementwise;
 pub(crate) mod epilogue;
 pub(crate) mod gemm_tile;
 pub mod kernels;
 pub(crate) mod math;
-#[cfg(all(test, feature = "reference"))]
-pub(crate) mod testing;
-pub(crate) mod vector;
-pub(crate) mod arg;
-pub(crate) mod bounds;
-pub(crate) mod conv_nd;
 pub(crate) mod norm;
 pub(crate) mod pool;
 pub(crate) mod reduce;
 pub(crate) mod reduce_ops;
 pub(crate) mod resize;
 pub(crate) mod softmax;
+#[cfg(all(test, feature = "reference"))]
+pub(crate) mod testing;
+pub(crate) mod vector;

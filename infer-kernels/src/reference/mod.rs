@@ -6,11 +6,11 @@
 
 pub mod activation;
 mod blocked;
-mod conv;
 mod cast;
+mod conv;
+mod conv_nd;
 mod copy;
 mod elementwise;
-mod conv_nd;
 mod norm;
 mod pool;
 mod reduce;
