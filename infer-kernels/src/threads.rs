@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 /// The most threads that `INFER_THREADS` and [`run`] take.
 pub const MAX_THREADS: usize = 1024;
 
-/// Kernels keep their scratch below 32 KiB; the rest is for what the platform and a debug build add: unoptimised, the
-/// frame of a kernel with all its inlined tiles has a megabyte. Pages that are never touched cost nothing.
-const STACK_BYTES: usize = 4 << 20;
+/// Kernels keep their scratch below 32 KiB; the rest is for what the platform adds and for an unoptimised program,
+/// where the frames of a kernel and its tiles together take some 300 KiB.
+const STACK_BYTES: usize = 1 << 20;
 
 /// How long a worker watches the gate without giving up its core, and after that with yielding.
 const SPIN: Duration = Duration::from_micros(20);

@@ -13,9 +13,6 @@ const SMALL_BYTES: usize = 256;
 /// What tells nodes apart: the operator with its attributes, the inputs, and which outputs are asked for.
 type Computation = (String, Vec<Option<ValueId>>, Vec<bool>);
 
-/// What tells one computation from another: the operator, what it reads, and which of its outputs are asked for.
-type Key = (String, Vec<Option<ValueId>>, Vec<bool>);
-
 /// Computes once what several nodes compute alike.
 pub fn eliminate_common_subexpressions(graph: &mut Graph) -> bool {
     let mut forward: Vec<ValueId> = (0..graph.values.len() as u32).map(ValueId).collect();
