@@ -8,7 +8,7 @@ use super::float::{float_binary_kernels, float_unary_kernels};
 use super::unary::unary_kernels;
 use crate::call::Elementwise;
 use crate::cpu::cast::cast_kernels;
-use crate::cpu::testing::{Random, attack, bytes, check, check_f32};
+use crate::cpu::testing::{Random, attack, bytes, check, check_error, check_f32};
 use crate::{Args, Call, Invalid, Isa, Kernel, Operand, RunError, kernels, reference};
 
 /// How an operand lies in memory.
@@ -334,10 +334,9 @@ fn integers_by_zero_are_an_error() {
     let error = run_in_place(&kernels::POW_I64, &params, Isa::Scalar, &mut zero_to_minus_one);
     assert_eq!(error, Err(RunError::DivisionByZero));
     // For the oracles, which must refuse the same.
-    check("div_i32", &params, &[bytes(&ones), bytes(&divisors)], &[80], |_, _, _: i32, _: i32| false);
-    check("pow_i64", &params, &[bytes(&[0i64; 20]), bytes(&[-1i64; 20])], &[160], |_, _, _: i64, _: i64| {
-        false
-    });
+    let zero = RunError::DivisionByZero;
+    check_error("div_i32", &params, &[bytes(&ones), bytes(&divisors)], &[80], zero);
+    check_error("pow_i64", &params, &[bytes(&[0i64; 20]), bytes(&[-1i64; 20])], &[160], zero);
 }
 
 #[test]
