@@ -142,7 +142,7 @@ pub mod residual {
 
 /// `conv_f32`, `conv_f16w`: convolution and matrix product on packed weights.
 ///
-/// out[n, o, y, x] = act(bias\[o\] + Σ in[n, c, y·stride_h + i·dilation_h, x·stride_w + j·dilation_w] · w[o, c, i, j])
+/// `out[n, o, y, x] = act(bias[o] + Σ in[n, c, y·stride_h + i·dilation_h, x·stride_w + j·dilation_w] · w[o, c, i, j])`
 ///
 /// There is no padding: `input` points at the first tap of the first pixel, in a halo that the producer wrote.
 /// A matrix product is the case of one row, with a pixel for each row of the left matrix.
@@ -370,7 +370,7 @@ pub struct PoolNd {
 
 /// Elementwise calls with up to three inputs: `OP_TYPE`, such as `add_f32`, `relu_f32`, `where_b4`, `copy_b2`.
 ///
-/// out[i] = op(in0[i], in1[i], …) over a common index space; a stride of zero broadcasts, a negative one reverses.
+/// `out[i] = op(in0[i], in1[i], …)` over a common index space; a stride of zero broadcasts, a negative one reverses.
 /// Copies (`copy_b1`, `b2`, `b4`, `b8`: by element width) move slices, transposes and expansions alike;
 /// `fill_b1` … `b8` have no input and write the low bytes of `value`.
 ///
@@ -474,7 +474,7 @@ pub struct Gather {
     pub index_bytes: u64,
 }
 
-/// `index_map_b1` … `b8`: out[i, j, …] = in[table0\[i\], table1\[j\], …], or `value` where an entry is −1.
+/// `index_map_b1` … `b8`: `out[i, j, …] = in[table0[i], table1[j], …]`, or `value` where an entry is −1.
 ///
 /// Serves padding in every mode and nearest-neighbour resizing. Operands: input; tables i64, one after the other,
 /// with as many entries as the output's axes have; output, row-major.
@@ -493,7 +493,7 @@ pub struct IndexMap {
 
 /// `resize_f32`: interpolation along rows and columns as tables of taps; every mode but nearest comes to this.
 ///
-/// out[y, x] = Σₐ Σᵦ wh[y, a] · ww[x, b] · in[ih[y, a], iw[x, b]]
+/// `out[y, x] = Σₐ Σᵦ wh[y, a] · ww[x, b] · in[ih[y, a], iw[x, b]]`
 ///
 /// Operands: input; indices i64: `[out_h, taps_h]` then `[out_w, taps_w]`; weights f32 likewise; output. Indices are
 /// checked against the input's extents when the kernel runs.
