@@ -128,20 +128,6 @@ pub struct Blocked {
     pub halo: [usize; 4],
 }
 
-impl Tensor {
-    /// The view of a blocked picture, or of a row-major tensor read as one: the last dimension as channels (block
-    /// stride 16), the one before as pixels of a row, all others as images.
-    pub fn matrix_view(&self) -> View {
-        let shape = &self.ty.shape;
-        let (rows, columns) = match *shape.as_slice() {
-            [.., rows, columns] => (rows as u64, columns as u64),
-            [columns] => (1, columns as u64),
-            [] => (1, 1),
-        };
-        View { offset: 0, stride_n: rows * columns, stride_c: BLOCK as u64, stride_h: 0, stride_w: columns }
-    }
-}
-
 /// One node while it is lowered: its tensors, and the calls it adds to.
 pub struct LowerNode<'a> {
     /// The calls so far.

@@ -182,14 +182,4 @@ impl Graph {
         }
         writers
     }
-
-    /// Makes every reader of `old`, and the graph's outputs, read `new` instead.
-    pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
-        let inputs = self.nodes.iter_mut().flat_map(|node| node.inputs.iter_mut().flatten());
-        for slot in inputs.chain(&mut self.outputs) {
-            if *slot == old {
-                *slot = new;
-            }
-        }
-    }
 }
