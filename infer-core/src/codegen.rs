@@ -92,7 +92,7 @@ pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
     );
     // Lints of the user's crate are about the user's code; clippy would ask for names and shapes that ONNX decides.
     let quiet =
-        quote!(#[allow(unused, unused_qualifications, clippy::all, clippy::pedantic, clippy::nursery)]);
+        quote!(#[allow(dead_code, unused_qualifications, clippy::all, clippy::pedantic, clippy::nursery)]);
 
     Ok(quote! {
         #attributes
@@ -161,7 +161,7 @@ pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
         }
 
         #[doc = #outputs_doc]
-        #[allow(unused, clippy::all, clippy::pedantic, clippy::nursery)]
+        #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
         #[derive(
             ::core::clone::Clone, ::core::fmt::Debug, ::core::cmp::PartialEq
         )]
@@ -181,7 +181,7 @@ pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
         }
 
         #[doc = #context_doc]
-        #[allow(unused, reason = "an application need not use all that is generated")]
+        #[allow(dead_code, reason = "an application need not use all that is generated")]
         #vis struct #context_name<'a> {
             context: #krate::__private::Context<'a>,
         }
@@ -279,7 +279,7 @@ fn embedded(request: &Request<'_>, module: &Ident) -> Result<TokenStream, Diagno
     };
     Ok(quote! {
         #[doc(hidden)]
-        #[allow(unused, unused_qualifications, non_upper_case_globals, clippy::all, clippy::pedantic, clippy::nursery)]
+        #[allow(dead_code, unused_qualifications, non_upper_case_globals, clippy::all, clippy::pedantic, clippy::nursery)]
         mod #module {
             #plan
 

@@ -17,13 +17,13 @@ pub fn model(item: &ItemStruct, errors: Error) -> TokenStream {
     let first = errors.next();
     quote! {
         /// A model that could not be compiled.
-        #[allow(unused, reason = "it stands for a type that could not be made")]
+        #[allow(dead_code, reason = "it stands for a type that could not be made")]
         #vis type #ident = [(); #first];
         /// The outputs of a model that could not be compiled.
-        #[allow(unused, reason = "it stands for a type that could not be made")]
+        #[allow(dead_code, reason = "it stands for a type that could not be made")]
         #vis type #outputs = #ident;
         /// The context of a model that could not be compiled.
-        #[allow(unused, type_alias_bounds, reason = "it stands for a type that could not be made")]
+        #[allow(dead_code, type_alias_bounds, reason = "it stands for a type that could not be made")]
         #vis type #context<'a> = ::core::marker::PhantomData<&'a #ident>;
         #(#errors)*
     }
