@@ -8,8 +8,9 @@
 //! - `.seen`: the sizes and modification times under which a model's files were last found to have the contents of an
 //!   entry, named by the compiler, the options and the model's path. While they hold, nothing large is read.
 //!
-//! Every file is written under a temporary name and renamed, so builds may share the folder at the same time. Text files
-//! end in a checksum; a damaged file counts as absent. Only successes are kept.
+//! Beside them lies `lock`, an empty file. Every file is written under a temporary name and renamed, so builds may share the folder at the same time; files are
+//! removed only under a lock that no other build shares meanwhile. Text files end in a checksum; a damaged file counts as
+//! absent. Only successes are kept.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -109,6 +110,7 @@ impl Cache {
 
     /// The model as it was compiled before, if its files are what they were.
     fn look_up(&self, options: &Options) -> Option<Stored> {
+        let _shared = self.lock_file().ok().filter(|file| file.lock_shared().is_ok());
         let seen_path = self.seen_path(options);
         let seen = read_text(&seen_path).and_then(|text| Seen::parse(&text));
         if let Some(seen) = &seen
@@ -153,6 +155,8 @@ impl Cache {
 
     fn store(&self, options: &Options, compiled: Compiled, began: SystemTime) -> io::Result<Stored> {
         fs::create_dir_all(&self.folder)?;
+        // Where the file system has no locks, nothing is removed either.
+        let shared = self.lock_file().ok().filter(|file| file.lock_shared().is_ok());
         let Compiled { plan, summary, sources, .. } = compiled;
         let entry = Entry {
             model: options.model.clone(),
@@ -165,7 +169,6 @@ impl Cache {
         let is_current = hashes.first() == Some(&entry.summary.model_sha256);
         if is_current {
             let key = entry_key(options, &sources, &hashes);
-            // Before the plan, which other builds would take for unused and remove.
             self.write(&self.folder.join(format!("{key}.entry")), entry.text().as_bytes(), None)?;
             self.remember(options, &key, &sources, began)?;
         }
@@ -173,7 +176,9 @@ impl Cache {
         if !is_plan(&plan_path, &entry) {
             self.write(&plan_path, &plan, Some(SystemTime::UNIX_EPOCH + PLAN_TIME))?;
         }
-        if is_current {
+        drop(shared);
+        let alone = self.lock_file().ok().filter(|file| file.try_lock().is_ok());
+        if is_current && alone.is_some() {
             // What cannot be removed now can be next time.
             let _ = self.remove_unused();
         }
@@ -246,6 +251,11 @@ impl Cache {
             }
         }
         Ok(())
+    }
+
+    /// The file whose lock builds share while they read and write, and one holds alone while it removes.
+    fn lock_file(&self) -> io::Result<File> {
+        File::options().create(true).append(true).open(self.folder.join("lock"))
     }
 
     fn entry(&self, key: &str) -> Option<Entry> {
