@@ -5,8 +5,8 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
 use bytemuck::{NoUninit, Pod};
+use bytes::Bytes;
 use infer_kernels::call::{BLOCK, Elementwise, View};
-use prost::bytes::Bytes;
 
 use crate::constant::Constant;
 use crate::diagnostic::Reason;

@@ -5,12 +5,14 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use prost::bytes::Bytes;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::tensor_type::{DataType, TensorType};
 
 /// A tensor known at compile time: row-major, little-endian, `bool` as one byte. Cheap to clone.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "(TensorType, Bytes)", into = "(TensorType, Bytes)")]
 pub struct Constant {
     ty: TensorType,
     data: Bytes,
@@ -36,6 +38,11 @@ impl Constant {
     /// A one-dimensional i64 constant, as ONNX uses for shapes and axes.
     pub fn of_i64(values: &[i64]) -> Self {
         Constant::of(TensorType::new(DataType::I64, [values.len()]), values)
+    }
+
+    /// A constant of type `ty` from the values in a row, which may be of another number than the type says.
+    pub fn checked<T: NoUninit>(ty: TensorType, values: &[T]) -> Option<Self> {
+        Constant::new(ty, Bytes::copy_from_slice(bytemuck::cast_slice(values)))
     }
 
     /// A scalar f32.
@@ -97,6 +104,20 @@ impl Constant {
             return None;
         }
         self.to_f32s()?.first().copied()
+    }
+}
+
+impl TryFrom<(TensorType, Bytes)> for Constant {
+    type Error = &'static str;
+
+    fn try_from((ty, data): (TensorType, Bytes)) -> Result<Self, &'static str> {
+        Constant::new(ty, data).ok_or("a tensor with another number of bytes")
+    }
+}
+
+impl From<Constant> for (TensorType, Bytes) {
+    fn from(constant: Constant) -> Self {
+        (constant.ty, constant.data)
     }
 }
 

@@ -49,12 +49,19 @@ pub struct Reason {
     pub supported: Option<String>,
     /// What to do, for a `help:` line.
     pub help: Option<String>,
+    /// Whether what is missing is there once the values are: such a node runs with the shapes it then has.
+    pub at_run_time: bool,
 }
 
 impl Reason {
     /// A reason without further lines.
     pub fn new(what: impl Into<String>) -> Self {
-        Reason { what: what.into(), supported: None, help: None }
+        Reason { what: what.into(), supported: None, help: None, at_run_time: false }
+    }
+
+    /// Nothing is wrong, but `what` is known only at run time.
+    pub fn at_run_time(what: impl Into<String>) -> Self {
+        Reason { at_run_time: true, ..Reason::new(what) }
     }
 
     /// Adds what is supported.
@@ -68,4 +75,27 @@ impl Reason {
         self.help = Some(help.into());
         self
     }
+}
+
+/// `name` in backticks for a message, as [`printable`].
+pub fn quote(name: &str) -> String {
+    format!("`{}`", printable(name))
+}
+
+/// `name` for a message: control characters escaped, and cut where it is very long.
+pub fn printable(name: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut printable = String::with_capacity(name.len().min(LONGEST));
+    for (index, character) in name.chars().enumerate() {
+        if index == LONGEST {
+            printable.push('…');
+            break;
+        }
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }

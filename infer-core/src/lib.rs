@@ -1,7 +1,8 @@
 //! The graph compiler and the run time of infer-embed.
 //!
-//! With the feature `compiler`: ONNX files in, plan bytes out, one module a stage (see `compile`). Always: [`plan`],
-//! the only contract between the two halves, and [`runtime`], which executes plans.
+//! With the feature `compiler`: ONNX files in, plan bytes out, one module a stage (see `compile`). With `dynamic`: the
+//! operators themselves, for nodes whose shapes only the run knows. Always: [`plan`], the only contract between the two
+//! halves, and [`runtime`], which executes plans.
 
 #![deny(unsafe_code)]
 
@@ -10,21 +11,36 @@ pub mod plan;
 pub mod runtime;
 pub mod tensor_type;
 
+#[cfg(feature = "dynamic")]
+pub mod calls;
+#[cfg(feature = "dynamic")]
+pub mod constant;
+#[cfg(feature = "dynamic")]
+pub mod diagnostic;
+#[cfg(feature = "dynamic")]
+#[allow(unsafe_code, reason = "kernels read raw memory")]
+pub mod execute;
+#[cfg(feature = "dynamic")]
+pub mod expansion;
+#[cfg(feature = "dynamic")]
+pub mod node_types;
+#[cfg(feature = "dynamic")]
+pub mod node_values;
+#[cfg(feature = "dynamic")]
+pub mod ops;
+#[cfg(feature = "dynamic")]
+pub mod program;
+#[cfg(feature = "dynamic")]
+pub mod record;
+#[cfg(feature = "dynamic")]
+pub mod value;
+
 #[cfg(feature = "compiler")]
 pub mod cache;
-#[cfg(feature = "compiler")]
-pub mod calls;
 #[cfg(feature = "compiler")]
 pub mod codegen;
 #[cfg(feature = "compiler")]
 pub mod compile;
-#[cfg(feature = "compiler")]
-pub mod constant;
-#[cfg(feature = "compiler")]
-pub mod diagnostic;
-#[cfg(feature = "compiler")]
-#[allow(unsafe_code, reason = "folding runs reference kernels, which read raw memory")]
-pub mod evaluate;
 #[cfg(feature = "compiler")]
 pub mod graph;
 #[cfg(feature = "compiler")]
@@ -32,11 +48,7 @@ pub mod import;
 #[cfg(feature = "compiler")]
 pub mod lower;
 #[cfg(feature = "compiler")]
-pub mod node_types;
-#[cfg(feature = "compiler")]
 pub mod onnx;
-#[cfg(feature = "compiler")]
-pub mod ops;
 #[cfg(feature = "compiler")]
 pub mod options;
 #[cfg(feature = "compiler")]

@@ -44,9 +44,11 @@ impl<'a> NodeTypes<'a> {
         match (self.optional(index), self.constant(index)) {
             (None, _) => Ok(None),
             (_, Some(constant)) => Ok(Some(constant)),
-            (Some(ty), None) => Err(Reason::new(format!("input `{name}` ({ty}) is known only at run time"))
-                .supported(format!("`{name}` as a constant or computed from shapes"))
-                .help("re-export the model with static shapes, or simplify it")),
+            (Some(ty), None) => {
+                Err(Reason::at_run_time(format!("input `{name}` ({ty}) is known only at run time"))
+                    .supported(format!("`{name}` as a constant or computed from shapes"))
+                    .help("re-export the model with static shapes, or simplify it"))
+            }
         }
     }
 

@@ -9,7 +9,7 @@
 
 use crate::constant::Constant;
 use crate::diagnostic::{Diagnostic, Reason};
-use crate::evaluate::evaluate;
+use crate::execute::{Backend, evaluate};
 use crate::graph::{Graph, Node, ValueId};
 use crate::import::{Failures, Imported, Model, Refused};
 use crate::onnx::{MAX_RANK, quote};
@@ -182,7 +182,7 @@ fn fold(
             let Some(left) = budget.flops.checked_sub(flops) else { return Ok(None) };
             budget.flops = left;
             let inputs: Vec<Option<&Constant>> = node.inputs.iter().map(|id| graph.constant(*id)).collect();
-            evaluate(&*node.op, &inputs, types)?
+            evaluate(&*node.op, &inputs, types, &Backend::Reference)?
         }
     };
     for (ty, constant) in types.iter().zip(&constants) {

@@ -4,6 +4,7 @@ use std::fmt;
 
 /// The type of a tensor's elements, as ONNX numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "dynamic", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 #[repr(u32)]
 pub enum DataType {
@@ -31,13 +32,37 @@ pub enum DataType {
     U32 = 12,
     /// unsigned 64-bit integer
     U64 = 13,
+    /// complex number of two f32, real part first
+    C64 = 14,
+    /// complex number of two f64, real part first
+    C128 = 15,
     /// bfloat16
     Bf16 = 16,
+    /// 8-bit float, 4 bits of exponent, 3 of mantissa, no infinities
+    F8E4M3FN = 17,
+    /// 8-bit float, 4 bits of exponent, 3 of mantissa, no infinities, no negative zero
+    F8E4M3FNUZ = 18,
+    /// 8-bit float, 5 bits of exponent, 2 of mantissa
+    F8E5M2 = 19,
+    /// 8-bit float, 5 bits of exponent, 2 of mantissa, no infinities, no negative zero
+    F8E5M2FNUZ = 20,
+    /// unsigned 4-bit integer, each in a byte of its own
+    U4 = 21,
+    /// signed 4-bit integer, each in a byte of its own
+    I4 = 22,
+    /// 4-bit float, 2 bits of exponent, 1 of mantissa, each in the low half of a byte of its own
+    F4E2M1 = 23,
+    /// 8-bit power of two without sign or mantissa, as scales have it
+    F8E8M0 = 24,
+    /// unsigned 2-bit integer, each in a byte of its own
+    U2 = 25,
+    /// signed 2-bit integer, each in a byte of its own
+    I2 = 26,
 }
 
 impl DataType {
     /// Every type.
-    pub const ALL: [DataType; 13] = [
+    pub const ALL: [DataType; 25] = [
         DataType::F32,
         DataType::U8,
         DataType::I8,
@@ -51,6 +76,18 @@ impl DataType {
         DataType::U32,
         DataType::U64,
         DataType::Bf16,
+        DataType::C64,
+        DataType::C128,
+        DataType::F8E4M3FN,
+        DataType::F8E4M3FNUZ,
+        DataType::F8E5M2,
+        DataType::F8E5M2FNUZ,
+        DataType::U4,
+        DataType::I4,
+        DataType::F4E2M1,
+        DataType::F8E8M0,
+        DataType::U2,
+        DataType::I2,
     ];
 
     /// The type that ONNX's `TensorProto.DataType` calls `code`, if it is supported.
@@ -74,22 +111,64 @@ impl DataType {
             DataType::U32 => "u32",
             DataType::U64 => "u64",
             DataType::Bf16 => "bf16",
+            DataType::C64 => "c64",
+            DataType::C128 => "c128",
+            DataType::F8E4M3FN => "f8e4m3fn",
+            DataType::F8E4M3FNUZ => "f8e4m3fnuz",
+            DataType::F8E5M2 => "f8e5m2",
+            DataType::F8E5M2FNUZ => "f8e5m2fnuz",
+            DataType::U4 => "u4",
+            DataType::I4 => "i4",
+            DataType::F4E2M1 => "f4e2m1",
+            DataType::F8E8M0 => "f8e8m0",
+            DataType::U2 => "u2",
+            DataType::I2 => "i2",
         }
     }
 
-    /// The size of one element in bytes.
+    /// The size of one element in bytes. Types below 8 bits have one byte each here, whatever files do.
     pub fn size_bytes(self) -> usize {
         match self {
             DataType::U8 | DataType::I8 | DataType::Bool => 1,
+            DataType::F8E4M3FN | DataType::F8E4M3FNUZ | DataType::F8E5M2 | DataType::F8E5M2FNUZ => 1,
+            DataType::U4
+            | DataType::I4
+            | DataType::F4E2M1
+            | DataType::F8E8M0
+            | DataType::U2
+            | DataType::I2 => 1,
             DataType::U16 | DataType::I16 | DataType::F16 | DataType::Bf16 => 2,
             DataType::F32 | DataType::I32 | DataType::U32 => 4,
-            DataType::F64 | DataType::I64 | DataType::U64 => 8,
+            DataType::F64 | DataType::I64 | DataType::U64 | DataType::C64 => 8,
+            DataType::C128 => 16,
+        }
+    }
+
+    /// How many bits one element has in files, where several share a byte.
+    pub fn packed_bits(self) -> usize {
+        match self {
+            DataType::U2 | DataType::I2 => 2,
+            DataType::U4 | DataType::I4 | DataType::F4E2M1 => 4,
+            _ => 8 * self.size_bytes(),
         }
     }
 
     /// Whether it is a floating-point type.
     pub fn is_float(self) -> bool {
         matches!(self, DataType::F32 | DataType::F64 | DataType::F16 | DataType::Bf16)
+    }
+
+    /// Whether it is one of the 8-bit and 4-bit floating-point types.
+    pub fn is_small_float(self) -> bool {
+        matches!(
+            self,
+            DataType::F8E4M3FN
+                | DataType::F8E4M3FNUZ
+                | DataType::F8E5M2
+                | DataType::F8E5M2FNUZ
+                | DataType::F4E2M1
+                | DataType::F8E8M0
+        )
     }
 }
 
@@ -101,6 +180,7 @@ impl fmt::Display for DataType {
 
 /// An element type and a static shape.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "dynamic", derive(serde::Serialize, serde::Deserialize))]
 pub struct TensorType {
     /// The type of the elements.
     pub dtype: DataType,

@@ -1,10 +1,11 @@
 //! What a kernel is, and what it is called with.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
 
-use crate::Isa;
+use crate::{Isa, threads};
 
 /// Runs chunk `chunk` of `chunks` of one call.
 ///
@@ -26,6 +27,34 @@ pub struct Kernel {
     pub chunks: fn(args: &Args<'_>, threads: usize) -> usize,
     /// The implementations.
     pub run: PerIsa,
+}
+
+impl Kernel {
+    /// Runs all chunks of one call by `run`, one of the kernel's implementations, on at most so many threads.
+    ///
+    /// # Errors
+    ///
+    /// That of the first chunk which has one.
+    ///
+    /// # Safety
+    ///
+    /// As for [`ChunkFn`].
+    pub unsafe fn run_chunks(&self, run: ChunkFn, args: &Args<'_>, threads: usize) -> Result<(), RunError> {
+        let chunks = (self.chunks)(args, threads).max(1);
+        let failure: Mutex<Option<(usize, RunError)>> = Mutex::new(None);
+        let task = |chunk: usize| {
+            // SAFETY: the caller answers for the call and the processor; `threads::run` runs each chunk once.
+            if let Err(error) = unsafe { run(args, chunk, chunks) } {
+                let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                // The first chunk's error, so that the message does not depend on timing.
+                if failure.is_none_or(|(first, _)| chunk < first) {
+                    *failure = Some((chunk, error));
+                }
+            }
+        };
+        threads::run(threads, chunks, &task);
+        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, error)| Err(error))
+    }
 }
 
 impl fmt::Debug for Kernel {

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use crate::diagnostic::Reason;
 use crate::onnx::proto::{AttributeProto, attribute_type};
-use crate::onnx::{quote, to_constant};
+use crate::onnx::{quote, to_value};
 use crate::ops::{Attribute, Attributes};
+use crate::value::Value;
 
 /// The attributes of a node.
 pub(super) fn convert(attributes: &[(&str, &AttributeProto)]) -> Result<Attributes, Reason> {
@@ -36,8 +37,12 @@ fn convert_one(attribute: &AttributeProto) -> Result<Attribute, Reason> {
         ty::FLOAT => Ok(Attribute::Float(attribute.f.unwrap_or_default())),
         ty::INT => Ok(Attribute::Int(attribute.i.unwrap_or_default())),
         ty::STRING => Ok(Attribute::String(text(attribute.s.as_deref().unwrap_or_default())?)),
-        ty::TENSOR => Ok(Attribute::Tensor(to_constant(attribute.t.as_ref().ok_or_else(missing)?)?)),
-        ty::GRAPH => Ok(Attribute::Graph(attribute.g.clone().ok_or_else(missing)?)),
+        ty::TENSOR => match to_value(attribute.t.as_ref().ok_or_else(missing)?)? {
+            Value::Strings(strings) => Ok(Attribute::StringTensor(strings)),
+            Value::Tensor(tensor) => Ok(Attribute::Tensor(tensor)),
+            _ => Err(missing()),
+        },
+        ty::GRAPH => unsupported("a graph"),
         ty::FLOATS => Ok(Attribute::Floats(attribute.floats.clone())),
         ty::INTS => Ok(Attribute::Ints(attribute.ints.clone())),
         ty::STRINGS => {
@@ -76,7 +81,7 @@ fn kind(attribute: &AttributeProto) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use prost::bytes::Bytes;
+    use bytes::Bytes;
 
     use super::*;
 

@@ -13,7 +13,6 @@ mod report;
 mod tests;
 
 use std::collections::HashSet;
-use std::ops::RangeInclusive;
 
 use dims::Binder;
 pub(crate) use dims::Declared;
@@ -487,13 +486,6 @@ fn import_node(node: &FlatNode<'_>, find: Find<'_>) -> Result<Box<dyn Operator>,
         let domain = if node.domain.is_empty() { "ai.onnx" } else { node.domain };
         Reason::new(format!("the model imports no version of domain {}", quote(domain)))
     })?;
-    if opset < row.since {
-        let since = row.since;
-        return Err(Reason::new(format!(
-            "{} exists since version {since}, the model imports {opset}",
-            row.name
-        )));
-    }
     let present = |ids: &[Option<usize>]| {
         let mut present: Vec<bool> = ids.iter().map(Option::is_some).collect();
         while present.last() == Some(&false) {
@@ -502,29 +494,8 @@ fn import_node(node: &FlatNode<'_>, find: Find<'_>) -> Result<Box<dyn Operator>,
         present
     };
     let (inputs, outputs) = (present(&node.inputs), present(&node.outputs));
-    expect_arity("inputs", inputs.len(), &row.inputs)?;
-    expect_arity("outputs", outputs.len(), &row.outputs)?;
     let attributes = attributes::convert(&node.attributes)?;
-    let mut import = ImportNode { op_type: node.op_type.to_owned(), opset, attributes, inputs, outputs };
-    let op = (row.import)(&mut import)?;
-    let unread: Vec<String> = import.attributes.unread().map(quote).collect();
-    match unread.as_slice() {
-        [] => Ok(op),
-        [one] => Err(Reason::new(format!("attribute {one} is not supported"))),
-        several => Err(Reason::new(format!("attributes {} are not supported", several.join(", ")))),
-    }
-}
-
-fn expect_arity(what: &str, count: usize, allowed: &RangeInclusive<usize>) -> Result<(), Reason> {
-    if allowed.contains(&count) {
-        return Ok(());
-    }
-    let allowed = match (*allowed.start(), *allowed.end()) {
-        (least, usize::MAX) => format!("at least {least}"),
-        (least, most) if least == most => least.to_string(),
-        (least, most) => format!("{least} to {most}"),
-    };
-    Err(Reason::new(format!("it has {count} {what}, not {allowed}")))
+    ops::import(row, ImportNode { op_type: node.op_type.to_owned(), opset, attributes, inputs, outputs })
 }
 
 /// The value of a Constant node.

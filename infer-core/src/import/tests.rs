@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message;
-use prost::bytes::Bytes;
 
 use super::{Model, import, import_with};
 use crate::constant::Constant;

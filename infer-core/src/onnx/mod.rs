@@ -9,8 +9,9 @@ pub mod proto;
 mod read;
 mod tensor;
 
+pub use crate::diagnostic::{printable, quote};
 pub use read::{ModelFile, decode, read};
-pub use tensor::{data_type_name, tensor_type, to_constant};
+pub use tensor::{STRING, data_type_name, tensor_type, to_constant, to_value};
 
 /// The oldest and the newest opset of ai.onnx that are understood.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
@@ -24,27 +25,4 @@ pub const MAX_RANK: usize = 64;
 /// The domain `domain`, with the long name of the default one as the short one.
 pub fn normalize_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
-}
-
-/// `name` in backticks for a message, as [`printable`].
-pub fn quote(name: &str) -> String {
-    format!("`{}`", printable(name))
-}
-
-/// `name` for a message: control characters escaped, and cut where it is very long.
-pub fn printable(name: &str) -> String {
-    const LONGEST: usize = 120;
-    let mut printable = String::with_capacity(name.len().min(LONGEST));
-    for (index, character) in name.chars().enumerate() {
-        if index == LONGEST {
-            printable.push('…');
-            break;
-        }
-        if character.is_control() {
-            printable.extend(character.escape_default());
-        } else {
-            printable.push(character);
-        }
-    }
-    printable
 }

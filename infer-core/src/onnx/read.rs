@@ -4,8 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use prost::Message;
-use prost::bytes::Bytes;
 
 use super::external_data::ExternalData;
 use super::proto::ModelProto;

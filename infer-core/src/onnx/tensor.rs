@@ -3,13 +3,17 @@
 use std::fmt::Display;
 
 use bytemuck::NoUninit;
-use prost::bytes::Bytes;
+use bytes::Bytes;
 
 use super::proto::TensorProto;
 use super::{MAX_RANK, quote};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, MAX_ELEMENTS, TensorType};
+use crate::value::{Strings, Value};
+
+/// ONNX's number of the element type of strings.
+pub const STRING: i32 = 8;
 
 /// ONNX's name of the element type with number `code`.
 pub fn data_type_name(code: i32) -> String {
@@ -18,19 +22,7 @@ pub fn data_type_name(code: i32) -> String {
     }
     let name = match code {
         0 => "undefined",
-        8 => "string",
-        14 => "complex64",
-        15 => "complex128",
-        17 => "float8e4m3fn",
-        18 => "float8e4m3fnuz",
-        19 => "float8e5m2",
-        20 => "float8e5m2fnuz",
-        21 => "uint4",
-        22 => "int4",
-        23 => "float4e2m1",
-        24 => "float8e8m0",
-        25 => "uint2",
-        26 => "int2",
+        STRING => "string",
         27 => "float6e2m3",
         28 => "float6e3m2",
         _ => return format!("number {code}"),
@@ -95,6 +87,14 @@ fn has_typed_data(tensor: &TensorProto) -> bool {
 }
 
 fn raw_data(ty: &TensorType, raw: &Bytes) -> Result<Bytes, Reason> {
+    let bits = ty.dtype.packed_bits();
+    if bits < 8 {
+        let packed = ty.elements().div_ceil(8 / bits);
+        if packed != raw.len() {
+            return Err(Reason::new(format!("{ty} needs {packed} bytes, there are {}", raw.len())));
+        }
+        return Ok(unpacked(ty, raw.iter().copied()));
+    }
     if ty.bytes() != raw.len() {
         return Err(Reason::new(format!("{ty} needs {} bytes, there are {}", ty.bytes(), raw.len())));
     }
@@ -102,6 +102,19 @@ fn raw_data(ty: &TensorType, raw: &Bytes) -> Result<Bytes, Reason> {
         return Ok(raw.iter().map(|&byte| u8::from(byte != 0)).collect());
     }
     Ok(raw.clone())
+}
+
+/// Elements that share bytes, the first in the lowest bits, as a byte each.
+fn unpacked(ty: &TensorType, packed: impl Iterator<Item = u8>) -> Bytes {
+    let bits = ty.dtype.packed_bits();
+    let is_signed = matches!(ty.dtype, DataType::I4 | DataType::I2);
+    let elements = packed.flat_map(|byte| (0..8 / bits).map(move |index| byte >> (index * bits)));
+    let element = |element: u8| {
+        let high = element << (8 - bits);
+        // Shifted back with its sign, or without.
+        if is_signed { (high.cast_signed() >> (8 - bits)).cast_unsigned() } else { high >> (8 - bits) }
+    };
+    elements.take(ty.elements()).map(element).collect()
 }
 
 fn typed_data(ty: &TensorType, tensor: &TensorProto) -> Result<Bytes, Reason> {
@@ -112,16 +125,61 @@ fn typed_data(ty: &TensorType, tensor: &TensorProto) -> Result<Bytes, Reason> {
         DataType::I32 => exact(ty, "int32_data", small),
         DataType::I64 => exact(ty, "int64_data", &tensor.int64_data),
         DataType::U64 => exact(ty, "uint64_data", &tensor.uint64_data),
+        DataType::C64 => pairs(ty, "float_data", &tensor.float_data),
+        DataType::C128 => pairs(ty, "double_data", &tensor.double_data),
         DataType::U32 => narrowed::<u32, _>(ty, "uint64_data", &tensor.uint64_data),
         DataType::U8 => narrowed::<u8, _>(ty, "int32_data", small),
         DataType::I8 => narrowed::<i8, _>(ty, "int32_data", small),
         DataType::I16 => narrowed::<i16, _>(ty, "int32_data", small),
         DataType::U16 | DataType::F16 | DataType::Bf16 => narrowed::<u16, _>(ty, "int32_data", small),
+        DataType::F8E4M3FN
+        | DataType::F8E4M3FNUZ
+        | DataType::F8E5M2
+        | DataType::F8E5M2FNUZ
+        | DataType::F8E8M0 => narrowed::<u8, _>(ty, "int32_data", small),
         DataType::Bool => {
             expect_count(ty, "int32_data", small.len())?;
             Ok(small.iter().map(|&value| u8::from(value != 0)).collect())
         }
+        DataType::U4 | DataType::I4 | DataType::F4E2M1 | DataType::U2 | DataType::I2 => {
+            let packed = ty.elements().div_ceil(8 / ty.dtype.packed_bits());
+            if packed != small.len() {
+                return Err(Reason::new(format!(
+                    "{ty} needs {packed} bytes, `int32_data` holds {}",
+                    small.len()
+                )));
+            }
+            Ok(unpacked(ty, small.iter().map(|&byte| byte as u8)))
+        }
     }
+}
+
+/// The tensor, of numbers or strings, with its elements.
+pub fn to_value(tensor: &TensorProto) -> Result<Value, Reason> {
+    if tensor.data_type != STRING {
+        return to_constant(tensor).map(Value::Tensor);
+    }
+    let text = |bytes: &Bytes| match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(Reason::new("a string is no UTF-8 text")),
+    };
+    let strings: Vec<String> = tensor.string_data.iter().map(text).collect::<Result<_, _>>()?;
+    let extent = |&dim: &i64| usize::try_from(dim).ok();
+    let shape: Option<Vec<usize>> = tensor.dims.iter().map(extent).collect();
+    let wrong = || {
+        let count = tensor.string_data.len();
+        Reason::new(format!("a tensor of strings with dimensions {:?} holds {count}", tensor.dims))
+    };
+    shape.and_then(|shape| Strings::new(shape, strings)).map(Value::Strings).ok_or_else(wrong)
+}
+
+fn pairs<T: NoUninit>(ty: &TensorType, field: &str, values: &[T]) -> Result<Bytes, Reason> {
+    let wanted = 2 * ty.elements();
+    if wanted != values.len() {
+        let count = values.len();
+        return Err(Reason::new(format!("{ty} needs {wanted} numbers, {} holds {count}", quote(field))));
+    }
+    Ok(Bytes::copy_from_slice(bytemuck::cast_slice(values)))
 }
 
 fn expect_count(ty: &TensorType, field: &str, count: usize) -> Result<(), Reason> {

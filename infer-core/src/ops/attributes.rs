@@ -1,44 +1,11 @@
 //! A node's attributes, with an account of which were read.
 
+use std::sync::Arc;
+
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
-use crate::onnx::proto::GraphProto;
-
-/// The value of an attribute.
-#[derive(Clone, Debug)]
-pub enum Attribute {
-    /// INT
-    Int(i64),
-    /// FLOAT
-    Float(f32),
-    /// STRING
-    String(String),
-    /// TENSOR
-    Tensor(Constant),
-    /// GRAPH
-    Graph(Box<GraphProto>),
-    /// INTS
-    Ints(Vec<i64>),
-    /// FLOATS
-    Floats(Vec<f32>),
-    /// STRINGS
-    Strings(Vec<String>),
-}
-
-impl Attribute {
-    fn kind(&self) -> &'static str {
-        match self {
-            Attribute::Int(_) => "an integer",
-            Attribute::Float(_) => "a float",
-            Attribute::String(_) => "a string",
-            Attribute::Tensor(_) => "a tensor",
-            Attribute::Graph(_) => "a graph",
-            Attribute::Ints(_) => "a list of integers",
-            Attribute::Floats(_) => "a list of floats",
-            Attribute::Strings(_) => "a list of strings",
-        }
-    }
-}
+use crate::record::{Attribute, GraphRecord};
+use crate::value::{Strings, ValueType};
 
 /// The attributes of a node, by name. Every one must be read, so that none is silently ignored.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +53,15 @@ impl Attributes {
         /// The TENSOR attribute `name`, if it is there.
         tensor, Tensor, Constant, "a tensor");
     getter!(
+        /// The TENSOR attribute `name` as strings, if it is there.
+        string_tensor, StringTensor, Strings, "a tensor of strings");
+    getter!(
+        /// The GRAPH attribute `name`, if it is there.
+        graph, Graph, Arc<GraphRecord>, "a graph");
+    getter!(
+        /// The TYPE_PROTO attribute `name`, if it is there.
+        value_type, Type, ValueType, "a type");
+    getter!(
         /// The INTS attribute `name`, if it is there.
         ints, Ints, Vec<i64>, "a list of integers");
     getter!(
@@ -94,6 +70,11 @@ impl Attributes {
     getter!(
         /// The STRINGS attribute `name`, if it is there.
         strings, Strings, Vec<String>, "a list of strings");
+
+    /// Whether attribute `name` is there; it is not thereby read.
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|(entry, ..)| entry == name)
+    }
 
     /// The INT attribute `name` as a switch, `default` where it is left out.
     pub fn flag(&mut self, name: &str, default: bool) -> Result<bool, Reason> {

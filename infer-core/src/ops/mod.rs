@@ -3,33 +3,64 @@
 //! An operator is imported from a node ([`Row::import`]), infers its output types, and lowers to kernel calls.
 //! Evaluation while compiling needs no code of its own: the calls run on the reference kernels.
 
+pub mod along_axis;
+pub mod attention;
+pub mod attention_contrib;
 mod attributes;
 pub mod binary;
+pub mod bitwise;
 pub mod cast;
 pub mod clip;
+pub mod col2im;
 pub mod concat;
+pub mod control_flow;
 pub mod conv;
+pub mod deform_conv;
 pub mod depth_to_space;
+pub mod einsum;
 pub mod element_type;
 pub mod elementwise_layout;
 pub mod expand;
+pub mod fused_contrib;
 pub mod gather;
+pub mod gather_scatter;
+pub mod image_decoder;
+pub mod linear_attention;
+pub mod loss;
 pub mod matmul;
+pub mod ml;
+pub mod ml_tree;
 mod movement;
+pub mod non_max_suppression;
 pub mod normalization;
+pub mod normalization_expanded;
+pub mod optional;
 pub mod pack;
 pub mod pad;
 pub mod pool;
+pub mod quantize;
+pub mod quantized;
+pub mod quantized_contrib;
+pub mod random;
+pub mod recurrent;
 pub mod reduce;
+pub mod region;
 pub mod reorder;
 pub mod reshape;
 pub mod resize;
+pub mod rotary_embedding;
+pub mod select;
+pub mod sequence;
 pub mod shape;
+pub mod signal;
 pub mod slice;
 pub mod softmax;
 pub mod split;
+pub mod string;
 #[cfg(test)]
 pub(crate) mod test_support;
+pub mod tf_idf;
+pub mod training;
 pub mod transpose;
 pub mod unary;
 pub mod variadic;
@@ -40,16 +71,28 @@ use std::any::Any;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-pub use attributes::{Attribute, Attributes};
+pub use attributes::Attributes;
 
+pub use crate::expansion::{Expansion, Wire};
 pub use crate::node_types::{InputType, NodeTypes};
+pub use crate::node_values::NodeValues;
+pub use crate::record::Attribute;
 
 use crate::calls::LowerNode;
 use crate::constant::Constant;
-use crate::diagnostic::Reason;
+use crate::diagnostic::{Reason, quote};
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
 
 /// What a node computes, its attributes included.
+///
+/// There are three ways to say what that is, and an operator takes the first that serves:
+///
+/// - [`expand`](Operator::expand) puts nodes of other operators in its place;
+/// - [`infer`](Operator::infer) and [`lower`](Operator::lower) make kernel calls, planned while compiling wherever the
+///   types are known then;
+/// - [`compute`](Operator::compute) computes values from values at run time, for what has no kernels: strings, sequences,
+///   shapes that depend on elements.
 ///
 /// The `Debug` form says everything about the operator: two nodes whose operators print alike and that read the same
 /// values are one computation.
@@ -57,8 +100,16 @@ pub trait Operator: fmt::Debug + Any + Send + Sync {
     /// The name in ONNX, or of an internal operator.
     fn name(&self) -> &'static str;
 
-    /// The types of the outputs, all those the operator defines that `node` asks for.
-    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason>;
+    /// The nodes of other operators that compute the same, or `None`: their wires for the outputs.
+    fn expand(&self, _nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        Ok(None)
+    }
+
+    /// The types of the outputs, all those the operator defines that `node` asks for. A reason
+    /// [at run time](Reason::at_run_time) where they depend on elements that are not known.
+    fn infer(&self, _node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        Err(Reason::at_run_time("the types of its outputs"))
+    }
 
     /// The outputs where they follow from types or constants without any kernel, as `Shape`'s do; `None` leaves
     /// evaluation to the reference kernels (once all inputs are constants).
@@ -67,7 +118,30 @@ pub trait Operator: fmt::Debug + Any + Send + Sync {
     }
 
     /// Emits the kernel calls that compute the outputs.
-    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason>;
+    fn lower(&self, _node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        Err(Reason::new(format!("{} has no kernels", self.name())))
+    }
+
+    /// Whether [`compute`](Operator::compute) computes tensors of these types, not kernels.
+    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
+        false
+    }
+
+    /// The outputs, all those that the operator defines (what nobody asks for may be anything), or `None` where kernels
+    /// compute them.
+    fn compute(&self, _node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        Ok(None)
+    }
+
+    /// What kernels do with tensors of strings, given as a number for each different string.
+    fn string_use(&self) -> StringUse {
+        StringUse::None
+    }
+
+    /// Whether it may be computed while compiling, once its inputs are known: not where that may take forever.
+    fn is_foldable(&self) -> bool {
+        !self.is_nondeterministic()
+    }
 
     /// Whether output 0 has the bytes of input 0 in the same order, so that it needs no calls.
     fn is_view(&self) -> bool {
@@ -94,6 +168,17 @@ pub trait Operator: fmt::Debug + Any + Send + Sync {
     fn is_nondeterministic(&self) -> bool {
         false
     }
+}
+
+/// What an operator's kernels do with tensors of strings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StringUse {
+    /// They take none.
+    None,
+    /// They move elements: outputs of the element type of the strings are strings.
+    Moves,
+    /// They compare elements or look at shapes: no output is of strings.
+    Compares,
 }
 
 /// Which layouts an operator works on. Where it runs blocked, every input that is not a constant and every output is
@@ -143,25 +228,56 @@ pub struct Row {
 
 /// The operator table: every family's rows.
 pub static TABLE: &[&[Row]] = &[
+    along_axis::OPERATORS,
+    attention::OPERATORS,
+    attention_contrib::OPERATORS,
     binary::OPERATORS,
+    bitwise::OPERATORS,
     cast::OPERATORS,
     clip::OPERATORS,
+    col2im::OPERATORS,
     concat::OPERATORS,
+    control_flow::OPERATORS,
     conv::OPERATORS,
+    deform_conv::OPERATORS,
     depth_to_space::OPERATORS,
+    einsum::OPERATORS,
     expand::OPERATORS,
+    fused_contrib::OPERATORS,
     gather::OPERATORS,
+    gather_scatter::OPERATORS,
+    image_decoder::OPERATORS,
+    linear_attention::OPERATORS,
+    loss::OPERATORS,
     matmul::OPERATORS,
+    ml::OPERATORS,
+    ml_tree::OPERATORS,
+    non_max_suppression::OPERATORS,
     normalization::OPERATORS,
+    normalization_expanded::OPERATORS,
+    optional::OPERATORS,
     pad::OPERATORS,
     pool::OPERATORS,
+    quantize::OPERATORS,
+    quantized::OPERATORS,
+    quantized_contrib::OPERATORS,
+    random::OPERATORS,
+    recurrent::OPERATORS,
     reduce::OPERATORS,
+    region::OPERATORS,
     reshape::OPERATORS,
     resize::OPERATORS,
+    rotary_embedding::OPERATORS,
+    select::OPERATORS,
+    sequence::OPERATORS,
     shape::OPERATORS,
+    signal::OPERATORS,
     slice::OPERATORS,
     softmax::OPERATORS,
     split::OPERATORS,
+    string::OPERATORS,
+    tf_idf::OPERATORS,
+    training::OPERATORS,
     transpose::OPERATORS,
     unary::OPERATORS,
     variadic::OPERATORS,
@@ -171,6 +287,41 @@ pub static TABLE: &[&[Row]] = &[
 /// The row of operator `name` in `domain`.
 pub fn find(domain: &str, name: &str) -> Option<&'static Row> {
     TABLE.iter().flat_map(|rows| rows.iter()).find(|row| row.name == name && row.domain == domain)
+}
+
+/// The operator of a node, every attribute read.
+///
+/// # Errors
+///
+/// If the row has no such opset, arity or attributes.
+pub fn import(row: &Row, mut node: ImportNode) -> Result<Box<dyn Operator>, Reason> {
+    if node.opset < row.since {
+        return Err(Reason::new(format!(
+            "{} exists since version {}, the model imports {}",
+            row.name, row.since, node.opset
+        )));
+    }
+    expect_arity("inputs", node.inputs.len(), &row.inputs)?;
+    expect_arity("outputs", node.outputs.len(), &row.outputs)?;
+    let op = (row.import)(&mut node)?;
+    let unread: Vec<String> = node.attributes.unread().map(quote).collect();
+    match unread.as_slice() {
+        [] => Ok(op),
+        [one] => Err(Reason::new(format!("attribute {one} is not supported"))),
+        several => Err(Reason::new(format!("attributes {} are not supported", several.join(", ")))),
+    }
+}
+
+fn expect_arity(what: &str, count: usize, allowed: &RangeInclusive<usize>) -> Result<(), Reason> {
+    if allowed.contains(&count) {
+        return Ok(());
+    }
+    let allowed = match (*allowed.start(), *allowed.end()) {
+        (least, usize::MAX) => format!("at least {least}"),
+        (least, most) if least == most => least.to_string(),
+        (least, most) => format!("{least} to {most}"),
+    };
+    Err(Reason::new(format!("it has {count} {what}, not {allowed}")))
 }
 
 /// The axis `axis` of a tensor of `rank` dimensions, negative ones counted from the end.

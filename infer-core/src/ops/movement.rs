@@ -63,7 +63,17 @@ pub(super) fn element_bits(dtype: DataType, value: f32) -> u64 {
         DataType::Bf16 => half::bf16::from_f32(value).to_bits().into(),
         DataType::Bool => (value != 0.0).into(),
         DataType::U64 => value as u64,
-        DataType::U8 | DataType::U16 | DataType::U32 => u64::from(value as u32),
+        DataType::U8 | DataType::U16 | DataType::U32 | DataType::U4 | DataType::U2 => u64::from(value as u32),
+        DataType::C64 => value.to_bits().into(),
+        // No operator fills 8-bit and 4-bit floats, or complex numbers of 16 bytes, with anything but zero.
+        DataType::C128
+        | DataType::F8E4M3FN
+        | DataType::F8E4M3FNUZ
+        | DataType::F8E5M2
+        | DataType::F8E5M2FNUZ
+        | DataType::F4E2M1
+        | DataType::F8E8M0 => 0,
+        DataType::I4 | DataType::I2 => value as i64 as u64,
         DataType::I8 | DataType::I16 | DataType::I32 | DataType::I64 => value as i64 as u64,
     }
 }

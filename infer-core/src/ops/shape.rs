@@ -1,6 +1,6 @@
 //! Shape, Size, ConstantOfShape and Range: tensors made from types and constants while compiling.
 
-use prost::bytes::Bytes;
+use bytes::Bytes;
 
 use super::movement::{element_bits, extent, result_type};
 use super::{ImportNode, NodeTypes, Operator, Row, expect_dtype};

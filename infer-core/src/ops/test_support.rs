@@ -6,9 +6,10 @@ use bytemuck::NoUninit;
 
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
-use crate::evaluate;
+use crate::execute;
 use crate::ops::{Attribute, Attributes, ImportNode, InputType, NodeTypes, Operator, find};
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
 
 /// A tensor of f32.
 pub fn f32s<const R: usize>(shape: [usize; R], values: &[f32]) -> Constant {
@@ -30,14 +31,16 @@ pub fn tensor<T: NoUninit, const R: usize>(dtype: DataType, shape: [usize; R], v
     Constant::of(TensorType::new(dtype, shape), values)
 }
 
-/// An operator as it is imported from a node of opset `opset`, every attribute being read.
+/// An operator as it is imported from a node of opset `opset`, every attribute being read. One of another domain than
+/// ai.onnx is `domain::Name`.
 pub fn import(
     (op_type, opset): (&str, i64),
     attributes: &[(&str, Attribute)],
     inputs: usize,
     outputs: usize,
 ) -> Result<Box<dyn Operator>, Reason> {
-    let row = find("", op_type).unwrap_or_else(|| panic!("no row for {op_type}"));
+    let (domain, op_type) = op_type.split_once("::").unwrap_or(("", op_type));
+    let row = find(domain, op_type).unwrap_or_else(|| panic!("no row for {op_type}"));
     assert!(row.since <= opset && row.inputs.contains(&inputs) && row.outputs.contains(&outputs));
     let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     let mut node = ImportNode {
@@ -73,17 +76,19 @@ pub fn run_all(
     outputs: usize,
 ) -> Result<Vec<Constant>, Reason> {
     let operator = import(op, attributes, inputs.len(), outputs)?;
-    let types: Vec<_> =
-        inputs.iter().map(|c| c.as_ref().map(|c| InputType { ty: c.ty(), constant: Some(c) })).collect();
-    let asked = vec![true; outputs];
-    let node = NodeTypes { inputs: &types, outputs: &asked };
-    if let Some(known) = operator.evaluate(&node)? {
-        return Ok(known);
-    }
-    let types: Vec<Option<TensorType>> = operator.infer(&node)?.into_iter().map(Some).collect();
     let inputs: Vec<Option<&Constant>> = inputs.iter().map(Option::as_ref).collect();
-    let results = evaluate::evaluate(&*operator, &inputs, &types)?;
-    Ok(results.into_iter().map(|result| result.expect("every output was asked for")).collect())
+    execute::fold(&*operator, &inputs, &vec![true; outputs])
+}
+
+/// All of `outputs` outputs of an operator on values of any type; `None` stands for an input left out.
+pub fn run_values(
+    op: (&str, i64),
+    attributes: &[(&str, Attribute)],
+    inputs: &[Option<Value>],
+    outputs: usize,
+) -> Result<Vec<Value>, Reason> {
+    let operator = import(op, attributes, inputs.len(), outputs)?;
+    execute::execute(&*operator, inputs, &vec![true; outputs], &execute::Backend::Reference)
 }
 
 /// Output 0 of an operator without optional inputs on constants.

@@ -6,7 +6,7 @@
 //! Precondition: all inputs are constants, and the outputs are not much larger. As exact as the reference kernels.
 
 use crate::constant::Constant;
-use crate::evaluate::evaluate;
+use crate::execute::{Backend, evaluate};
 use crate::graph::{Graph, Node};
 use crate::tensor_type::TensorType;
 
@@ -50,7 +50,7 @@ fn computed(graph: &Graph, node: &Node, bytes: &mut usize, flops: &mut u64) -> O
     // What is too large stays a node, and is computed at run time.
     let (bytes_left, flops_left) = (bytes.checked_sub(size)?, flops.checked_sub(cost)?);
     let inputs: Vec<Option<&Constant>> = node.inputs.iter().map(|id| graph.constant(*id)).collect();
-    let constants = evaluate(&*node.op, &inputs, &types).ok()?;
+    let constants = evaluate(&*node.op, &inputs, &types, &Backend::Reference).ok()?;
     let fits =
         types.iter().zip(&constants).all(|(ty, constant)| ty.as_ref() == constant.as_ref().map(Constant::ty));
     (*bytes, *flops) = (bytes_left, flops_left);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use bytemuck::{NoUninit, Zeroable, bytes_of, cast_slice};
-use prost::bytes::Bytes;
+use bytes::Bytes;
 
 use super::format::{
     ALIGNMENT, CHECKSUM_OFFSET, Header, InfoRecord, KernelRecord, MAGIC, OperandRecord, PortRecord,

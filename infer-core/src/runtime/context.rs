@@ -2,9 +2,9 @@
 
 #![allow(unsafe_code)]
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
-use infer_kernels::{Args, Operand, RunError, threads};
+use infer_kernels::{Args, Operand};
 
 use super::engine::{Engine, ResolvedStep};
 use crate::error::{Error, ErrorKind, Result};
@@ -145,27 +145,12 @@ impl Drop for Context<'_> {
 /// `operands` are those of `step`, valid as [`infer_kernels::ChunkFn`] demands but for the processor.
 unsafe fn run_step(engine: &Engine, step: &ResolvedStep, operands: &[Operand]) -> Result<()> {
     let args = Args { params: &engine.plan.as_slice()[step.params.clone()], operands };
-    let chunks = (step.kernel.chunks)(&args, engine.threads).max(1);
-    let failure: Mutex<Option<(usize, RunError)>> = Mutex::new(None);
-    let task = |chunk: usize| {
-        // SAFETY: the caller answers for the operands; `step.run` was chosen for an instruction set that
-        // `Isa::selected` found on this processor; `threads::run` runs each chunk once.
-        if let Err(error) = unsafe { (step.run)(&args, chunk, chunks) } {
-            let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-            // The first chunk's error, so that the message does not depend on timing.
-            if failure.is_none_or(|(first, _)| chunk < first) {
-                *failure = Some((chunk, error));
-            }
-        }
-    };
-    threads::run(engine.threads, chunks, &task);
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        None => Ok(()),
-        Some((_, error)) => Err(Error::new(
-            ErrorKind::Input,
-            format!("node `{}` (kernel {}): {error}", engine.node(step), step.kernel.name),
-        )),
-    }
+    // SAFETY: the caller answers for the operands; `step.run` was chosen for an instruction set that `Isa::selected`
+    // found on this processor.
+    unsafe { step.kernel.run_chunks(step.run, &args, engine.threads) }.map_err(|error| {
+        let (node, kernel) = (engine.node(step), step.kernel.name);
+        Error::new(ErrorKind::Input, format!("node `{node}` (kernel {kernel}): {error}"))
+    })
 }
 
 fn check_inputs(engine: &Engine, inputs: &[&[u8]]) -> Result<()> {

@@ -17,7 +17,7 @@ use super::infer_core::plan::{AlignedBytes, ModelInfo, PlanParts, PlanView, Port
 use super::infer_core::runtime::{Engine, EngineOptions, Output, registered_kernels};
 use super::infer_core::schedule::plan_memory;
 use super::infer_core::tensor_type::{DataType, TensorType};
-use super::infer_core::{evaluate, ops, passes, shape_inference};
+use super::infer_core::{execute, ops, passes, shape_inference};
 
 /// Numbers in [−1, 1) that depend on `seed` alone.
 pub fn numbers(seed: &str, count: usize) -> Vec<f32> {
@@ -173,7 +173,7 @@ pub fn reference(graph: &Graph, inputs: &[Constant]) -> Vec<Constant> {
             node.inputs.iter().map(|id| id.map(|id| &values[&id.index()])).collect();
         let outputs = match (node.op_as::<MatMul>(), &types[..]) {
             (Some(product), [Some(ty)]) => vec![Some(multiply(product, &inputs, ty))],
-            _ => evaluate::evaluate(&*node.op, &inputs, &types)
+            _ => execute::evaluate(&*node.op, &inputs, &types, &execute::Backend::Reference)
                 .unwrap_or_else(|reason| panic!("{}: {}", node.name, reason.what)),
         };
         for (id, output) in node.outputs.iter().zip(outputs) {

@@ -1,0 +1,420 @@
+//! One node on values: computed by the operator itself, by the nodes it expands to, or by its kernel calls.
+//!
+//! The compiler folds constants with it, on the reference kernels; programs run with it, on the processor's kernels.
+
+use std::collections::HashMap;
+
+use bytemuck::{Pod, Zeroable};
+use bytes::Bytes;
+use infer_kernels::{Args, Call, Isa, Operand, reference};
+
+use crate::calls::{BufferKind, Calls, KernelCall, LowerNode, Span, Tensor};
+use crate::constant::Constant;
+use crate::diagnostic::Reason;
+use crate::expansion::{self, Expanded};
+use crate::node_types::{InputType, NodeTypes};
+use crate::node_values::NodeValues;
+use crate::ops::{Operator, StringUse};
+use crate::tensor_type::{DataType, TensorType};
+use crate::value::{Strings, Value};
+
+/// The most memory that the calls of one node may use beside its inputs.
+const MAX_BYTES: u64 = 1 << 31;
+
+/// Which kernels compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The references, which give the same results on every machine.
+    Reference,
+    /// Those of the processor.
+    Processor {
+        /// The instruction set.
+        isa: Isa,
+        /// The most threads that take part.
+        threads: usize,
+    },
+}
+
+/// The outputs of one node, all those it defines; what nobody asks for may be anything.
+///
+/// # Errors
+///
+/// Where the operator refuses the types or the values.
+pub fn execute(
+    op: &dyn Operator,
+    inputs: &[Option<Value>],
+    asked: &[bool],
+    backend: &Backend,
+) -> Result<Vec<Value>, Reason> {
+    if let Some(values) = op.compute(&NodeValues { inputs, outputs: asked, backend })? {
+        return Ok(values);
+    }
+    let mut pool = StringPool::default();
+    let mut tensors = Vec::with_capacity(inputs.len());
+    for (index, input) in inputs.iter().enumerate() {
+        tensors.push(match input {
+            None => None,
+            Some(Value::Tensor(tensor)) => Some(tensor.clone()),
+            Some(Value::Strings(strings)) if op.string_use() != StringUse::None => {
+                Some(pool.numbers(strings)?)
+            }
+            Some(other) => {
+                return Err(Reason::new(format!(
+                    "input {index} is {}, which {} does not take",
+                    other.describe(),
+                    op.name()
+                )));
+            }
+        });
+    }
+    let tensors: Vec<Option<&Constant>> = tensors.iter().map(Option::as_ref).collect();
+    let outputs = execute_tensors(op, &tensors, asked, backend)?;
+    let strings = !pool.strings.is_empty() && op.string_use() == StringUse::Moves;
+    outputs
+        .into_iter()
+        .map(
+            |output| {
+                if strings { pool.strings(&output).map(Value::Strings) } else { Ok(Value::Tensor(output)) }
+            },
+        )
+        .collect()
+}
+
+/// The outputs of a node with known inputs, on the reference kernels.
+///
+/// # Errors
+///
+/// As [`execute`].
+pub fn fold(
+    op: &dyn Operator,
+    inputs: &[Option<&Constant>],
+    asked: &[bool],
+) -> Result<Vec<Constant>, Reason> {
+    let values: Vec<Option<Value>> =
+        inputs.iter().map(|input| input.map(|c| Value::Tensor(c.clone()))).collect();
+    let outputs = execute(op, &values, asked, &Backend::Reference)?;
+    outputs
+        .into_iter()
+        .map(|value| match value {
+            Value::Tensor(tensor) => Ok(tensor),
+            other => Err(Reason::at_run_time(format!("an output is {}", other.describe()))),
+        })
+        .collect()
+}
+
+fn execute_tensors(
+    op: &dyn Operator,
+    inputs: &[Option<&Constant>],
+    asked: &[bool],
+    backend: &Backend,
+) -> Result<Vec<Constant>, Reason> {
+    let types: Vec<Option<InputType<'_>>> = inputs
+        .iter()
+        .map(|input| input.map(|constant| InputType { ty: constant.ty(), constant: Some(constant) }))
+        .collect();
+    let node = NodeTypes { inputs: &types, outputs: asked };
+    if let Some(expanded) = expansion::expand(op, &node)? {
+        return run_expanded(expanded, inputs, backend);
+    }
+    if let Some(known) = op.evaluate(&node)? {
+        return Ok(known);
+    }
+    let types = op.infer(&node)?;
+    for ty in &types {
+        if ty.checked_elements().is_none() {
+            return Err(Reason::new(format!("an output would be {ty}, which is too large")));
+        }
+    }
+    let wanted = |(index, ty)| (index == 0 || asked.get(index).copied().unwrap_or(false)).then_some(ty);
+    let types: Vec<Option<TensorType>> = types.into_iter().enumerate().map(wanted).collect();
+    let outputs = evaluate(op, inputs, &types, backend)?;
+    let empty = || Constant::of::<u8>(TensorType::new(DataType::U8, [0]), &[]);
+    Ok(outputs.into_iter().map(|output| output.unwrap_or_else(empty)).collect())
+}
+
+fn run_expanded(
+    expanded: Expanded,
+    inputs: &[Option<&Constant>],
+    backend: &Backend,
+) -> Result<Vec<Constant>, Reason> {
+    let mut values: Vec<Option<Value>> =
+        expanded.values.into_iter().map(|value| value.constant.map(Value::Tensor)).collect();
+    for (value, input) in values.iter_mut().zip(inputs) {
+        *value = input.map(|input| Value::Tensor(input.clone()));
+    }
+    for node in expanded.nodes {
+        if node.outputs.iter().all(|wire| values[wire.index()].is_some()) {
+            continue;
+        }
+        let inputs: Vec<Option<Value>> =
+            node.inputs.iter().map(|wire| wire.and_then(|wire| values[wire.index()].clone())).collect();
+        let asked = vec![true; node.outputs.len()];
+        let results = execute(&*node.op, &inputs, &asked, backend)?;
+        for (wire, value) in node.outputs.iter().zip(results) {
+            values[wire.index()] = Some(value);
+        }
+    }
+    let output = |wire: &expansion::Wire| match values.get(wire.index()).cloned().flatten() {
+        Some(Value::Tensor(tensor)) => Ok(tensor),
+        _ => Err(Reason::new("an output has no value")),
+    };
+    expanded.outputs.iter().map(output).collect()
+}
+
+/// Strings as numbers, equal ones as equal numbers.
+#[derive(Default)]
+struct StringPool {
+    strings: Vec<String>,
+    numbers: HashMap<String, i64>,
+}
+
+impl StringPool {
+    fn number(&mut self, string: &str) -> i64 {
+        if let Some(&number) = self.numbers.get(string) {
+            return number;
+        }
+        let number = self.strings.len() as i64;
+        self.strings.push(string.to_owned());
+        self.numbers.insert(string.to_owned(), number);
+        number
+    }
+
+    fn numbers(&mut self, strings: &Strings) -> Result<Constant, Reason> {
+        // The empty string is number zero, with which operators fill what no element is moved to.
+        self.number("");
+        let numbers: Vec<i64> = strings.data().iter().map(|string| self.number(string)).collect();
+        let ty = TensorType::new(DataType::I64, strings.shape());
+        Constant::checked(ty, &numbers).ok_or_else(|| Reason::new("a tensor of too many strings"))
+    }
+
+    fn strings(&self, numbers: &Constant) -> Result<Strings, Reason> {
+        let values = numbers.values::<i64>();
+        let strings = values.iter().map(|&number| {
+            let string = usize::try_from(number).ok().and_then(|number| self.strings.get(number));
+            string.cloned().ok_or_else(|| Reason::new("a string that no input has"))
+        });
+        let wrong = || Reason::new(format!("an output of strings is {}", numbers.ty()));
+        Strings::new(numbers.ty().shape.clone(), strings.collect::<Result<_, _>>()?).ok_or_else(wrong)
+    }
+}
+
+/// The outputs of one node whose inputs are all known, by its kernel calls: `outputs` gives their types, `None` for one
+/// nobody asks for.
+///
+/// # Errors
+///
+/// Where the operator cannot be lowered, or refuses the values.
+pub fn evaluate(
+    op: &dyn Operator,
+    inputs: &[Option<&Constant>],
+    outputs: &[Option<TensorType>],
+    backend: &Backend,
+) -> Result<Vec<Option<Constant>>, Reason> {
+    if outputs.iter().flatten().all(|ty| ty.elements() == 0) {
+        let empty =
+            |ty: &Option<TensorType>| ty.as_ref().and_then(|ty| Constant::new(ty.clone(), Bytes::new()));
+        return Ok(outputs.iter().map(empty).collect());
+    }
+    if let (true, Some(Some(input)), [Some(ty)]) = (op.is_view(), inputs.first(), outputs) {
+        let wrong = || internal(op, format!("{} does not become {ty} without computation", input.ty()));
+        return Ok(vec![Some(input.reshaped(&ty.shape).filter(|view| view.ty() == ty).ok_or_else(wrong)?)]);
+    }
+
+    let mut calls = Calls::default();
+    let mut tensor = |kind: BufferKind, ty: &TensorType| {
+        let buffer = calls.add_buffer(kind, ty.bytes() as u64);
+        Tensor { ty: ty.clone(), span: calls.whole(buffer), blocked: None }
+    };
+    let input_tensors =
+        inputs.iter().map(|c| c.map(|c| tensor(BufferKind::Constant(c.data().clone()), c.ty()))).collect();
+    let output_tensors: Vec<Option<Tensor>> =
+        outputs.iter().map(|ty| ty.as_ref().map(|ty| tensor(BufferKind::Arena, ty))).collect();
+    op.lower(&mut LowerNode {
+        calls: &mut calls,
+        name: op.name(),
+        inputs: input_tensors,
+        constants: inputs.to_vec(),
+        outputs: output_tensors.clone(),
+        half_weights: false,
+    })?;
+
+    let mut memory = Memory::of(&calls).map_err(|what| internal(op, what))?;
+    for call in &calls.calls {
+        memory.run(call, backend).map_err(|failure| match failure {
+            Failure::Values(what) => Reason::new(what),
+            Failure::Call(what) => internal(op, format!("kernel {}: {what}", call.kernel)),
+        })?;
+    }
+    let mut constant = |tensor: Tensor| {
+        let data = memory.take(tensor.span).unwrap_or_default();
+        Constant::new(tensor.ty, data).ok_or_else(|| internal(op, "an output lost its memory".to_owned()))
+    };
+    output_tensors.into_iter().map(|tensor| tensor.map(&mut constant).transpose()).collect()
+}
+
+fn internal(op: &dyn Operator, what: String) -> Reason {
+    Reason::new(format!("cannot be computed: {what}"))
+        .help(format!("this is a mistake in the compiler's {}; please report it", op.name()))
+}
+
+/// As much memory as a cache line, aligned like one.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Line([u8; 64]);
+
+/// Bytes that begin on a cache line.
+#[derive(Default)]
+struct Lines {
+    lines: Vec<Line>,
+    bytes: usize,
+}
+
+impl Lines {
+    fn zeroed(bytes: u64) -> Self {
+        Lines {
+            lines: vec![Line::zeroed(); (bytes as usize).div_ceil(size_of::<Line>())],
+            bytes: bytes as usize,
+        }
+    }
+
+    fn copy_of(data: &[u8]) -> Self {
+        let mut copy = Lines::zeroed(data.len() as u64);
+        bytemuck::cast_slice_mut(&mut copy.lines)[..data.len()].copy_from_slice(data);
+        copy
+    }
+}
+
+impl AsRef<[u8]> for Lines {
+    fn as_ref(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.lines)[..self.bytes]
+    }
+}
+
+/// The memory of one buffer.
+enum Store {
+    /// Values that are known.
+    Read(Bytes),
+    /// What calls write.
+    Write(Lines),
+}
+
+impl Store {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Store::Read(bytes) => bytes,
+            Store::Write(lines) => lines.as_ref(),
+        }
+    }
+}
+
+/// The buffers of some calls, each in memory of its own.
+struct Memory {
+    buffers: Vec<Store>,
+}
+
+enum Failure {
+    /// The values cannot be computed with.
+    Values(String),
+    /// The call is wrong.
+    Call(String),
+}
+
+impl Memory {
+    fn of(calls: &Calls) -> Result<Self, String> {
+        let arena = calls.buffers.iter().filter(|buffer| !matches!(buffer.kind, BufferKind::Constant(_)));
+        let needed = arena.fold(0u64, |sum, buffer| sum.saturating_add(buffer.bytes));
+        if needed > MAX_BYTES {
+            return Err(format!("{needed} bytes of memory are needed, at most {MAX_BYTES} are used"));
+        }
+        /// What every element type is aligned to.
+        const ALIGNMENT: usize = 16;
+        let buffers = calls.buffers.iter().map(|buffer| match &buffer.kind {
+            BufferKind::Constant(data) if data.as_ptr().addr().is_multiple_of(ALIGNMENT) => {
+                Store::Read(data.clone())
+            }
+            BufferKind::Constant(data) => Store::Read(Bytes::from_owner(Lines::copy_of(data))),
+            _ => Store::Write(Lines::zeroed(buffer.bytes)),
+        });
+        Ok(Memory { buffers: buffers.collect() })
+    }
+
+    fn bytes(&self, span: &Span) -> Option<&[u8]> {
+        let bytes = self.buffers.get(span.buffer.0 as usize)?.bytes();
+        let end = span.offset_bytes.checked_add(span.bytes)?;
+        bytes.get(span.offset_bytes as usize..usize::try_from(end).ok()?)
+    }
+
+    /// The bytes of `span`, without a copy where they are a whole buffer, which is gone afterwards.
+    fn take(&mut self, span: Span) -> Option<Bytes> {
+        let whole = self.bytes(&span)?.len() == self.buffers.get(span.buffer.0 as usize)?.bytes().len();
+        match self.buffers.get_mut(span.buffer.0 as usize) {
+            Some(Store::Write(lines)) if whole => Some(Bytes::from_owner(std::mem::take(lines))),
+            _ => self.bytes(&span).map(Bytes::copy_from_slice),
+        }
+    }
+
+    fn run(&mut self, call: &KernelCall, backend: &Backend) -> Result<(), Failure> {
+        let wrong = |what: &str| Failure::Call(what.to_owned());
+        let entry = reference::find(&call.kernel).ok_or_else(|| wrong("it does not exist"))?;
+        let params = Lines::copy_of(&call.params);
+        let params = params.as_ref();
+        let sizes: Vec<u64> = call.operands.iter().map(|span| span.map_or(0, |span| span.bytes)).collect();
+        (entry.kernel.validate)(&Call { params, operand_bytes: &sizes }).map_err(|e| wrong(e.0))?;
+
+        let first_output =
+            call.operands.len().checked_sub(call.outputs).ok_or_else(|| wrong("too many outputs"))?;
+        let (inputs, outputs) = call.operands.split_at(first_output);
+        // What a call reads while it writes the same buffer is copied, so that no operand aliases an output.
+        let written = |span: &Span| outputs.iter().flatten().any(|output| output.buffer == span.buffer);
+        let mut copies: Vec<Lines> = Vec::new();
+        let mut operands: Vec<Operand> = Vec::with_capacity(call.operands.len());
+        for span in inputs {
+            let Some(span) = span else {
+                operands.push(Operand::ABSENT);
+                continue;
+            };
+            let bytes = self.bytes(span).ok_or_else(|| wrong("an input lies outside of its buffer"))?;
+            let data = if written(span) {
+                copies.push(Lines::copy_of(bytes));
+                copies.last().map_or(std::ptr::null(), |copy| copy.lines.as_ptr().cast::<u8>())
+            } else {
+                bytes.as_ptr()
+            };
+            operands.push(Operand { data: data.cast_mut(), bytes: bytes.len() });
+        }
+        for (index, span) in outputs.iter().enumerate() {
+            let Some(span) = span else {
+                operands.push(Operand::ABSENT);
+                continue;
+            };
+            let overlaps = |other: &Span| {
+                other.buffer == span.buffer
+                    && other.offset_bytes < span.offset_bytes.saturating_add(span.bytes)
+                    && span.offset_bytes < other.offset_bytes.saturating_add(other.bytes)
+            };
+            if outputs.iter().take(index).flatten().any(overlaps) {
+                return Err(wrong("two outputs overlap"));
+            }
+            self.bytes(span).ok_or_else(|| wrong("an output lies outside of its buffer"))?;
+            let Some(Store::Write(lines)) = self.buffers.get_mut(span.buffer.0 as usize) else {
+                return Err(wrong("it writes into a constant"));
+            };
+            // In bounds: `bytes` has just found the span inside of the buffer.
+            let data = lines.lines.as_mut_ptr().cast::<u8>().wrapping_add(span.offset_bytes as usize);
+            operands.push(Operand { data, bytes: span.bytes as usize });
+        }
+        let args = Args { params, operands: &operands };
+        // SAFETY: `validate` accepted the parameters with these operand sizes; each operand was found inside of its
+        // buffer, which lives on and is not touched elsewhere during the call; inputs in a buffer that is written
+        // are copies, outputs are disjoint and in writable buffers; nobody else uses them.
+        let result = unsafe {
+            match *backend {
+                Backend::Reference => (entry.reference)(&args),
+                Backend::Processor { isa, threads } => {
+                    entry.kernel.run_chunks(entry.kernel.run.get(isa), &args, threads)
+                }
+            }
+        };
+        result.map_err(|e| Failure::Values(e.to_string()))
+    }
+}

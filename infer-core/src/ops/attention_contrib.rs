@@ -1,0 +1,6 @@
+//! The attention operators of com.microsoft.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

@@ -1,0 +1,6 @@
+//! BitShift, BitwiseAnd, BitwiseOr, BitwiseXor, BitwiseNot, BitCast.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

@@ -1,0 +1,6 @@
+//! DeformConv.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

@@ -1,0 +1,6 @@
+//! LinearAttention and CausalConvWithState.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

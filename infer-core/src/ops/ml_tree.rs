@@ -1,0 +1,6 @@
+//! TreeEnsemble, TreeEnsembleClassifier, TreeEnsembleRegressor.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

@@ -1,0 +1,6 @@
+//! NonMaxSuppression.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

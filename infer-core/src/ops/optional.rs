@@ -1,0 +1,6 @@
+//! Optional, OptionalHasElement, OptionalGetElement.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

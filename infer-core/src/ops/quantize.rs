@@ -1,0 +1,6 @@
+//! QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

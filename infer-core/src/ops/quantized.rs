@@ -1,0 +1,6 @@
+//! Operators on quantised tensors.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

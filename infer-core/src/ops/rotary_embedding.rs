@@ -1,0 +1,6 @@
+//! RotaryEmbedding.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

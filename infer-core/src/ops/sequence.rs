@@ -1,0 +1,6 @@
+//! The sequence operators.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

@@ -1,0 +1,6 @@
+//! The string operators.
+
+use super::Row;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[];

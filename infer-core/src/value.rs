@@ -1,0 +1,232 @@
+//! Values at run time: tensors, strings, sequences, optionals and maps.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::constant::Constant;
+use crate::tensor_type::{DataType, TensorType};
+
+/// A value of any type that ONNX has. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Value {
+    /// A tensor of numbers.
+    Tensor(Constant),
+    /// A tensor of strings.
+    Strings(Strings),
+    /// A sequence of values of one type.
+    Sequence(Vec<Value>),
+    /// A value that may be missing.
+    Optional(Option<Box<Value>>),
+    /// A map from keys to values of one type: a one-dimensional tensor of each, equally long.
+    Map {
+        /// The keys: integers or strings.
+        keys: Box<Value>,
+        /// The values.
+        values: Box<Value>,
+    },
+}
+
+impl Value {
+    /// What it is, for messages: `f32[2,3]`, `a sequence of 3`.
+    pub fn describe(&self) -> String {
+        match self {
+            Value::Tensor(tensor) => tensor.ty().to_string(),
+            Value::Strings(strings) => strings.to_string(),
+            Value::Sequence(values) => format!("a sequence of {}", values.len()),
+            Value::Optional(None) => "an empty optional".to_owned(),
+            Value::Optional(Some(value)) => format!("an optional {}", value.describe()),
+            Value::Map { keys, values } => format!("a map from {} to {}", keys.describe(), values.describe()),
+        }
+    }
+
+    /// The tensor of numbers, if it is one.
+    pub fn as_tensor(&self) -> Option<&Constant> {
+        if let Value::Tensor(tensor) = self { Some(tensor) } else { None }
+    }
+
+    /// The extents, if it is a tensor of numbers or strings.
+    pub fn shape(&self) -> Option<&[usize]> {
+        match self {
+            Value::Tensor(tensor) => Some(&tensor.ty().shape),
+            Value::Strings(strings) => Some(strings.shape()),
+            _ => None,
+        }
+    }
+}
+
+impl From<Constant> for Value {
+    fn from(tensor: Constant) -> Self {
+        Value::Tensor(tensor)
+    }
+}
+
+impl From<Strings> for Value {
+    fn from(strings: Strings) -> Self {
+        Value::Strings(strings)
+    }
+}
+
+/// A tensor of strings. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(Vec<usize>, Vec<String>)", into = "(Vec<usize>, Vec<String>)")]
+pub struct Strings {
+    shape: Vec<usize>,
+    data: Arc<[String]>,
+}
+
+impl Strings {
+    /// The tensor with these extents, or `None` where the number of strings is not theirs.
+    pub fn new(shape: impl Into<Vec<usize>>, data: Vec<String>) -> Option<Self> {
+        let shape = shape.into();
+        let elements = shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
+        (elements == Some(data.len())).then(|| Strings { shape, data: data.into() })
+    }
+
+    /// The extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The strings, row-major.
+    pub fn data(&self) -> &[String] {
+        &self.data
+    }
+}
+
+impl TryFrom<(Vec<usize>, Vec<String>)> for Strings {
+    type Error = &'static str;
+
+    fn try_from((shape, data): (Vec<usize>, Vec<String>)) -> Result<Self, &'static str> {
+        Strings::new(shape, data).ok_or("a tensor of strings with another number of them")
+    }
+}
+
+impl From<Strings> for (Vec<usize>, Vec<String>) {
+    fn from(strings: Strings) -> Self {
+        (strings.shape, strings.data.to_vec())
+    }
+}
+
+impl fmt::Display for Strings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_tensor(f, "string", self.shape.iter().map(|&extent| Some(extent)))
+    }
+}
+
+/// What a tensor's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ElementType {
+    /// Numbers.
+    Number(DataType),
+    /// Strings.
+    String,
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ElementType::Number(dtype) => dtype.fmt(f),
+            ElementType::String => f.write_str("string"),
+        }
+    }
+}
+
+/// The type of a value as a model declares it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ValueType {
+    /// A tensor.
+    Tensor {
+        /// What its elements are.
+        element: ElementType,
+        /// The extents, `None` where only the run knows; `None` where it alone knows how many there are.
+        shape: Option<Vec<Option<usize>>>,
+    },
+    /// A sequence.
+    Sequence(Box<ValueType>),
+    /// A value that may be missing.
+    Optional(Box<ValueType>),
+    /// A map.
+    Map {
+        /// What its keys are.
+        key: ElementType,
+        /// What its values are.
+        value: Box<ValueType>,
+    },
+}
+
+impl ValueType {
+    /// The type of a tensor of numbers whose extents are all known.
+    pub fn as_static(&self) -> Option<TensorType> {
+        match self {
+            ValueType::Tensor { element: ElementType::Number(dtype), shape: Some(shape) } => {
+                Some(TensorType::new(*dtype, shape.iter().copied().collect::<Option<Vec<usize>>>()?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether `value` is of this type.
+    pub fn admits(&self, value: &Value) -> bool {
+        match (self, value) {
+            (ValueType::Tensor { element: ElementType::Number(dtype), shape }, Value::Tensor(tensor)) => {
+                *dtype == tensor.ty().dtype && admits_shape(shape.as_deref(), &tensor.ty().shape)
+            }
+            (ValueType::Tensor { element: ElementType::String, shape }, Value::Strings(strings)) => {
+                admits_shape(shape.as_deref(), strings.shape())
+            }
+            (ValueType::Sequence(ty), Value::Sequence(values)) => values.iter().all(|value| ty.admits(value)),
+            (ValueType::Optional(_), Value::Optional(None)) => true,
+            (ValueType::Optional(ty), Value::Optional(Some(value))) => ty.admits(value),
+            (ValueType::Map { .. }, Value::Map { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<TensorType> for ValueType {
+    fn from(ty: TensorType) -> Self {
+        let shape = ty.shape.into_iter().map(Some).collect();
+        ValueType::Tensor { element: ElementType::Number(ty.dtype), shape: Some(shape) }
+    }
+}
+
+impl fmt::Display for ValueType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ValueType::Tensor { element, shape: Some(shape) } => {
+                write_tensor(f, element, shape.iter().copied())
+            }
+            ValueType::Tensor { element, shape: None } => write!(f, "{element}[…]"),
+            ValueType::Sequence(ty) => write!(f, "sequence of {ty}"),
+            ValueType::Optional(ty) => write!(f, "optional {ty}"),
+            ValueType::Map { key, value } => write!(f, "map from {key} to {value}"),
+        }
+    }
+}
+
+fn admits_shape(declared: Option<&[Option<usize>]>, shape: &[usize]) -> bool {
+    declared.is_none_or(|declared| {
+        declared.len() == shape.len()
+            && declared.iter().zip(shape).all(|(declared, extent)| declared.is_none_or(|d| d == *extent))
+    })
+}
+
+fn write_tensor(
+    f: &mut fmt::Formatter<'_>,
+    element: impl fmt::Display,
+    shape: impl Iterator<Item = Option<usize>>,
+) -> fmt::Result {
+    write!(f, "{element}[")?;
+    for (axis, extent) in shape.enumerate() {
+        if axis > 0 {
+            f.write_str(",")?;
+        }
+        match extent {
+            Some(extent) => write!(f, "{extent}")?,
+            None => f.write_str("?")?,
+        }
+    }
+    f.write_str("]")
+}
