@@ -330,9 +330,6 @@ impl Operator for Einsum {
         let wire = result.transposed(nodes, &output)?.wire;
         let wire = match widens {
             true => nodes.node("Cast", &[wire], &[("to", (dtype as i64).into())])?,
-            false if (0..self.inputs.len()).any(|index| nodes.optional_input(index) == Some(wire)) => {
-                nodes.node("Identity", &[wire], &[])?
-            }
             false => wire,
         };
         Ok(Some(vec![wire]))

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::movement::{element_bits, extent, result_type};
-use super::{ImportNode, NodeTypes, Operator, Row, expect_dtype};
+use super::{ImportNode, NodeTypes, Operator, Row, StringUse, expect_dtype};
 use crate::calls::LowerNode;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -122,6 +122,10 @@ impl Operator for Shape {
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         lower_evaluated(self, node)
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Compares
+    }
 }
 
 impl Operator for Size {
@@ -140,6 +144,10 @@ impl Operator for Size {
 
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         lower_evaluated(self, node)
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Compares
     }
 }
 
