@@ -17,6 +17,7 @@ pub mod control_flow;
 pub mod conv;
 pub mod deform_conv;
 pub mod depth_to_space;
+pub mod dropout;
 pub mod einsum;
 pub mod element_type;
 mod elements;
@@ -246,6 +247,7 @@ pub static TABLE: &[&[Row]] = &[
     conv::OPERATORS,
     deform_conv::OPERATORS,
     depth_to_space::OPERATORS,
+    dropout::OPERATORS,
     einsum::OPERATORS,
     expand::OPERATORS,
     fused_contrib::OPERATORS,
