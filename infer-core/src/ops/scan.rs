@@ -287,7 +287,8 @@ mod tests {
 
     #[test]
     fn states_go_along_any_axis_in_either_direction() {
-        let zero = Some(f32s([2], &[0.0, 0.0]));
+        let start = f32s([2], &[0.0, 0.0]);
+        let zero = Some(start.clone());
         let x = Some(f32s([3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
         let sums: Value = f32s([2], &[9.0, 12.0]).into();
         let collected = scan(9, &[], &[zero.clone(), x.clone()]);
@@ -303,8 +304,8 @@ mod tests {
         assert_eq!(scan(11, &reversed, &[zero.clone(), x]), [sums.clone(), columns.into()]);
         let columns = Some(f32s([2, 3], &[1.0, 3.0, 5.0, 2.0, 4.0, 6.0]));
         assert_eq!(scan(9, &[("scan_input_axes", ints(1))], &[zero.clone(), columns])[0], sums);
-        let nothing = scan(9, &[], &[zero.clone(), Some(f32s([0, 2], &[]))]);
-        assert_eq!(nothing, [zero.unwrap().into(), f32s([0, 2], &[]).into()]);
+        let nothing = scan(9, &[], &[zero, Some(f32s([0, 2], &[]))]);
+        assert_eq!(nothing, [start.into(), f32s([0, 2], &[]).into()]);
     }
 
     #[test]

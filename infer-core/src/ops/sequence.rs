@@ -253,6 +253,10 @@ mod tests {
         Ok(run_values((name, 24), attributes, &inputs, 1)?.swap_remove(0))
     }
 
+    fn one(name: &str, attributes: &[(&str, Attribute)], input: &Value) -> Result<Value, Reason> {
+        run(name, attributes, std::slice::from_ref(input))
+    }
+
     fn number(value: i64) -> Value {
         i64s([], &[value]).into()
     }
@@ -273,11 +277,11 @@ mod tests {
         let erase = |at: i64| run("SequenceErase", &[], &[x.clone(), number(at)]);
         assert_eq!(erase(-3).unwrap(), numbers(&[2, 3]));
         assert!(erase(3).is_err());
-        assert_eq!(run("SequenceErase", &[], &[x.clone()]).unwrap(), numbers(&[1, 2]));
+        assert_eq!(one("SequenceErase", &[], &x).unwrap(), numbers(&[1, 2]));
         assert!(run("SequenceErase", &[], &[numbers(&[])]).is_err());
         assert_eq!(run("SequenceAt", &[], &[x.clone(), number(-1)]).unwrap(), number(3));
         assert!(run("SequenceAt", &[], &[x.clone(), number(3)]).is_err());
-        assert_eq!(run("SequenceLength", &[], &[x.clone()]).unwrap(), number(3));
+        assert_eq!(one("SequenceLength", &[], &x).unwrap(), number(3));
         assert_eq!(run("SequenceEmpty", &[("dtype", 8.into())], &[]).unwrap(), numbers(&[]));
         assert!(run("SequenceEmpty", &[("dtype", 99.into())], &[]).is_err());
         assert_eq!(run("SequenceConstruct", &[], &[number(1), number(2)]).unwrap(), numbers(&[1, 2]));
@@ -300,7 +304,7 @@ mod tests {
         assert!(run("SplitToSequence", &[], &[x.clone(), number(0)]).is_err());
         assert_eq!(run("ConcatFromSequence", &[("axis", 0.into())], &[parts]).unwrap(), x);
         let columns = [("axis", Attribute::Int(-1)), ("keepdims", Attribute::Int(0))];
-        let columns = run("SplitToSequence", &columns, &[x.clone()]).unwrap();
+        let columns = one("SplitToSequence", &columns, &x).unwrap();
         let wanted = [i64s([3], &[1, 3, 5]), i64s([3], &[2, 4, 6])];
         assert_eq!(columns, Value::Sequence(wanted.map(Value::Tensor).to_vec()));
         let stacked = [("axis", Attribute::Int(-1)), ("new_axis", Attribute::Int(1))];

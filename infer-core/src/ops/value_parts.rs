@@ -26,7 +26,9 @@ pub(super) fn expect_memory(bytes: usize, what: &str) -> Result<(), Reason> {
 pub(super) fn bytes(value: &Value) -> usize {
     let own = match value {
         Value::Tensor(tensor) => tensor.data().len(),
-        Value::Strings(strings) => strings.data().iter().map(string_bytes).fold(0, usize::saturating_add),
+        Value::Strings(strings) => {
+            strings.data().iter().map(|string| string_bytes(string)).fold(0, usize::saturating_add)
+        }
         Value::Sequence(values) => values.iter().map(bytes).fold(0, usize::saturating_add),
         Value::Optional(None) => 0,
         Value::Optional(Some(value)) => bytes(value),
@@ -35,7 +37,7 @@ pub(super) fn bytes(value: &Value) -> usize {
     own.saturating_add(size_of::<Value>())
 }
 
-fn string_bytes(string: &String) -> usize {
+fn string_bytes(string: &str) -> usize {
     string.len().saturating_add(size_of::<String>())
 }
 
@@ -232,7 +234,7 @@ impl Stack {
         match value {
             Value::Tensor(tensor) => self.numbers.extend_from_slice(tensor.data()),
             Value::Strings(strings) => {
-                self.string_bytes += strings.data().iter().map(string_bytes).sum::<usize>();
+                self.string_bytes += strings.data().iter().map(|string| string_bytes(string)).sum::<usize>();
                 self.strings.extend_from_slice(strings.data());
             }
             _ => {}
