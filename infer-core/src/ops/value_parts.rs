@@ -232,9 +232,13 @@ impl Stack {
         }
         expect_memory(self.bytes().saturating_add(bytes(value)), "what is collected")?;
         match value {
-            Value::Tensor(tensor) => self.numbers.extend_from_slice(tensor.data()),
+            Value::Tensor(tensor) => {
+                reserve(&mut self.numbers, tensor.data().len());
+                self.numbers.extend_from_slice(tensor.data());
+            }
             Value::Strings(strings) => {
                 self.string_bytes += strings.data().iter().map(|string| string_bytes(string)).sum::<usize>();
+                reserve(&mut self.strings, strings.data().len());
                 self.strings.extend_from_slice(strings.data());
             }
             _ => {}
@@ -260,9 +264,13 @@ impl Stack {
         let more = elements.saturating_mul(size);
         expect_memory(self.bytes().saturating_add(more), "what is collected")?;
         match element {
-            ElementType::Number(_) => self.numbers.extend(iter::repeat_n(0, more)),
+            ElementType::Number(_) => {
+                reserve(&mut self.numbers, more);
+                self.numbers.extend(iter::repeat_n(0, more));
+            }
             ElementType::String => {
                 self.string_bytes += more;
+                reserve(&mut self.strings, elements);
                 self.strings.extend(iter::repeat_n(String::new(), elements));
             }
         }
@@ -287,6 +295,15 @@ impl Stack {
             }
         };
         tensor(element, shape, elements)
+    }
+}
+
+/// Makes room for `more` elements: twice as many as before, but never more than [`MAX_BYTES`] without need.
+fn reserve<T>(data: &mut Vec<T>, more: usize) {
+    let needed = data.len().saturating_add(more);
+    if needed > data.capacity() {
+        let roomy = data.capacity().saturating_mul(2).min(MAX_BYTES / size_of::<T>().max(1));
+        data.reserve_exact(needed.max(roomy) - data.len());
     }
 }
 
