@@ -3,10 +3,11 @@
 //! Axes and shapes are attributes in old opsets, inputs in newer ones (Squeeze and Unsqueeze since 13).
 
 use super::movement::{element_bits, extent, fill, result_type};
-use super::{Blocking, ImportNode, NodeTypes, Operator, Row, resolve_axes, resolve_axis};
+use super::{Blocking, ImportNode, NodeTypes, NodeValues, Operator, Row, resolve_axes, resolve_axis};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
 
 /// The rows of this file.
 pub const OPERATORS: &[Row] = &[
@@ -225,6 +226,14 @@ impl Operator for Identity {
 
     fn lower(&self, _node: &mut LowerNode<'_>) -> Result<(), Reason> {
         Ok(())
+    }
+
+    /// What is no tensor of numbers stays what it is.
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        match node.value(0)? {
+            Value::Tensor(_) => Ok(None),
+            other => Ok(Some(vec![other.clone()])),
+        }
     }
 
     fn is_view(&self) -> bool {
