@@ -19,6 +19,7 @@ pub mod deform_conv;
 pub mod depth_to_space;
 pub mod einsum;
 pub mod element_type;
+mod elements;
 pub mod elementwise_layout;
 pub mod expand;
 pub mod fused_contrib;
@@ -34,6 +35,8 @@ mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
 pub mod normalization_expanded;
+mod number;
+pub mod one_hot;
 pub mod optional;
 pub mod pack;
 pub mod pad;
@@ -50,6 +53,7 @@ pub mod reshape;
 pub mod resize;
 pub mod rotary_embedding;
 mod scan;
+pub mod scatter;
 pub mod select;
 pub mod sequence;
 pub mod shape;
@@ -61,6 +65,7 @@ pub mod string;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub mod tf_idf;
+pub mod top_k;
 pub mod training;
 pub mod transpose;
 pub mod unary;
@@ -257,6 +262,7 @@ pub static TABLE: &[&[Row]] = &[
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
     normalization_expanded::OPERATORS,
+    one_hot::OPERATORS,
     optional::OPERATORS,
     pad::OPERATORS,
     pool::OPERATORS,
@@ -270,6 +276,7 @@ pub static TABLE: &[&[Row]] = &[
     reshape::OPERATORS,
     resize::OPERATORS,
     rotary_embedding::OPERATORS,
+    scatter::OPERATORS,
     select::OPERATORS,
     sequence::OPERATORS,
     shape::OPERATORS,
@@ -279,6 +286,7 @@ pub static TABLE: &[&[Row]] = &[
     split::OPERATORS,
     string::OPERATORS,
     tf_idf::OPERATORS,
+    top_k::OPERATORS,
     training::OPERATORS,
     transpose::OPERATORS,
     unary::OPERATORS,

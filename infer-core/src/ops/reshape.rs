@@ -3,7 +3,7 @@
 //! Axes and shapes are attributes in old opsets, inputs in newer ones (Squeeze and Unsqueeze since 13).
 
 use super::movement::{element_bits, extent, fill, result_type};
-use super::{Blocking, ImportNode, NodeTypes, NodeValues, Operator, Row, resolve_axes, resolve_axis};
+use super::{Blocking, ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, resolve_axes, resolve_axis};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
@@ -130,6 +130,10 @@ impl Operator for Reshape {
     fn is_view(&self) -> bool {
         true
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Flatten {
@@ -152,6 +156,10 @@ impl Operator for Flatten {
 
     fn is_view(&self) -> bool {
         true
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 
@@ -184,6 +192,10 @@ impl Operator for Squeeze {
     fn is_view(&self) -> bool {
         true
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Unsqueeze {
@@ -213,6 +225,10 @@ impl Operator for Unsqueeze {
     fn is_view(&self) -> bool {
         true
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Identity {
@@ -228,12 +244,8 @@ impl Operator for Identity {
         Ok(())
     }
 
-    /// What is no tensor of numbers stays what it is.
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        match node.value(0)? {
-            Value::Tensor(_) => Ok(None),
-            other => Ok(Some(vec![other.clone()])),
-        }
+        Ok(Some(vec![node.value(0)?.clone()]))
     }
 
     fn is_view(&self) -> bool {
@@ -242,6 +254,10 @@ impl Operator for Identity {
 
     fn blocking(&self, _node: &NodeTypes<'_>) -> Blocking {
         Blocking::Follows
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 
