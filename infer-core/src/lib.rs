@@ -33,6 +33,8 @@ pub mod program;
 #[cfg(feature = "dynamic")]
 pub mod record;
 #[cfg(feature = "dynamic")]
+pub mod small_float;
+#[cfg(feature = "dynamic")]
 pub mod value;
 
 #[cfg(feature = "compiler")]

@@ -3,6 +3,7 @@
 //! An operator is imported from a node ([`Row::import`]), infers its output types, and lowers to kernel calls.
 //! Evaluation while compiling needs no code of its own: the calls run on the reference kernels.
 
+pub mod activation_expanded;
 pub mod along_axis;
 pub mod attention;
 pub mod attention_contrib;
@@ -12,6 +13,7 @@ pub mod bitwise;
 pub mod cast;
 pub mod clip;
 pub mod col2im;
+mod compose;
 pub mod concat;
 pub mod control_flow;
 pub mod conv;
@@ -34,6 +36,7 @@ mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
 pub mod normalization_expanded;
+mod numbers;
 pub mod optional;
 pub mod pack;
 pub mod pad;
@@ -62,6 +65,7 @@ pub(crate) mod test_support;
 pub mod tf_idf;
 pub mod training;
 pub mod transpose;
+pub mod trigonometric;
 pub mod unary;
 pub mod variadic;
 pub mod where_op;
@@ -228,6 +232,7 @@ pub struct Row {
 
 /// The operator table: every family's rows.
 pub static TABLE: &[&[Row]] = &[
+    activation_expanded::OPERATORS,
     along_axis::OPERATORS,
     attention::OPERATORS,
     attention_contrib::OPERATORS,
@@ -279,6 +284,7 @@ pub static TABLE: &[&[Row]] = &[
     tf_idf::OPERATORS,
     training::OPERATORS,
     transpose::OPERATORS,
+    trigonometric::OPERATORS,
     unary::OPERATORS,
     variadic::OPERATORS,
     where_op::OPERATORS,
