@@ -32,6 +32,7 @@ pub mod loss;
 pub mod matmul;
 pub mod ml;
 pub mod ml_tree;
+pub mod modulo;
 mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
@@ -257,6 +258,7 @@ pub static TABLE: &[&[Row]] = &[
     matmul::OPERATORS,
     ml::OPERATORS,
     ml_tree::OPERATORS,
+    modulo::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
     normalization_expanded::OPERATORS,
