@@ -3,6 +3,7 @@
 //! An operator is imported from a node ([`Row::import`]), infers its output types, and lowers to kernel calls.
 //! Evaluation while compiling needs no code of its own: the calls run on the reference kernels.
 
+pub mod activation_expanded;
 pub mod along_axis;
 pub mod attention;
 pub mod attention_contrib;
@@ -12,6 +13,7 @@ pub mod bitwise;
 pub mod cast;
 pub mod clip;
 pub mod col2im;
+mod compose;
 pub mod concat;
 pub mod control_flow;
 pub mod conv;
@@ -31,12 +33,14 @@ pub mod loss;
 pub mod matmul;
 pub mod ml;
 pub mod ml_tree;
+pub mod modulo;
 mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
 pub mod normalization_expanded;
 mod number;
 pub mod one_hot;
+mod numbers;
 pub mod optional;
 pub mod pack;
 pub mod pad;
@@ -68,6 +72,7 @@ pub mod tf_idf;
 pub mod top_k;
 pub mod training;
 pub mod transpose;
+pub mod trigonometric;
 pub mod unary;
 mod value_parts;
 pub mod variadic;
@@ -235,6 +240,7 @@ pub struct Row {
 
 /// The operator table: every family's rows.
 pub static TABLE: &[&[Row]] = &[
+    activation_expanded::OPERATORS,
     along_axis::OPERATORS,
     attention::OPERATORS,
     attention_contrib::OPERATORS,
@@ -259,6 +265,7 @@ pub static TABLE: &[&[Row]] = &[
     matmul::OPERATORS,
     ml::OPERATORS,
     ml_tree::OPERATORS,
+    modulo::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
     normalization_expanded::OPERATORS,
@@ -289,6 +296,7 @@ pub static TABLE: &[&[Row]] = &[
     top_k::OPERATORS,
     training::OPERATORS,
     transpose::OPERATORS,
+    trigonometric::OPERATORS,
     unary::OPERATORS,
     variadic::OPERATORS,
     where_op::OPERATORS,
