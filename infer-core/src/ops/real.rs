@@ -5,6 +5,8 @@ use half::{bf16, f16};
 
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
+use crate::node_types::{InputType, NodeTypes};
+use crate::node_values::NodeValues;
 use crate::tensor_type::{DataType, TensorType};
 
 /// The most bytes that a computed output may have.
@@ -64,18 +66,54 @@ half_float!(f16, bf16);
 macro_rules! with_real {
     ($dtype:expr, $T:ident => $body:expr, else $other:expr) => {
         match $dtype {
-            $crate::tensor_type::DataType::F32 => { type $T = f32; $body }
-            $crate::tensor_type::DataType::F64 => { type $T = f64; $body }
-            $crate::tensor_type::DataType::F16 => { type $T = half::f16; $body }
-            $crate::tensor_type::DataType::Bf16 => { type $T = half::bf16; $body }
-            $crate::tensor_type::DataType::I8 => { type $T = i8; $body }
-            $crate::tensor_type::DataType::I16 => { type $T = i16; $body }
-            $crate::tensor_type::DataType::I32 => { type $T = i32; $body }
-            $crate::tensor_type::DataType::I64 => { type $T = i64; $body }
-            $crate::tensor_type::DataType::U8 => { type $T = u8; $body }
-            $crate::tensor_type::DataType::U16 => { type $T = u16; $body }
-            $crate::tensor_type::DataType::U32 => { type $T = u32; $body }
-            $crate::tensor_type::DataType::U64 => { type $T = u64; $body }
+            $crate::tensor_type::DataType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::tensor_type::DataType::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::tensor_type::DataType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            $crate::tensor_type::DataType::Bf16 => {
+                type $T = half::bf16;
+                $body
+            }
+            $crate::tensor_type::DataType::I8 => {
+                type $T = i8;
+                $body
+            }
+            $crate::tensor_type::DataType::I16 => {
+                type $T = i16;
+                $body
+            }
+            $crate::tensor_type::DataType::I32 => {
+                type $T = i32;
+                $body
+            }
+            $crate::tensor_type::DataType::I64 => {
+                type $T = i64;
+                $body
+            }
+            $crate::tensor_type::DataType::U8 => {
+                type $T = u8;
+                $body
+            }
+            $crate::tensor_type::DataType::U16 => {
+                type $T = u16;
+                $body
+            }
+            $crate::tensor_type::DataType::U32 => {
+                type $T = u32;
+                $body
+            }
+            $crate::tensor_type::DataType::U64 => {
+                type $T = u64;
+                $body
+            }
             _ => $other,
         }
     };
@@ -122,11 +160,22 @@ impl Rounding {
     }
 }
 
+/// What `look` finds in the types of a node's inputs, all of them known. Inputs that are no tensors of numbers count as
+/// left out.
+pub(crate) fn with_types<R>(node: &NodeValues<'_>, look: impl FnOnce(&NodeTypes<'_>) -> R) -> R {
+    let types: Vec<Option<InputType<'_>>> = node
+        .inputs
+        .iter()
+        .map(|value| {
+            let tensor = value.as_ref()?.as_tensor()?;
+            Some(InputType { ty: tensor.ty(), constant: Some(tensor) })
+        })
+        .collect();
+    look(&NodeTypes { inputs: &types, outputs: node.outputs })
+}
+
 /// The type of the elements that inputs `indices` have in common, where they are there, among the floating-point ones.
-pub(crate) fn common_float(
-    node: &crate::node_types::NodeTypes<'_>,
-    indices: &[usize],
-) -> Result<DataType, Reason> {
+pub(crate) fn common_float(node: &NodeTypes<'_>, indices: &[usize]) -> Result<DataType, Reason> {
     let mut common = None;
     for &index in indices {
         let Some(ty) = node.optional(index) else { continue };

@@ -15,8 +15,8 @@ use infer_kernels::call::ActivationKind;
 use crate::calls::LowerNode;
 use crate::diagnostic::{Reason, quote};
 use crate::node_values::NodeValues;
-use crate::ops::real::common_float;
-use crate::ops::{ImportNode, InputType, NodeTypes, Operator, Row};
+use crate::ops::real::{common_float, with_types};
+use crate::ops::{ImportNode, NodeTypes, Operator, Row};
 use crate::tensor_type::{DataType, TensorType};
 use crate::value::Value;
 
@@ -351,18 +351,12 @@ impl Operator for Recurrent {
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let types: Vec<Option<InputType<'_>>> = node
-            .inputs
-            .iter()
-            .map(|value| {
-                let tensor = value.as_ref()?.as_tensor()?;
-                Some(InputType { ty: tensor.ty(), constant: Some(tensor) })
-            })
-            .collect();
-        let types = NodeTypes { inputs: &types, outputs: node.outputs };
-        let outputs = self.infer(&types)?;
-        let extents = self.extents(&types)?;
-        if self.kernel(&types, &extents).is_some() {
+        let (outputs, extents, kernel) = with_types(node, |types| {
+            let (outputs, extents) = (self.infer(types)?, self.extents(types)?);
+            let kernel = self.kernel(types, &extents);
+            Ok((outputs, extents, kernel))
+        })?;
+        if kernel.is_some() {
             return Ok(None);
         }
         cell::compute(self, node, &extents, outputs).map(Some)
@@ -371,7 +365,8 @@ impl Operator for Recurrent {
     fn flops(&self, node: &NodeTypes<'_>, _outputs: &[&TensorType]) -> u64 {
         self.extents(node).map_or(0, |e| {
             let factors = [2, e.steps, e.batch, e.directions, self.kind.gates(), e.hidden];
-            let lanes = factors.into_iter().fold(1u64, |product, factor| product.saturating_mul(factor as u64));
+            let lanes =
+                factors.into_iter().fold(1u64, |product, factor| product.saturating_mul(factor as u64));
             lanes.saturating_mul((e.input as u64).saturating_add(e.hidden as u64))
         })
     }

@@ -34,9 +34,8 @@ impl Step<'_> {
     /// What the state `h` contributes to element `j` of gate `gate`.
     fn sum(&self, gate: usize, j: usize, h: &[f32]) -> f32 {
         let panel = gate * self.hidden.div_ceil(BLOCK) + j / BLOCK;
-        (0..self.hidden).fold(0.0, |sum, k| {
-            sum + h[k] * self.weights[(panel * self.hidden + k) * BLOCK + j % BLOCK]
-        })
+        (0..self.hidden)
+            .fold(0.0, |sum, k| sum + h[k] * self.weights[(panel * self.hidden + k) * BLOCK + j % BLOCK])
     }
 }
 

@@ -125,11 +125,7 @@ fn products(
 }
 
 /// The rows of each gate of R as panels of columns: packed now where they are constant, else by a call.
-fn recurrent_weights(
-    op: &Recurrent,
-    node: &mut LowerNode<'_>,
-    extents: &Extents,
-) -> Result<Span, Reason> {
+fn recurrent_weights(op: &Recurrent, node: &mut LowerNode<'_>, extents: &Extents) -> Result<Span, Reason> {
     let Extents { hidden, directions, .. } = *extents;
     let matrices = directions * op.kind.gates();
     if let Some(values) = node.constant(R).and_then(Constant::to_f32s) {

@@ -1,8 +1,8 @@
 use super::*;
 use crate::constant::Constant;
 use crate::execute::{Backend, execute};
-use crate::ops::Attribute;
 use crate::ops::test_support::{f32s, import as import_node, infer, run_all, tensor};
+use crate::ops::{Attribute, InputType};
 
 fn ramp<const N: usize>(shape: [usize; N], scale: f32) -> Constant {
     let count = shape.iter().product();
@@ -29,7 +29,8 @@ fn inputs(kind: Kind, directions: usize, batch_first: bool) -> Vec<Option<Consta
     inputs
 }
 
-const KINDS: [(Kind, &str, usize); 3] = [(Kind::Lstm, "LSTM", 3), (Kind::Gru, "GRU", 2), (Kind::Rnn, "RNN", 2)];
+const KINDS: [(Kind, &str, usize); 3] =
+    [(Kind::Lstm, "LSTM", 3), (Kind::Gru, "GRU", 2), (Kind::Rnn, "RNN", 2)];
 
 #[test]
 fn kernels_and_values_agree() {
