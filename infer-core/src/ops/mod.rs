@@ -27,6 +27,7 @@ pub mod expand;
 pub mod fused_contrib;
 pub mod gather;
 pub mod gather_scatter;
+pub mod grid_sample;
 pub mod image_decoder;
 pub mod linear_attention;
 pub mod loss;
@@ -49,6 +50,7 @@ pub mod quantize;
 pub mod quantized;
 pub mod quantized_contrib;
 pub mod random;
+pub(crate) mod real;
 pub mod recurrent;
 pub mod reduce;
 pub mod region;
@@ -259,6 +261,7 @@ pub static TABLE: &[&[Row]] = &[
     fused_contrib::OPERATORS,
     gather::OPERATORS,
     gather_scatter::OPERATORS,
+    grid_sample::OPERATORS,
     image_decoder::OPERATORS,
     linear_attention::OPERATORS,
     loss::OPERATORS,
