@@ -12,7 +12,7 @@
 use super::attention::{head_count, scale_of};
 use super::attention_contrib::{FLOATS, refuse_flag, refuse_input, scale_attribute};
 use super::attention_core::{
-    Attend, Mask, Scores, cast, expand, expect_broadcast, expect_shape, extents, merge_heads, positions,
+    Attend, Mask, Scores, cast, expect_broadcast, expect_shape, extents, merge_heads, positions,
     reshape, scalar, slice, split, split_heads, transpose,
 };
 use super::rotary_embedding::Angles;

@@ -36,6 +36,7 @@ pub mod ml_tree;
 mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
+pub mod normalization_contrib;
 pub mod normalization_expanded;
 pub mod optional;
 pub mod pack;
@@ -257,6 +258,7 @@ pub static TABLE: &[&[Row]] = &[
     ml_tree::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
+    normalization_contrib::OPERATORS,
     normalization_expanded::OPERATORS,
     optional::OPERATORS,
     pad::OPERATORS,

@@ -13,7 +13,7 @@ use super::attention_core::{
 };
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, ImportNode, Operator, Row, Wire, expect_dtype};
-use crate::tensor_type::{DataType, TensorType};
+use crate::tensor_type::DataType;
 
 /// The rows of the operator table.
 pub const OPERATORS: &[Row] = &[
