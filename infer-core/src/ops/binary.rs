@@ -10,7 +10,7 @@ use super::element_type::{converted, expect_kernel, with_output};
 use super::elementwise_layout;
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
-use crate::ops::{Blocking, ImportNode, NodeTypes, Operator, Row, broadcast};
+use crate::ops::{Blocking, ImportNode, NodeTypes, Operator, Row, StringUse, broadcast};
 use crate::tensor_type::{DataType, TensorType};
 
 macro_rules! kinds {
@@ -126,6 +126,11 @@ impl Operator for Binary {
         with_output(node, &output, out_dtype, |node, out| {
             node.elementwise(format!("{family}_{dtype}"), &[&a, &b], out, |_| ())
         })
+    }
+
+    fn string_use(&self) -> StringUse {
+        // Strings are numbered in no order: only their equality shows.
+        if self.kind == BinaryKind::Equal { StringUse::Compares } else { StringUse::None }
     }
 
     fn blocking(&self, node: &NodeTypes<'_>) -> Blocking {

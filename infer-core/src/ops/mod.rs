@@ -20,6 +20,7 @@ pub mod deform_conv;
 pub mod depth_to_space;
 pub mod einsum;
 pub mod element_type;
+mod elements;
 pub mod elementwise_layout;
 pub mod expand;
 mod flex_attention;
@@ -38,6 +39,8 @@ pub mod non_max_suppression;
 pub mod normalization;
 pub mod normalization_contrib;
 pub mod normalization_expanded;
+mod number;
+pub mod one_hot;
 pub mod optional;
 pub mod pack;
 pub mod pad;
@@ -53,6 +56,8 @@ pub mod reorder;
 pub mod reshape;
 pub mod resize;
 pub mod rotary_embedding;
+mod scan;
+pub mod scatter;
 pub mod select;
 pub mod sequence;
 pub mod shape;
@@ -64,9 +69,11 @@ pub mod string;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub mod tf_idf;
+pub mod top_k;
 pub mod training;
 pub mod transpose;
 pub mod unary;
+mod value_parts;
 pub mod variadic;
 pub mod where_op;
 pub mod window;
@@ -260,6 +267,7 @@ pub static TABLE: &[&[Row]] = &[
     normalization::OPERATORS,
     normalization_contrib::OPERATORS,
     normalization_expanded::OPERATORS,
+    one_hot::OPERATORS,
     optional::OPERATORS,
     pad::OPERATORS,
     pool::OPERATORS,
@@ -273,6 +281,7 @@ pub static TABLE: &[&[Row]] = &[
     reshape::OPERATORS,
     resize::OPERATORS,
     rotary_embedding::OPERATORS,
+    scatter::OPERATORS,
     select::OPERATORS,
     sequence::OPERATORS,
     shape::OPERATORS,
@@ -282,6 +291,7 @@ pub static TABLE: &[&[Row]] = &[
     split::OPERATORS,
     string::OPERATORS,
     tf_idf::OPERATORS,
+    top_k::OPERATORS,
     training::OPERATORS,
     transpose::OPERATORS,
     unary::OPERATORS,
