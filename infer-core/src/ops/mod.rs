@@ -7,6 +7,7 @@ pub mod activation_expanded;
 pub mod along_axis;
 pub mod attention;
 pub mod attention_contrib;
+mod attention_core;
 mod attributes;
 pub mod binary;
 pub mod bitwise;
@@ -24,10 +25,12 @@ pub mod element_type;
 mod elements;
 pub mod elementwise_layout;
 pub mod expand;
+mod flex_attention;
 pub mod fused_contrib;
 pub mod gather;
 pub mod gather_scatter;
 pub mod grid_sample;
+mod group_query_attention;
 pub mod image_decoder;
 pub mod linear_attention;
 pub mod loss;
@@ -38,6 +41,7 @@ pub mod modulo;
 mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
+pub mod normalization_contrib;
 pub mod normalization_expanded;
 mod number;
 pub mod one_hot;
@@ -271,6 +275,7 @@ pub static TABLE: &[&[Row]] = &[
     modulo::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
+    normalization_contrib::OPERATORS,
     normalization_expanded::OPERATORS,
     one_hot::OPERATORS,
     optional::OPERATORS,
