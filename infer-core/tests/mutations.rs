@@ -1,7 +1,7 @@
 //! Models that were damaged at random: an error or an answer, never a panic, a hang, or an allocation above 1 GiB.
 //!
 //! The models are those of `tests/data`, and where `INFER_SUITE` names a folder of the ONNX backend suite, its cases with
-//! their inputs. `INFER_MUTATIONS` says how many mutations are tried (2,000 without it), `INFER_SEED` from which on.
+//! their inputs. `INFER_MUTATIONS` says how many mutations are tried (500 without it), `INFER_SEED` from which on.
 
 #![cfg(feature = "compiler")]
 
@@ -120,6 +120,8 @@ fn cases() -> Vec<Case> {
             models.push((case.join("model.onnx"), Some(case.join("test_data_set_0"))));
         }
     }
+    // The light models have next to no bytes and are whole networks, which take their time.
+    models.retain(|(path, _)| !path.components().any(|part| part.as_os_str() == "light"));
     let small = |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.len() <= MAX_MODEL_BYTES);
     let case = |(path, data): (PathBuf, Option<PathBuf>)| {
         let inputs = (0..).map_while(|index| fs::read(data.as_ref()?.join(format!("input_{index}.pb"))).ok());
@@ -133,6 +135,9 @@ fn mutate(model: &[u8], random: &mut Random) -> Vec<u8> {
     if random.below(3) == 0 {
         let mut bytes = model.to_vec();
         for _ in 0..=random.below(4) {
+            if bytes.is_empty() {
+                break;
+            }
             let at = random.below(bytes.len());
             match random.below(4) {
                 0 => bytes.truncate(at.max(1)),
@@ -311,7 +316,7 @@ fn damaged_models_are_errors_at_most() {
     let number = |name: &str, default: u64| {
         env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
     };
-    let (first, count) = (number("INFER_SEED", 1), number("INFER_MUTATIONS", 2000));
+    let (first, count) = (number("INFER_SEED", 1), number("INFER_MUTATIONS", 500));
     let cases = cases();
     assert!(!cases.is_empty());
     let (send, receive) = mpsc::channel::<(u64, String)>();
