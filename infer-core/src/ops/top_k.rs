@@ -233,7 +233,7 @@ mod tests {
         check(("TopK", 7), &attribute, &[f32s([3], &[1., 3., 2.])], &f32s([1], &[3.]));
         let large = tensor(DataType::U64, [2], &[u64::MAX, 1]);
         check(("TopK", 11), &[], &[large, i64s([1], &[1])], &tensor(DataType::U64, [1], &[u64::MAX]));
-        let nothing = f32s([1 << 40, 0], &[]);
+        let nothing = f32s([1 << 20, 0], &[]);
         check(("TopK", 11), &[], &[nothing.clone(), i64s([1], &[0])], &nothing);
         let types = [input.ty().clone(), TensorType::new(DataType::I64, [1])];
         assert!(infer(("TopK", 11), &[], &types).unwrap_err().at_run_time);
