@@ -73,9 +73,9 @@ impl Cell<'_> {
         self.p.get(gate * self.hidden + j).map_or(0.0, |p| p * c)
     }
 
-    /// Activation `index` of `x`, which is clipped first.
+    /// Activation `index` of `x`, which is clipped first where it is a gate's, as ONNX Runtime does, not an LSTM's c.
     fn activate(&self, index: usize, x: f64) -> f64 {
-        let clipped = match self.op.clip {
+        let clipped = match self.op.clip.filter(|_| index < 2) {
             Some(clip) => x.clamp(-f64::from(clip), f64::from(clip)),
             None => x,
         };
