@@ -188,7 +188,8 @@ impl Common {
         let mut mask = Mask::default();
         if self.unidirectional && rows > 1 {
             let past = total.checked_sub(rows);
-            let past = past.ok_or_else(|| Reason::new(format!("{rows} queries, but {total} keys before them")))?;
+            let past =
+                past.ok_or_else(|| Reason::new(format!("{rows} queries, but {total} keys before them")))?;
             let own = positions(nodes, past as i64, rows, &[rows, 1])?;
             let keys = positions(nodes, 0, total, &[1, total])?;
             let before = nodes.node("LessOrEqual", &[keys, own], &[])?;
@@ -309,8 +310,7 @@ impl Operator for Attention {
         }
         let padding = nodes.optional_input(3);
         let added = nodes.optional_input(5);
-        let (output, _) =
-            self.common.attend(nodes, [query, key_transposed, value], padding, added, None)?;
+        let (output, _) = self.common.attend(nodes, [query, key_transposed, value], padding, added, None)?;
         let output = cast(nodes, output, dtype)?;
         debug_assert_eq!(nodes.shape(output)?.first(), Some(&batch));
         Ok(Some(vec![output, present.take().unwrap_or(output)]))

@@ -12,8 +12,8 @@
 use super::attention::{head_count, scale_of};
 use super::attention_contrib::{FLOATS, refuse_flag, refuse_input, scale_attribute};
 use super::attention_core::{
-    Attend, Mask, Scores, cast, expect_broadcast, expect_shape, extents, merge_heads, positions,
-    reshape, scalar, slice, split, split_heads, transpose,
+    Attend, Mask, Scores, cast, expect_broadcast, expect_shape, extents, merge_heads, positions, reshape,
+    scalar, slice, split, split_heads, transpose,
 };
 use super::rotary_embedding::Angles;
 use crate::diagnostic::Reason;
@@ -121,7 +121,10 @@ impl GroupQueryAttention {
         .ok_or_else(|| wrong(&total))?;
         let lengths = nodes.input(5)?;
         if nodes.ty(lengths)?.elements() != batch {
-            return Err(Reason::new(format!("`seqlens_k` is {}, not of shape [{batch}]", nodes.ty(lengths)?)));
+            return Err(Reason::new(format!(
+                "`seqlens_k` is {}, not of shape [{batch}]",
+                nodes.ty(lengths)?
+            )));
         }
         let past = match total - rows {
             0 => Some(0),
@@ -242,12 +245,7 @@ impl GroupQueryAttention {
         nodes.node("Gather", &[all, row], &[("axis", 0.into())])
     }
 
-    fn bias(
-        &self,
-        nodes: &mut Expansion<'_>,
-        place: &Place,
-        heads: usize,
-    ) -> Result<Option<Wire>, Reason> {
+    fn bias(&self, nodes: &mut Expansion<'_>, place: &Place, heads: usize) -> Result<Option<Wire>, Reason> {
         let Place { batch, rows, total, .. } = *place;
         let mut mask = Mask::default();
         let window = self.local_window.filter(|&window| window < total);

@@ -6,7 +6,7 @@
 //! History: version 1 alone.
 
 use super::attention_contrib::FLOATS;
-use super::attention_core::{cast, expect_broadcast, expect_shape, expand, reshape, scalar, slice};
+use super::attention_core::{cast, expand, expect_broadcast, expect_shape, reshape, scalar, slice};
 use super::normalization_expanded::rms_normalized;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;

@@ -22,7 +22,14 @@ pub const OPERATORS: &[Row] = &[
         outputs: 1..=1,
         import: import_mean_variance,
     },
-    Row { name: "RMSNormalization", domain: "", since: 23, inputs: 2..=2, outputs: 1..=1, import: import_rms },
+    Row {
+        name: "RMSNormalization",
+        domain: "",
+        since: 23,
+        inputs: 2..=2,
+        outputs: 1..=1,
+        import: import_rms,
+    },
     Row {
         name: "SimplifiedLayerNormalization",
         domain: "",
