@@ -67,8 +67,11 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
             .map(Some)
             .map_err(|_| Reason::new(format!("{name} is {size}, neither −1 nor more"))),
     };
-    let (left_window, right_window) =
-        if node.opset >= 25 { (window("left_window_size")?, window("right_window_size")?) } else { (None, None) };
+    let (left_window, right_window) = if node.opset >= 25 {
+        (window("left_window_size")?, window("right_window_size")?)
+    } else {
+        (None, None)
+    };
     let scores = match node.attributes.int("qk_matmul_output_mode")?.unwrap_or(0) {
         0 => Scores::Raw,
         1 => Scores::Capped,
@@ -252,7 +255,8 @@ impl Attention {
         }
         let total = scores[3];
         let columns = nodes.shape(given)?.last().copied();
-        if let Some(columns) = columns.filter(|&columns| columns < total && (self.pads_mask || columns != 1)) {
+        if let Some(columns) = columns.filter(|&columns| columns < total && (self.pads_mask || columns != 1))
+        {
             let mut shape = nodes.shape(given)?.to_vec();
             if let Some(last) = shape.last_mut() {
                 *last = total - columns;

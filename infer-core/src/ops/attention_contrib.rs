@@ -188,7 +188,8 @@ impl Common {
         let mut mask = Mask::default();
         if self.unidirectional && rows > 1 {
             let past = total.checked_sub(rows);
-            let past = past.ok_or_else(|| Reason::new(format!("{rows} queries, but {total} keys before them")))?;
+            let past =
+                past.ok_or_else(|| Reason::new(format!("{rows} queries, but {total} keys before them")))?;
             let own = positions(nodes, past as i64, rows, &[rows, 1])?;
             let keys = positions(nodes, 0, total, &[1, total])?;
             let before = nodes.node("LessOrEqual", &[keys, own], &[])?;
@@ -260,12 +261,15 @@ impl Operator for Attention {
         let dtype = nodes.ty(input)?.dtype;
         expect_dtype(nodes.ty(input)?, FLOATS)?;
         let heads = self.common.num_heads;
+        let input = cast(nodes, input, DataType::F32)?;
+        let weights = cast(nodes, weights, DataType::F32)?;
         let mut projected = nodes.node("MatMul", &[input, weights], &[])?;
         if let Some(bias) = nodes.optional_input(2) {
+            let bias = cast(nodes, bias, DataType::F32)?;
             projected = nodes.node("Add", &[projected, bias], &[])?;
         }
         let ty = nodes.ty(projected)?.clone();
-        let &[batch, _, width] = ty.shape.as_slice() else {
+        let &[_, _, width] = ty.shape.as_slice() else {
             return Err(Reason::new(format!("the projection is {ty}, not of 3 dimensions")));
         };
         let sizes = self.sizes(width)?;
@@ -278,14 +282,15 @@ impl Operator for Attention {
         let query = split_heads(nodes, query, heads)?;
         let past = nodes.optional_input(4);
         let mut value = split_heads(nodes, value, heads)?;
-        let (mut present, key_transposed);
+        let mut present = None;
+        let key_transposed;
         if past.is_none() && !nodes.types.wants(1) {
             let key = with_heads(nodes, key, heads)?;
             key_transposed = transpose(nodes, key, &[0, 2, 3, 1])?;
-            present = None;
         } else {
             let mut key = split_heads(nodes, key, heads)?;
             if let Some(past) = past {
+                let past = cast(nodes, past, DataType::F32)?;
                 let past_ty = nodes.ty(past)?.clone();
                 let &[2, b, h, length, size] = past_ty.shape.as_slice() else {
                     return Err(Reason::new(format!("`past` is {past_ty}, not [2, B, H, P, D]")));
@@ -298,22 +303,20 @@ impl Operator for Attention {
                 }
             }
             key_transposed = transpose(nodes, key, &[0, 1, 3, 2])?;
-            let [b, h, total, size] = extents(nodes, key)?;
-            present = None;
             if nodes.types.wants(1) {
+                let [b, h, total, size] = extents(nodes, key)?;
                 let key = reshape(nodes, key, &[1, b, h, total, size])?;
                 let [.., value_size] = extents(nodes, value)?;
                 let value = reshape(nodes, value, &[1, b, h, total, value_size])?;
-                present = Some(nodes.node("Concat", &[key, value], &[("axis", 0.into())])?);
+                let both = nodes.node("Concat", &[key, value], &[("axis", 0.into())])?;
+                present = Some(cast(nodes, both, dtype)?);
             }
         }
         let padding = nodes.optional_input(3);
         let added = nodes.optional_input(5);
-        let (output, _) =
-            self.common.attend(nodes, [query, key_transposed, value], padding, added, None)?;
+        let (output, _) = self.common.attend(nodes, [query, key_transposed, value], padding, added, None)?;
         let output = cast(nodes, output, dtype)?;
-        debug_assert_eq!(nodes.shape(output)?.first(), Some(&batch));
-        Ok(Some(vec![output, present.take().unwrap_or(output)]))
+        Ok(Some(vec![output, present.unwrap_or(output)]))
     }
 }
 

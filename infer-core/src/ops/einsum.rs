@@ -100,7 +100,11 @@ fn import_einsum(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     };
     let inputs: Vec<Term> = inputs.split(',').map(Term::parse).collect::<Result<_, _>>()?;
     if inputs.len() != node.inputs.len() {
-        return Err(Reason::new(format!("an equation of {} operands for {}", inputs.len(), node.inputs.len())));
+        return Err(Reason::new(format!(
+            "an equation of {} operands for {}",
+            inputs.len(),
+            node.inputs.len()
+        )));
     }
     Ok(Box::new(Einsum { inputs, output }))
 }
@@ -151,8 +155,7 @@ impl Operand {
                 return Err(Reason::new(format!("axes {first} and {second} of {shape:?} have one label")));
             }
             let rest: Vec<usize> = (0..shape.len()).filter(|&axis| axis != first && axis != second).collect();
-            let perm: Vec<i64> =
-                rest.iter().chain(&[first, second]).map(|&axis| axis as i64).collect();
+            let perm: Vec<i64> = rest.iter().chain(&[first, second]).map(|&axis| axis as i64).collect();
             let mut merged: Vec<usize> = rest.iter().map(|&axis| shape[axis]).collect();
             merged.push(extent * extent);
             let wire = nodes.node("Transpose", &[self.wire], &[("perm", perm.into())])?;
@@ -250,12 +253,18 @@ impl Einsum {
             let mut once: Vec<char> =
                 letters().filter(|&letter| letters().filter(|&other| other == letter).count() == 1).collect();
             once.sort_unstable();
-            return Ok((0..hidden).rev().map(Label::Hidden).chain(once.into_iter().map(Label::Letter)).collect());
+            return Ok((0..hidden)
+                .rev()
+                .map(Label::Hidden)
+                .chain(once.into_iter().map(Label::Letter))
+                .collect());
         };
         let named: Vec<char> = term.letters().collect();
         for (index, &letter) in named.iter().enumerate() {
             if named[..index].contains(&letter) || !letters().any(|other| other == letter) {
-                return Err(Reason::new(format!("the result of the equation cannot have the label {letter:?}")));
+                return Err(Reason::new(format!(
+                    "the result of the equation cannot have the label {letter:?}"
+                )));
             }
         }
         let hidden = if term.after.is_some() { hidden } else { 0 };
@@ -341,9 +350,8 @@ impl Det {
     fn determinant(mut matrix: Vec<f64>, n: usize) -> f64 {
         let mut determinant = 1.0;
         for column in 0..n {
-            let greatest = (column..n).max_by(|&a, &b| {
-                matrix[a * n + column].abs().total_cmp(&matrix[b * n + column].abs())
-            });
+            let greatest = (column..n)
+                .max_by(|&a, &b| matrix[a * n + column].abs().total_cmp(&matrix[b * n + column].abs()));
             let pivot_row = greatest.unwrap_or(column);
             let pivot = matrix[pivot_row * n + column];
             if pivot == 0.0 {
@@ -446,7 +454,11 @@ mod tests {
             ("iii->i", &[&square], f32s([2], &[1., 8.])),
             ("ij,kj->ikj", &[&a, &f32s([1, 3], &[1., 0., 2.])], f32s([2, 1, 3], &[1., 0., 6., 4., 0., 12.])),
             ("...j,...j->...", &[&a, &f32s([1, 3], &[1., 1., 1.])], f32s([2], &[6., 15.])),
-            ("i,j,i->j", &[&f32s([2], &[1., 2.]), &f32s([1], &[3.]), &f32s([2], &[1., 1.])], f32s([1], &[9.])),
+            (
+                "i,j,i->j",
+                &[&f32s([2], &[1., 2.]), &f32s([1], &[3.]), &f32s([2], &[1., 1.])],
+                f32s([1], &[9.]),
+            ),
             ("ij->ij", &[&a], a.clone()),
         ];
         for (text, inputs, expected) in cases {

@@ -14,9 +14,7 @@ use super::attention_core::{cast, extents, reshape, scalar, transpose};
 use crate::diagnostic::Reason;
 use crate::execute::execute;
 use crate::expansion::OPSET;
-use crate::ops::{
-    Expansion, ImportNode, NodeTypes, NodeValues, Operator, Wire, expect_dtype, find,
-};
+use crate::ops::{Expansion, ImportNode, NodeTypes, NodeValues, Operator, Wire, expect_dtype, find};
 use crate::program::Program;
 use crate::record::{Attribute, GraphRecord};
 use crate::tensor_type::{DataType, TensorType};
@@ -95,9 +93,8 @@ impl Modifier {
         for (id, _) in &record.inputs {
             set(&mut wires, *id, Some(input))?;
         }
-        let get = |wires: &[Option<Wire>], id: u32| {
-            wires.get(id as usize).copied().flatten().ok_or_else(damaged)
-        };
+        let get =
+            |wires: &[Option<Wire>], id: u32| wires.get(id as usize).copied().flatten().ok_or_else(damaged);
         for node in &record.nodes {
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for id in &node.inputs {

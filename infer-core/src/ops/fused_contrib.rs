@@ -116,8 +116,19 @@ struct Activation {
 impl Activation {
     fn checked(self) -> Result<Self, Reason> {
         const SUPPORTED: &[&str] = &[
-            "", "Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Elu", "Softplus",
-            "Softsign", "Selu", "Gelu",
+            "",
+            "Relu",
+            "Tanh",
+            "Sigmoid",
+            "LeakyRelu",
+            "Clip",
+            "HardSigmoid",
+            "HardSwish",
+            "Elu",
+            "Softplus",
+            "Softsign",
+            "Selu",
+            "Gelu",
         ];
         if SUPPORTED.contains(&self.name.as_str()) {
             return Ok(self);
@@ -207,7 +218,8 @@ struct FusedGemm {
 
 fn import_gemm(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let name = node.attributes.string("activation")?.unwrap_or_default();
-    let (alpha, beta) = (node.attributes.float("activation_alpha")?, node.attributes.float("activation_beta")?);
+    let (alpha, beta) =
+        (node.attributes.float("activation_alpha")?, node.attributes.float("activation_beta")?);
     let gamma = node.attributes.float("activation_gamma")?;
     let second = if name == "Selu" { gamma } else { beta };
     Ok(Box::new(FusedGemm {
@@ -256,7 +268,10 @@ fn import_mat_mul(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         name,
         alpha: node.attributes.float("alpha")?.unwrap_or(1.0),
         transposed: [node.attributes.flag("transA", false)?, node.attributes.flag("transB", false)?],
-        batch_last: [node.attributes.flag("transBatchA", false)?, node.attributes.flag("transBatchB", false)?],
+        batch_last: [
+            node.attributes.flag("transBatchA", false)?,
+            node.attributes.flag("transBatchB", false)?,
+        ],
     }))
 }
 

@@ -68,8 +68,7 @@ pub(super) fn element_positions(
 ) -> Result<Vec<usize>, Reason> {
     let mut walk = strides(data);
     let stride = std::mem::replace(&mut walk[axis], 0);
-    let position =
-        |(offset, &index): (usize, &i64)| Ok(offset + resolve_index(index, data[axis])? * stride);
+    let position = |(offset, &index): (usize, &i64)| Ok(offset + resolve_index(index, data[axis])? * stride);
     offsets(shape, &walk).zip(indices).map(position).collect()
 }
 
@@ -117,9 +116,8 @@ impl GatherNd {
     /// The number of coordinates in each row of the indices, and the shape of the result.
     fn shape(&self, data: &[usize], indices: &[usize]) -> Result<(usize, Vec<usize>), Reason> {
         let batch = self.batch_dims;
-        let refuse = || {
-            Reason::new(format!("indices {indices:?} do not index data {data:?} with {batch} batch axes"))
-        };
+        let refuse =
+            || Reason::new(format!("indices {indices:?} do not index data {data:?} with {batch} batch axes"));
         let (&depth, rows) = indices.split_last().ok_or_else(refuse)?;
         if rows.len() < batch || data.len() < batch || rows[..batch] != data[..batch] {
             return Err(refuse());
@@ -202,7 +200,12 @@ mod tests {
         let indices = i64s([2, 2], &[0, 1, 1, -2]);
         check(("GatherND", 11), &[], &[data.clone(), indices], &bytes([2, 2], &[2, 3, 4, 5]));
         let batch = [("batch_dims", Attribute::Int(1))];
-        check(("GatherND", 12), &batch, &[data.clone(), i64s([2, 1], &[1, 0])], &bytes([2, 2], &[2, 3, 4, 5]));
+        check(
+            ("GatherND", 12),
+            &batch,
+            &[data.clone(), i64s([2, 1], &[1, 0])],
+            &bytes([2, 2], &[2, 3, 4, 5]),
+        );
         let batch = |n| [("batch_dims", Attribute::Int(n))];
         let wrong = [(0, i64s([1, 4], &[0; 4])), (1, i64s([3, 1], &[0; 3])), (0, i64s([1, 1], &[2]))];
         for (dims, indices) in wrong {

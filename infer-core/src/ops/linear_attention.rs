@@ -265,9 +265,8 @@ impl Operator for LinearAttention {
         for (index, slot) in inputs.iter_mut().enumerate() {
             *slot = node.optional_tensor(index)?;
         }
-        let types = inputs.map(|input| {
-            input.map(|input| crate::ops::InputType { ty: input.ty(), constant: Some(input) })
-        });
+        let types = inputs
+            .map(|input| input.map(|input| crate::ops::InputType { ty: input.ty(), constant: Some(input) }));
         let e = self.extents(&NodeTypes { inputs: &types, outputs: node.outputs })?;
         if e.tokens <= MAX_WRITTEN_OUT && e.tokens > 0 {
             return Ok(None);
@@ -357,7 +356,9 @@ impl Operator for CausalConvWithState {
         expect_dtype(&ty, FLOATS)?;
         let (&[batch, channels, length], &[_, 1, kernel]) = (ty.shape.as_slice(), weight_ty.shape.as_slice())
         else {
-            return Err(Reason::new(format!("input {ty} and weight {weight_ty} are not [B, C, L] and [C, 1, k]")));
+            return Err(Reason::new(format!(
+                "input {ty} and weight {weight_ty} are not [B, C, L] and [C, 1, k]"
+            )));
         };
         if kernel == 0 {
             return Err(Reason::new("a kernel of no elements"));

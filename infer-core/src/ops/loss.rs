@@ -17,14 +17,7 @@ use crate::tensor_type::{DataType, TensorType};
 
 /// The rows of the operator table.
 pub const OPERATORS: &[Row] = &[
-    Row {
-        name: "NegativeLogLikelihoodLoss",
-        domain: "",
-        since: 12,
-        inputs: 2..=3,
-        outputs: 1..=1,
-        import,
-    },
+    Row { name: "NegativeLogLikelihoodLoss", domain: "", since: 12, inputs: 2..=3, outputs: 1..=1, import },
     Row { name: "SoftmaxCrossEntropyLoss", domain: "", since: 12, inputs: 2..=3, outputs: 1..=2, import },
 ];
 

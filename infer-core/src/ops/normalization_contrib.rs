@@ -6,7 +6,7 @@
 //! History: version 1 alone.
 
 use super::attention_contrib::FLOATS;
-use super::attention_core::{cast, expect_broadcast, expect_shape, expand, reshape, scalar, slice};
+use super::attention_core::{cast, expand, expect_broadcast, expect_shape, reshape, scalar, slice};
 use super::normalization_expanded::rms_normalized;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -114,8 +114,9 @@ impl Operator for SkipLayerNormalization {
             sum = nodes.node("Add", &[sum, bias], &[])?;
         }
         let (output, mut saved) = if self.simplified {
-            let (normal, inverse) = rms_normalized(nodes, sum, ty.rank() - 1, self.epsilon)?;
-            (nodes.node("Mul", &[normal, gamma], &[])?, [inverse, inverse])
+            let attributes = [("axis", (-1).into()), ("epsilon", self.epsilon.into())];
+            let output = nodes.node("RMSNormalization", &[sum, gamma], &attributes)?;
+            (output, [output, output])
         } else {
             let beta = match beta_index {
                 Some(index) => f32_input(nodes, index)?,
@@ -124,8 +125,12 @@ impl Operator for SkipLayerNormalization {
             let output = layer_norm(nodes, sum, gamma, beta, self.epsilon)?;
             (output, [output, output])
         };
-        if nodes.types.wants(1) || (nodes.types.wants(2) && !self.simplified) {
-            saved = statistics(nodes, sum, self.epsilon)?;
+        if nodes.types.wants(1) || nodes.types.wants(2) {
+            saved = if self.simplified {
+                [rms_normalized(nodes, sum, ty.rank() - 1, self.epsilon)?.1; 2]
+            } else {
+                statistics(nodes, sum, self.epsilon)?
+            };
         }
         let output = cast(nodes, output, ty.dtype)?;
         let sum = cast(nodes, sum, ty.dtype)?;

@@ -6,10 +6,17 @@
 //! Types: f32 and f64; f16 and bf16 compute in f32.
 //! History: MeanVarianceNormalization since opset 9, RMSNormalization since 23; types were added in between.
 
+use infer_kernels::call::LayerNorm;
+
 use super::attention::{FLOATS, compute_type};
 use super::attention_core::{cast, expect_broadcast, scalar};
+use super::element_type::{converted, with_output};
+use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
-use crate::ops::{Expansion, ImportNode, Operator, Row, Wire, expect_dtype, resolve_axes, resolve_axis};
+use crate::ops::{
+    Expansion, ImportNode, NodeTypes, Operator, Row, Wire, expect_dtype, resolve_axes, resolve_axis,
+};
+use crate::tensor_type::{DataType, TensorType};
 
 /// The rows of the operator table.
 pub const OPERATORS: &[Row] = &[
@@ -22,7 +29,14 @@ pub const OPERATORS: &[Row] = &[
         outputs: 1..=1,
         import: import_mean_variance,
     },
-    Row { name: "RMSNormalization", domain: "", since: 23, inputs: 2..=2, outputs: 1..=1, import: import_rms },
+    Row {
+        name: "RMSNormalization",
+        domain: "",
+        since: 23,
+        inputs: 2..=2,
+        outputs: 1..=1,
+        import: import_rms,
+    },
     Row {
         name: "SimplifiedLayerNormalization",
         domain: "",
@@ -97,15 +111,51 @@ impl Operator for RmsNormalization {
         expect_dtype(&ty, FLOATS)?;
         expect_dtype(&scale_ty, FLOATS)?;
         expect_broadcast("scale", &scale_ty, &ty.shape)?;
+        let axis = resolve_axis(self.axis, ty.rank())?;
+        if self.has_kernel(&ty, &scale_ty, axis) && !nodes.types.wants(1) {
+            return Ok(None);
+        }
         let dtype = compute_type(&[ty.dtype]);
         let x = cast(nodes, x, dtype)?;
-        let axis = resolve_axis(self.axis, ty.rank())?;
         let (normal, inverse) = rms_normalized(nodes, x, axis, self.epsilon)?;
         let scale = cast(nodes, scale, dtype)?;
         let output = nodes.node("Mul", &[normal, scale], &[])?;
         // The output has the type of the scale, where that is another one.
         let output = cast(nodes, output, scale_ty.dtype)?;
         Ok(Some(vec![output, inverse]))
+    }
+
+    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        Ok(vec![TensorType::new(node.ty(1)?.dtype, node.ty(0)?.shape.clone())])
+    }
+
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (x, scale, output) = (node.input(0)?, node.input(1)?, node.output(0)?);
+        let axis = resolve_axis(self.axis, x.ty.rank())?;
+        let params = LayerNorm {
+            outer: x.ty.shape.iter().take(axis).product::<usize>() as u64,
+            inner: x.ty.shape.iter().skip(axis).product::<usize>() as u64,
+            epsilon: self.epsilon,
+            keep_mean: 1,
+        };
+        let x = converted(node, &x, DataType::F32)?;
+        let scale = converted(node, &scale, DataType::F32)?;
+        with_output(node, &output, DataType::F32, |node, out| {
+            let operands = [Some(x.span), Some(scale.span), None, Some(out.span)];
+            node.call("layer_norm_f32", &params, &operands);
+            Ok(())
+        })
+    }
+}
+
+impl RmsNormalization {
+    /// Whether the kernel takes these: a scale with one value for each normalised element.
+    fn has_kernel(&self, ty: &TensorType, scale: &TensorType, axis: usize) -> bool {
+        let stripped =
+            |shape: &[usize]| shape.iter().copied().skip_while(|&extent| extent == 1).collect::<Vec<_>>();
+        let normalized = ty.shape.get(axis..).unwrap_or_default();
+        compute_type(&[ty.dtype, scale.dtype]) == DataType::F32
+            && stripped(&scale.shape) == stripped(normalized)
     }
 }
 

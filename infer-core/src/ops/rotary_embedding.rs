@@ -8,9 +8,7 @@
 //! An element pair (a, b) becomes (a·cos − b·sin, b·cos + a·sin): the pairs times cos, plus the swapped pairs times
 //! (−sin, sin). Pairs lie half a head apart, or side by side where they are interleaved.
 
-use super::attention_core::{
-    cast, expect_shape, extents, positions, reshape, scalar, split, with_heads,
-};
+use super::attention_core::{cast, expect_shape, extents, positions, reshape, split, with_heads};
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, ImportNode, Operator, Row, Wire, expect_dtype};
 use crate::tensor_type::DataType;
@@ -41,8 +39,6 @@ pub struct RotaryEmbedding {
     pub rotary_embedding_dim: usize,
     /// The heads of an input of three dimensions; 0 where they follow from the tables.
     pub num_heads: usize,
-    /// The factor of the result.
-    pub scale: f32,
 }
 
 fn count(node: &mut ImportNode, name: &str) -> Result<usize, Reason> {
@@ -56,19 +52,19 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         interleaved: node.attributes.flag("interleaved", false)?,
         rotary_embedding_dim: count(node, "rotary_embedding_dim")?,
         num_heads: count(node, "num_heads")?,
-        scale: 1.0,
     }))
 }
 
 fn import_contrib(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     // Ragged batches are computed as others are: each token by its own position.
     node.attributes.flag("is_packed_batching", false)?;
+    // ONNX Runtime reads the scale and computes without it.
+    node.attributes.ignore("scale");
     Ok(Box::new(RotaryEmbedding {
         contrib: true,
         interleaved: node.attributes.flag("interleaved", false)?,
         rotary_embedding_dim: count(node, "rotary_embedding_dim")?,
         num_heads: count(node, "num_heads")?,
-        scale: node.attributes.float("scale")?.unwrap_or(1.0),
     }))
 }
 
@@ -105,7 +101,9 @@ impl Angles {
         let [batch, pairs] = match *table.shape.as_slice() {
             [batch, rows, pairs] if rows == tokens && (batch == a || batch == 1) => [batch, pairs],
             _ => {
-                return Err(Reason::new(format!("angles {table} do not fit {tokens} tokens of {a} sequences")));
+                return Err(Reason::new(format!(
+                    "angles {table} do not fit {tokens} tokens of {a} sequences"
+                )));
             }
         };
         let whole = 2 * pairs;
@@ -159,13 +157,17 @@ impl RotaryEmbedding {
         let Some(mut at) = nodes.optional_input(at) else {
             return match *table.shape.as_slice() {
                 [_, _, _] => Ok(Angles { cos, sin }),
-                _ => Err(Reason::new(format!("`cos_cache` is {table}, not of 3 dimensions without `position_ids`"))),
+                _ => Err(Reason::new(format!(
+                    "`cos_cache` is {table}, not of 3 dimensions without `position_ids`"
+                ))),
             };
         };
         let ty = nodes.ty(at)?.clone();
         expect_dtype(&ty, &[DataType::I64])?;
         if table.rank() != 2 {
-            return Err(Reason::new(format!("`cos_cache` is {table}, not of 2 dimensions with `position_ids`")));
+            return Err(Reason::new(format!(
+                "`cos_cache` is {table}, not of 2 dimensions with `position_ids`"
+            )));
         }
         if self.contrib && ty.elements() == 1 && ty.rank() < 2 {
             let own = positions(nodes, 0, tokens, &[1, tokens])?;
@@ -205,15 +207,13 @@ impl Operator for RotaryEmbedding {
         let [batch, b, c, size] = extents(nodes, apart)?;
         let whole = if self.rotary_embedding_dim == 0 { size } else { self.rotary_embedding_dim };
         if whole != 2 * pairs {
-            return Err(Reason::new(format!("{whole} elements of each head turn, the tables ({table}) have {pairs} pairs")));
+            return Err(Reason::new(format!(
+                "{whole} elements of each head turn, the tables ({table}) have {pairs} pairs"
+            )));
         }
         let angles = self.angles(nodes, batch, if heads_first { c } else { b })?;
         let apart = cast(nodes, apart, DataType::F32)?;
-        let mut turned = angles.turn(nodes, apart, heads_first, self.interleaved)?;
-        if self.scale != 1.0 {
-            let scale = scalar(nodes, DataType::F32, self.scale.into())?;
-            turned = nodes.node("Mul", &[turned, scale], &[])?;
-        }
+        let turned = angles.turn(nodes, apart, heads_first, self.interleaved)?;
         let turned = cast(nodes, turned, ty.dtype)?;
         Ok(Some(vec![reshape(nodes, turned, &ty.shape)?]))
     }

@@ -74,10 +74,7 @@ fn import_compress(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
 }
 
 fn import_unique(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
-    Ok(Box::new(Unique {
-        axis: node.attributes.int("axis")?,
-        sorted: node.attributes.flag("sorted", true)?,
-    }))
+    Ok(Box::new(Unique { axis: node.attributes.int("axis")?, sorted: node.attributes.flag("sorted", true)? }))
 }
 
 fn import_center_crop_pad(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
@@ -326,7 +323,12 @@ mod tests {
         check(("Compress", 11), &[], &[&data, &condition], &f32s([2], &[1., 3.]));
         let axis = [("axis", Attribute::Int(-1))];
         check(("Compress", 11), &axis, &[&data, &condition], &f32s([2, 2], &[1., 3., 4., 6.]));
-        check(("Compress", 9), &[("axis", 0.into())], &[&data, &bools([1], &[true])], &f32s([1, 3], &[1., 2., 3.]));
+        check(
+            ("Compress", 9),
+            &[("axis", 0.into())],
+            &[&data, &bools([1], &[true])],
+            &f32s([1, 3], &[1., 2., 3.]),
+        );
         assert!(run(("Compress", 11), &[("axis", 0.into())], &[&data, &condition]).is_err());
         let types = [data.ty().clone(), condition.ty().clone()];
         assert!(infer(("Compress", 11), &[], &types).unwrap_err().at_run_time);

@@ -73,9 +73,10 @@ impl TopK {
             (None, None) => return Err(Reason::new("input `K` is missing")),
         };
         let mut result = shape.to_vec();
-        result[axis] = usize::try_from(k).ok().filter(|&k| k <= shape[axis]).ok_or_else(|| {
-            Reason::new(format!("the top {k} of axis {axis} of {shape:?} are asked for"))
-        })?;
+        result[axis] = usize::try_from(k)
+            .ok()
+            .filter(|&k| k <= shape[axis])
+            .ok_or_else(|| Reason::new(format!("the top {k} of axis {axis} of {shape:?} are asked for")))?;
         Ok((axis, result))
     }
 
