@@ -3,6 +3,7 @@
 //! An operator is imported from a node ([`Row::import`]), infers its output types, and lowers to kernel calls.
 //! Evaluation while compiling needs no code of its own: the calls run on the reference kernels.
 
+pub mod activation_expanded;
 pub mod along_axis;
 pub mod attention;
 pub mod attention_contrib;
@@ -13,6 +14,7 @@ pub mod bitwise;
 pub mod cast;
 pub mod clip;
 pub mod col2im;
+mod compose;
 pub mod concat;
 pub mod control_flow;
 pub mod conv;
@@ -27,6 +29,7 @@ mod flex_attention;
 pub mod fused_contrib;
 pub mod gather;
 pub mod gather_scatter;
+pub mod grid_sample;
 mod group_query_attention;
 pub mod image_decoder;
 pub mod linear_attention;
@@ -34,6 +37,7 @@ pub mod loss;
 pub mod matmul;
 pub mod ml;
 pub mod ml_tree;
+pub mod modulo;
 mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
@@ -41,6 +45,7 @@ pub mod normalization_contrib;
 pub mod normalization_expanded;
 mod number;
 pub mod one_hot;
+mod numbers;
 pub mod optional;
 pub mod pack;
 pub mod pad;
@@ -49,6 +54,7 @@ pub mod quantize;
 pub mod quantized;
 pub mod quantized_contrib;
 pub mod random;
+pub(crate) mod real;
 pub mod recurrent;
 pub mod reduce;
 pub mod region;
@@ -72,6 +78,7 @@ pub mod tf_idf;
 pub mod top_k;
 pub mod training;
 pub mod transpose;
+pub mod trigonometric;
 pub mod unary;
 mod value_parts;
 pub mod variadic;
@@ -239,6 +246,7 @@ pub struct Row {
 
 /// The operator table: every family's rows.
 pub static TABLE: &[&[Row]] = &[
+    activation_expanded::OPERATORS,
     along_axis::OPERATORS,
     attention::OPERATORS,
     attention_contrib::OPERATORS,
@@ -257,12 +265,14 @@ pub static TABLE: &[&[Row]] = &[
     fused_contrib::OPERATORS,
     gather::OPERATORS,
     gather_scatter::OPERATORS,
+    grid_sample::OPERATORS,
     image_decoder::OPERATORS,
     linear_attention::OPERATORS,
     loss::OPERATORS,
     matmul::OPERATORS,
     ml::OPERATORS,
     ml_tree::OPERATORS,
+    modulo::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
     normalization_contrib::OPERATORS,
@@ -294,6 +304,7 @@ pub static TABLE: &[&[Row]] = &[
     top_k::OPERATORS,
     training::OPERATORS,
     transpose::OPERATORS,
+    trigonometric::OPERATORS,
     unary::OPERATORS,
     variadic::OPERATORS,
     where_op::OPERATORS,
