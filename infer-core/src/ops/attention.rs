@@ -29,6 +29,9 @@ pub const OPERATORS: &[Row] = &[
     },
 ];
 
+/// The most heads.
+const MAX_HEADS: usize = 1 << 20;
+
 /// The types of queries, keys and values.
 pub(super) const FLOATS: &[DataType] = &[DataType::F32, DataType::F16, DataType::Bf16, DataType::F64];
 
@@ -114,8 +117,8 @@ pub(super) fn scale_of(given: Option<f32>, size: usize) -> f64 {
 /// The number of heads that attribute `name` gives.
 pub(super) fn head_count(given: Option<i64>, name: &str) -> Result<usize, Reason> {
     let given = given.ok_or_else(|| Reason::new(format!("attribute `{name}` is missing")))?;
-    let count = usize::try_from(given).ok().filter(|&count| count > 0);
-    count.ok_or_else(|| Reason::new(format!("{name} is {given}, not positive")))
+    let count = usize::try_from(given).ok().filter(|count| (1..=MAX_HEADS).contains(count));
+    count.ok_or_else(|| Reason::new(format!("{name} is {given}, not 1 to {MAX_HEADS}")))
 }
 
 /// Keys and values, heads apart, and as what attends them takes them.

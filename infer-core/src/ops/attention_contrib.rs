@@ -235,7 +235,7 @@ fn positive(nodes: &mut Expansion<'_>, mask: Wire) -> Result<Wire, Reason> {
 /// Pieces of a vector, of these sizes.
 fn pieces(nodes: &mut Expansion<'_>, vector: Wire, sizes: &[usize]) -> Result<Vec<Wire>, Reason> {
     let ty = nodes.ty(vector)?;
-    if ty.shape != [sizes.iter().sum::<usize>()] {
+    if ty.shape != [sizes.iter().fold(0usize, |sum, &size| sum.saturating_add(size))] {
         return Err(Reason::new(format!("`bias` is {ty}, not of {sizes:?} elements")));
     }
     split(nodes, vector, 0, sizes)
@@ -245,9 +245,10 @@ impl Attention {
     /// The sizes of queries, keys and values of a projection to `width`.
     fn sizes(&self, width: usize) -> Result<[usize; 3], Reason> {
         let Some(given) = &self.qkv_hidden_sizes else { return Ok([width / 3; 3]) };
-        let sizes: Vec<usize> = given.iter().filter_map(|&size| usize::try_from(size).ok()).collect();
+        let fitting = |&size: &i64| usize::try_from(size).ok().filter(|&size| size <= width);
+        let sizes: Vec<usize> = given.iter().filter_map(fitting).collect();
         <[usize; 3]>::try_from(sizes)
-            .map_err(|_| Reason::new(format!("qkv_hidden_sizes {given:?} are not three sizes")))
+            .map_err(|_| Reason::new(format!("qkv_hidden_sizes {given:?} are not three sizes in {width}")))
     }
 }
 

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use super::attention::{FLOATS, compute_type, precision, scale_of};
-use super::attention_core::{cast, extents, reshape, scalar, transpose};
+use super::attention_core::{cast, expect_moderate, extents, reshape, scalar, transpose};
 use crate::diagnostic::Reason;
 use crate::execute::execute;
 use crate::expansion::OPSET;
@@ -141,6 +141,7 @@ impl FlexAttention {
         let (query, key, value) = (node.ty(0)?, node.ty(1)?, node.ty(2)?);
         for ty in [query, key, value] {
             expect_dtype(ty, FLOATS)?;
+            expect_moderate(ty)?;
         }
         let mismatch = || Reason::new(format!("Q {query} does not fit K {key} and V {value}"));
         let of = |ty: &TensorType| <[usize; 4]>::try_from(ty.shape.as_slice()).map_err(|_| mismatch());
@@ -149,6 +150,8 @@ impl FlexAttention {
         if !fits || query.dtype != key.dtype || key.dtype != value.dtype {
             return Err(mismatch());
         }
+        expect_moderate(&TensorType::new(query.dtype, [q[0], q[1], q[2], v[2]]))?;
+        expect_moderate(&TensorType::new(query.dtype, [q[0], q[1], q[2], v[3]]))?;
         let compute = compute_type(&[query.dtype]);
         Ok(Shapes { query: q, value: v, compute, precision: self.precision.unwrap_or(compute) })
     }

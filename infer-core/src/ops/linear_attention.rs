@@ -10,7 +10,7 @@
 //! many run in a loop.
 
 use super::attention::{head_count, scale_of};
-use super::attention_core::{cast, expand, expect_shape, reshape, scalar, slice, transpose};
+use super::attention_core::{cast, expand, expect_moderate, expect_shape, reshape, scalar, slice, transpose};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, expect_dtype};
@@ -105,6 +105,7 @@ impl LinearAttention {
         for index in 0..6 {
             if let Some(ty) = node.optional(index) {
                 expect_dtype(ty, FLOATS)?;
+                expect_moderate(ty)?;
             }
         }
         let [batch, tokens, size] = of(query, self.q_num_heads)?;
@@ -114,6 +115,8 @@ impl LinearAttention {
             return Err(Reason::new(format!("query {query} does not fit key {key} and value {value}")));
         }
         let heads = self.kv_num_heads;
+        expect_moderate(&TensorType::new(query.dtype, [batch, heads, size, value_size]))?;
+        expect_moderate(&TensorType::new(query.dtype, [batch, tokens, self.q_num_heads, value_size]))?;
         let mut state = query.dtype;
         if let Some(past) = node.optional(3) {
             expect_shape("past_state", past, &[batch, heads, size, value_size])?;

@@ -9,7 +9,7 @@
 use infer_kernels::call::LayerNorm;
 
 use super::attention::{FLOATS, compute_type};
-use super::attention_core::{cast, expect_broadcast, scalar};
+use super::attention_core::{cast, expect_broadcast, expect_moderate, scalar};
 use super::element_type::{converted, with_output};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
@@ -111,6 +111,7 @@ impl Operator for RmsNormalization {
         expect_dtype(&ty, FLOATS)?;
         expect_dtype(&scale_ty, FLOATS)?;
         expect_broadcast("scale", &scale_ty, &ty.shape)?;
+        expect_moderate(&ty)?;
         let axis = resolve_axis(self.axis, ty.rank())?;
         if self.has_kernel(&ty, &scale_ty, axis) && !nodes.types.wants(1) {
             return Ok(None);

@@ -8,7 +8,9 @@
 //! An element pair (a, b) becomes (a·cos − b·sin, b·cos + a·sin): the pairs times cos, plus the swapped pairs times
 //! (−sin, sin). Pairs lie half a head apart, or side by side where they are interleaved.
 
-use super::attention_core::{cast, expect_shape, extents, positions, reshape, split, with_heads};
+use super::attention_core::{
+    cast, expect_moderate, expect_shape, extents, positions, reshape, split, with_heads,
+};
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, ImportNode, Operator, Row, Wire, expect_dtype};
 use crate::tensor_type::DataType;
@@ -98,6 +100,7 @@ impl Angles {
     ) -> Result<Wire, Reason> {
         let [a, b, c, size] = extents(nodes, x)?;
         let (tokens, table) = (if heads_first { c } else { b }, nodes.ty(self.cos)?);
+        expect_moderate(table)?;
         let [batch, pairs] = match *table.shape.as_slice() {
             [batch, rows, pairs] if rows == tokens && (batch == a || batch == 1) => [batch, pairs],
             _ => {
@@ -190,6 +193,7 @@ impl Operator for RotaryEmbedding {
         let ty = nodes.ty(x)?.clone();
         expect_dtype(&ty, FLOATS)?;
         let table = nodes.types.ty(if self.contrib { 2 } else { 1 })?;
+        expect_moderate(table)?;
         let pairs = table.shape.last().copied().unwrap_or(0);
         let heads_first = ty.rank() == 4;
         let apart = match *ty.shape.as_slice() {
