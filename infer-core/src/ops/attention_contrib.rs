@@ -435,3 +435,86 @@ impl Operator for MultiHeadAttention {
         Ok(Some(vec![output, key, value, scores]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constant::Constant;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{f32s, import, run_all, tensor};
+
+    const ATTENTION: (&str, i64) = ("com.microsoft::Attention", 1);
+    const MULTI_HEAD: (&str, i64) = ("com.microsoft::MultiHeadAttention", 1);
+
+    /// Attention over the values 1 and 3, every score being 0 before masks.
+    fn projected(
+        further: &[Option<Constant>],
+        attributes: &[(&str, Attribute)],
+        outputs: usize,
+    ) -> Vec<Constant> {
+        let mut inputs = vec![Some(f32s([1, 2, 1], &[1.0, 3.0])), Some(f32s([1, 3], &[0.0, 0.0, 1.0]))];
+        inputs.extend_from_slice(further);
+        let attributes = [&[("num_heads", Attribute::Int(1))], attributes].concat();
+        run_all(ATTENTION, &attributes, &inputs, outputs).unwrap()
+    }
+
+    fn masked(shape: &[usize], values: &[i32]) -> [f32; 2] {
+        let mask = Constant::checked(crate::tensor_type::TensorType::new(DataType::I32, shape), values);
+        let output = projected(&[None, mask], &[], 1);
+        [output[0].values::<f32>()[0], output[0].values::<f32>()[1]]
+    }
+
+    #[test]
+    fn masks_come_in_every_form() {
+        assert_eq!(masked(&[1, 2], &[1, 0]), [1.0, 1.0]);
+        assert_eq!(masked(&[1], &[1]), [1.0, 1.0]);
+        assert_eq!(masked(&[2], &[2, 1]), [3.0, 3.0]);
+        assert_eq!(masked(&[1, 2, 2], &[1, 1, 0, 1]), [2.0, 3.0]);
+        assert_eq!(masked(&[1, 1, 3, 3], &[0, 1, 0, 1, 0, 0, 0, 0, 0]), [3.0, 1.0]);
+        let causal = projected(&[], &[("unidirectional", Attribute::Int(1))], 1);
+        assert_eq!(*causal[0].values::<f32>(), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_past_precedes_and_the_present_has_both() {
+        let past = Some(f32s([2, 1, 1, 1, 1], &[0.0, 8.0]));
+        let outputs = projected(&[Some(f32s([3], &[0.0; 3])), None, past], &[], 2);
+        assert_eq!(*outputs[0].values::<f32>(), [4.0, 4.0]);
+        assert_eq!(outputs[1].ty().shape, [2, 1, 1, 3, 1]);
+        assert_eq!(*outputs[1].values::<f32>(), [0.0, 0.0, 0.0, 8.0, 1.0, 3.0]);
+    }
+
+    #[test]
+    fn queries_keys_and_values_may_be_packed() {
+        let heads = [("num_heads", Attribute::Int(2))];
+        let three = 3f32.ln();
+        // Two heads of size 1: of each token q, k and v.
+        let packed = f32s([1, 2, 2, 3, 1], &[three, 0.0, 1.0, 0.0, 0.0, 2.0, three, 1.0, 3.0, 0.0, 0.0, 4.0]);
+        let flat = |values: [f32; 4]| Some(f32s([1, 2, 2], &values));
+        let apart = [flat([three, 0.0, three, 0.0]), flat([0.0, 0.0, 1.0, 0.0]), flat([1.0, 2.0, 3.0, 4.0])];
+        let bias = Some(f32s([6], &[0.0, 0.0, 0.0, 0.0, 1.0, 0.0]));
+        let of = |inputs: &[Option<Constant>]| run_all(MULTI_HEAD, &heads, inputs, 1).unwrap().swap_remove(0);
+        let check = |inputs: &[Option<Constant>], expected: [f32; 4]| {
+            for (actual, expected) in of(inputs).values::<f32>().iter().zip(expected) {
+                assert!((actual - expected).abs() < 1e-5, "{actual}, not {expected}");
+            }
+        };
+        check(&[Some(packed.clone())], [2.5, 3.0, 2.5, 3.0]);
+        check(&apart, [2.5, 3.0, 2.5, 3.0]);
+        let [query, key, value] = apart;
+        check(&[Some(packed), None, None, bias.clone()], [3.5, 3.0, 3.5, 3.0]);
+        check(&[query, key, value, bias], [3.5, 3.0, 3.5, 3.0]);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let heads = ("num_heads", Attribute::Int(1));
+        assert!(import(ATTENTION, &[heads.clone(), ("do_rotary", Attribute::Int(1))], 2, 1).is_err());
+        assert!(import(MULTI_HEAD, std::slice::from_ref(&heads), 10, 1).is_err());
+        assert!(import(ATTENTION, &[], 2, 1).is_err());
+        let x = || Some(f32s([1, 2, 1], &[1.0, 3.0]));
+        let mask = Some(tensor(DataType::I32, [3], &[1i32; 3]));
+        let inputs = [x(), x(), x(), None, mask];
+        assert!(run_all(MULTI_HEAD, &[heads], &inputs, 1).unwrap_err().what.contains("mask"));
+    }
+}

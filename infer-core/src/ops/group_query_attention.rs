@@ -355,3 +355,91 @@ impl Operator for GroupQueryAttention {
         Ok(Some(vec![output, present_key, present_value, scores]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constant::Constant;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{import, run_all, tensor};
+    use crate::tensor_type::TensorType;
+
+    const NAME: (&str, i64) = ("com.microsoft::GroupQueryAttention", 1);
+
+    fn attributes() -> Vec<(&'static str, Attribute)> {
+        vec![("num_heads", 2.into()), ("kv_num_heads", 1.into()), ("do_rotary", 1.into())]
+    }
+
+    /// Pseudo-random `[batch, tokens, width]`, the tokens of sequence b those from `first[b]` on.
+    fn rows(seed: usize, first: &[usize], tokens: usize, width: usize) -> Option<Constant> {
+        let mut values = Vec::new();
+        for (batch, first) in first.iter().enumerate() {
+            let range = first * width..(first + tokens) * width;
+            values.extend(range.map(|index| ((index * 37 + seed * 7 + batch * 11) % 19) as f32 / 19.0 - 0.5));
+        }
+        Constant::checked(TensorType::new(DataType::F32, [first.len(), tokens, width]), &values)
+    }
+
+    fn run(first: &[usize], tokens: usize, total: usize, past: Option<[Constant; 2]>) -> Vec<Constant> {
+        let [past_key, past_value] = past.map_or([None, None], |past| past.map(Some));
+        let lengths: Vec<i32> = first.iter().map(|first| (first + tokens) as i32 - 1).collect();
+        let lengths = Constant::checked(TensorType::new(DataType::I32, [first.len()]), &lengths);
+        let table = |function: fn(f32) -> f32| {
+            Some(tensor(DataType::F32, [8, 1], &[0, 1, 2, 3, 4, 5, 6, 7].map(|at| function(at as f32))))
+        };
+        let inputs = [
+            rows(1, first, tokens, 4),
+            rows(2, first, tokens, 2),
+            rows(3, first, tokens, 2),
+            past_key,
+            past_value,
+            lengths,
+            Some(tensor(DataType::I32, [1], &[total as i32])),
+            table(libm::cosf),
+            table(libm::sinf),
+        ];
+        run_all(NAME, &attributes(), &inputs, 3).unwrap()
+    }
+
+    fn close(a: &[f32], b: &[f32]) {
+        assert_eq!(a.len(), b.len());
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn a_token_after_a_prompt_is_the_last_of_a_longer_prompt() {
+        let whole = run(&[0], 4, 4, None);
+        let prompt = run(&[0], 3, 3, None);
+        let next = run(&[3], 1, 4, Some([prompt[1].clone(), prompt[2].clone()]));
+        close(&next[0].values::<f32>(), &whole[0].values::<f32>()[12..]);
+        close(&next[1].values::<f32>(), &whole[1].values::<f32>());
+        assert_eq!(next[1].ty().shape, [1, 1, 4, 2]);
+    }
+
+    #[test]
+    fn sequences_of_different_lengths_each_go_on_after_their_own() {
+        // Prompts of three tokens, of which the second sequence counts two alone.
+        let prompt = run(&[0, 0], 3, 3, None);
+        let next = run(&[3, 2], 1, 4, Some([prompt[1].clone(), prompt[2].clone()]));
+        let whole = run(&[0, 0], 4, 4, None);
+        let (next_rows, whole_rows) = (next[0].values::<f32>(), whole[0].values::<f32>());
+        close(&next_rows[..4], &whole_rows[12..16]);
+        close(&next_rows[4..], &whole_rows[16 + 8..16 + 12]);
+        let held = next[1].values::<f32>();
+        close(&held[8..14], &whole[1].values::<f32>()[8..14]);
+        assert_eq!(held[14..], [0.0, 0.0]);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let with = |name: &'static str, value: Attribute| [attributes(), vec![(name, value)]].concat();
+        assert!(import(NAME, &with("sliding_window_cache", 1.into()), 7, 1).is_err());
+        assert!(import(NAME, &with("k_quant_type", "PER_TENSOR".into()), 7, 1).is_err());
+        assert!(import(NAME, &[("num_heads", 0.into()), ("kv_num_heads", 1.into())], 7, 1).is_err());
+        let one = || Some(tensor(DataType::I32, [1], &[0i32]));
+        let inputs =
+            [rows(1, &[0], 2, 4), rows(2, &[0], 2, 2), rows(3, &[0], 2, 2), None, None, one(), one()];
+        let refused = run_all(NAME, &attributes(), &inputs, 1).unwrap_err();
+        assert!(refused.what.contains("total_sequence_length"), "{refused:?}");
+    }
+}

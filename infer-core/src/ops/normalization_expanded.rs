@@ -236,3 +236,48 @@ impl Operator for MeanVarianceNormalization {
         Ok(Some(vec![cast(nodes, output, ty.dtype)?]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{check, f32s, import, run, run_all};
+
+    #[test]
+    fn the_root_mean_square_becomes_one() {
+        let x = f32s([1, 2], &[1.0, 7.0]);
+        let epsilon = [("epsilon", Attribute::Float(0.0))];
+        check(
+            ("RMSNormalization", 23),
+            &epsilon,
+            &[&x, &f32s([2], &[1.0, 10.0])],
+            &f32s([1, 2], &[0.2, 14.0]),
+        );
+        check(("RMSNormalization", 23), &epsilon, &[&x, &f32s([1], &[5.0])], &f32s([1, 2], &[1.0, 7.0]));
+        let inputs = [Some(x), Some(f32s([2], &[1.0; 2]))];
+        let outputs = run_all(("SimplifiedLayerNormalization", 7), &epsilon, &inputs, 2).unwrap();
+        assert!((outputs[1].values::<f32>()[0] - 0.2).abs() < 1e-6);
+    }
+
+    #[test]
+    fn norms_and_variances_become_one() {
+        let x = f32s([2, 2], &[3.0, 0.0, -4.0, 0.0]);
+        let attributes = |p: i64| [("axis", Attribute::Int(0)), ("p", Attribute::Int(p))];
+        check(("LpNormalization", 22), &attributes(2), &[&x], &f32s([2, 2], &[0.6, 0.0, -0.8, 0.0]));
+        check(
+            ("LpNormalization", 1),
+            &attributes(1),
+            &[&x],
+            &f32s([2, 2], &[3.0 / 7.0, 0.0, -4.0 / 7.0, 0.0]),
+        );
+        let picture = f32s([1, 1, 1, 2], &[1.0, 5.0]);
+        check(("MeanVarianceNormalization", 9), &[], &[&picture], &f32s([1, 1, 1, 2], &[-1.0, 1.0]));
+    }
+
+    #[test]
+    fn bad_attributes_and_shapes_are_refused() {
+        assert!(import(("LpNormalization", 1), &[("p", Attribute::Int(3))], 1, 1).is_err());
+        let x = f32s([2], &[1.0; 2]);
+        assert!(run(("MeanVarianceNormalization", 13), &[], &[&x]).is_err());
+        assert!(run(("RMSNormalization", 23), &[], &[x, f32s([3], &[1.0; 3])]).is_err());
+    }
+}

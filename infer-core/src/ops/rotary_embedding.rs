@@ -222,3 +222,56 @@ impl Operator for RotaryEmbedding {
         Ok(Some(vec![reshape(nodes, turned, &ty.shape)?]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::constant::Constant;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{check, f32s, i64s, run};
+
+    /// One token of one head; its pairs turn by a right angle.
+    fn inputs() -> [Constant; 3] {
+        [f32s([1, 1, 1, 4], &[1.0, 2.0, 3.0, 4.0]), f32s([1, 1, 2], &[0.0; 2]), f32s([1, 1, 2], &[1.0; 2])]
+    }
+
+    #[test]
+    fn pairs_turn() {
+        let halves = f32s([1, 1, 1, 4], &[-3.0, -4.0, 1.0, 2.0]);
+        check(("RotaryEmbedding", 23), &[], &inputs(), &halves);
+        let interleaved = [("interleaved", Attribute::Int(1))];
+        check(("RotaryEmbedding", 23), &interleaved, &inputs(), &f32s([1, 1, 1, 4], &[-2.0, 1.0, -4.0, 3.0]));
+        let part = [("rotary_embedding_dim", Attribute::Int(2)), ("num_heads", Attribute::Int(1))];
+        let [x, ..] = inputs();
+        let x = x.reshaped(&[1, 1, 4]).unwrap();
+        let angle = [f32s([1, 1, 1], &[0.0]), f32s([1, 1, 1], &[1.0])];
+        let [cos, sin] = angle;
+        check(("RotaryEmbedding", 23), &part, &[x, cos, sin], &f32s([1, 1, 4], &[-2.0, 1.0, 3.0, 4.0]));
+    }
+
+    #[test]
+    fn positions_select_angles() {
+        let (cos, sin) = (f32s([3, 1], &[1.0, 0.0, -1.0]), f32s([3, 1], &[0.0, 1.0, 0.0]));
+        let x = f32s([1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let expected = f32s([1, 2, 2], &[-2.0, 1.0, -3.0, -4.0]);
+        let heads = [("num_heads", Attribute::Int(1))];
+        let given = [x.clone(), cos.clone(), sin.clone(), i64s([1, 2], &[1, 2])];
+        check(("RotaryEmbedding", 23), &heads, &given, &expected);
+        let contrib = ("com.microsoft::RotaryEmbedding", 1);
+        let first = [x, i64s([1], &[1]), cos, sin];
+        check_contrib(contrib, &first, &expected);
+    }
+
+    fn check_contrib(op: (&str, i64), inputs: &[Constant], expected: &Constant) {
+        assert_eq!(run(op, &[], inputs).unwrap().values::<f32>(), expected.values::<f32>());
+    }
+
+    #[test]
+    fn tables_that_do_not_fit_are_refused() {
+        let [x, cos, sin] = inputs();
+        let dim = [("rotary_embedding_dim", Attribute::Int(2))];
+        assert!(run(("RotaryEmbedding", 23), &dim, &[&x, &cos, &sin]).is_err());
+        assert!(run(("RotaryEmbedding", 23), &[], &[x.clone(), cos, f32s([1, 1, 1], &[1.0])]).is_err());
+        let table = f32s([2, 2], &[0.0; 4]);
+        assert!(run(("RotaryEmbedding", 23), &[], &[x, table.clone(), table]).is_err());
+    }
+}
