@@ -25,15 +25,24 @@ pub mod fused_contrib;
 pub mod gather;
 pub mod gather_scatter;
 pub mod image_decoder;
+mod jpeg;
+mod jpeg_huffman;
 pub mod linear_attention;
 pub mod loss;
 pub mod matmul;
 pub mod ml;
+mod ml_common;
+pub mod ml_label;
+pub mod ml_linear;
+pub mod ml_map;
+pub mod ml_svm;
 pub mod ml_tree;
+pub mod ml_tree_classic;
 mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
 pub mod normalization_expanded;
+mod numbers;
 pub mod optional;
 pub mod pack;
 pub mod pad;
@@ -44,6 +53,7 @@ pub mod quantized_contrib;
 pub mod random;
 pub mod recurrent;
 pub mod reduce;
+mod regex_syntax;
 pub mod region;
 pub mod reorder;
 pub mod reshape;
@@ -251,7 +261,12 @@ pub static TABLE: &[&[Row]] = &[
     loss::OPERATORS,
     matmul::OPERATORS,
     ml::OPERATORS,
+    ml_label::OPERATORS,
+    ml_linear::OPERATORS,
+    ml_map::OPERATORS,
+    ml_svm::OPERATORS,
     ml_tree::OPERATORS,
+    ml_tree_classic::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
     normalization_expanded::OPERATORS,

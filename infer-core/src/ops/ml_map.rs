@@ -1,0 +1,4 @@
+//! x
+use super::Row;
+/// The rows.
+pub const OPERATORS: &[Row] = &[];
