@@ -573,8 +573,8 @@ pub struct LayerNorm {
     pub inner: u64,
     /// Added to the variance.
     pub epsilon: f32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 to keep the mean and divide by the root of the mean square, 0 to take the mean away first.
+    pub keep_mean: u32,
 }
 
 /// `group_norm_f32`: each group of channels of `[n, channels, inner]` to zero mean and unit variance, then scale and
