@@ -87,8 +87,9 @@ impl PostTransform {
             Some(2) => Ok(PostTransform::Logistic),
             Some(3) => Ok(PostTransform::SoftmaxZero),
             Some(4) => Ok(PostTransform::Probit),
-            Some(other) => Err(Reason::new(format!("post_transform {other} is not supported"))
-                .supported("0 to 4")),
+            Some(other) => {
+                Err(Reason::new(format!("post_transform {other} is not supported")).supported("0 to 4"))
+            }
         }
     }
 

@@ -22,7 +22,14 @@ pub const OPERATORS: &[Row] = &[
         outputs: 1..=2,
         import: import_classifier,
     },
-    Row { name: "LinearRegressor", domain: DOMAIN, since: 1, inputs: 1..=1, outputs: 1..=1, import: import_regressor },
+    Row {
+        name: "LinearRegressor",
+        domain: DOMAIN,
+        since: 1,
+        inputs: 1..=1,
+        outputs: 1..=1,
+        import: import_regressor,
+    },
 ];
 
 /// Weights of features, target by target.
@@ -212,10 +219,8 @@ mod tests {
 
     #[test]
     fn targets_are_weighted_sums() {
-        let attributes = [
-            ("coefficients", Attribute::Floats(vec![1.0, 2.0, 3.0, 4.0])),
-            ("targets", 2.into()),
-        ];
+        let attributes =
+            [("coefficients", Attribute::Floats(vec![1.0, 2.0, 3.0, 4.0])), ("targets", 2.into())];
         let y = run(("ai.onnx.ml::LinearRegressor", 1), &attributes, &[i64s([1, 2], &[1, 10])]).unwrap();
         assert_eq!(y, f32s([1, 2], &[21.0, 43.0]));
     }

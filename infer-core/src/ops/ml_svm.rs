@@ -14,8 +14,22 @@ use crate::value::Value;
 
 /// The rows of the operator table.
 pub const OPERATORS: &[Row] = &[
-    Row { name: "SVMClassifier", domain: DOMAIN, since: 1, inputs: 1..=1, outputs: 1..=2, import: import_classifier },
-    Row { name: "SVMRegressor", domain: DOMAIN, since: 1, inputs: 1..=1, outputs: 1..=1, import: import_regressor },
+    Row {
+        name: "SVMClassifier",
+        domain: DOMAIN,
+        since: 1,
+        inputs: 1..=1,
+        outputs: 1..=2,
+        import: import_classifier,
+    },
+    Row {
+        name: "SVMRegressor",
+        domain: DOMAIN,
+        since: 1,
+        inputs: 1..=1,
+        outputs: 1..=1,
+        import: import_regressor,
+    },
 ];
 
 /// How alike two rows of features are.
@@ -223,8 +237,7 @@ impl SvmClassifier {
         for first in 0..classes {
             for second in first + 1..classes {
                 let rho = f64::from(self.rho.get(scores.len()).copied().unwrap_or(0.0));
-                let score =
-                    sum(second - 1, starts[first].clone()) + sum(first, starts[second].clone()) + rho;
+                let score = sum(second - 1, starts[first].clone()) + sum(first, starts[second].clone()) + rho;
                 votes[if score > 0.0 { first } else { second }] += 1.0;
                 scores.push(score);
             }
@@ -274,7 +287,8 @@ fn couple(classes: usize, pairs: &[f64]) -> Vec<f64> {
             let diagonal = q[t * classes + t];
             let change = (total - products[t]) / diagonal;
             p[t] += change;
-            total = (total + change * (change * diagonal + 2.0 * products[t])) / (1.0 + change) / (1.0 + change);
+            total =
+                (total + change * (change * diagonal + 2.0 * products[t])) / (1.0 + change) / (1.0 + change);
             for j in 0..classes {
                 products[j] = (products[j] + change * q[t * classes + j]) / (1.0 + change);
                 p[j] /= 1.0 + change;
@@ -430,8 +444,12 @@ mod tests {
             ("coefficients", floats(&[1.0, -1.0, -2.0, 1.0, 1.0, -1.0])),
             ("rho", floats(&[0.0, 0.0, 0.25])),
         ];
-        let outputs =
-            run_values(("ai.onnx.ml::SVMClassifier", 1), &attributes, &[Some(f32s([1, 1], &[1.0]).into())], 2);
+        let outputs = run_values(
+            ("ai.onnx.ml::SVMClassifier", 1),
+            &attributes,
+            &[Some(f32s([1, 1], &[1.0]).into())],
+            2,
+        );
         // 0 against 1: 1 - 2; 0 against 2: 1 - 2·3; 1 against 2: 2 - 3 + 0.25.
         assert_eq!(outputs.unwrap(), [i64s([1], &[6]).into(), f32s([1, 3], &[-1.0, -5.0, -0.75]).into()]);
         assert!(import(("ai.onnx.ml::SVMClassifier", 1), &attributes[..4], 1, 2).is_err());
