@@ -235,13 +235,11 @@ impl TreeEnsembleClassifier {
 
     /// The class of a row and its scores.
     fn classify(&self, mut scores: Vec<Score>, single: bool) -> (Class, Vec<f64>) {
-        let base = |index: usize| self.base_values.get(index).copied().unwrap_or(0.0);
-        let add = |score: Score, base: f64| Some(round(score.unwrap_or(0.0) + round(base, single), single));
-        if self.labels.len() > 2 {
-            if !self.base_values.is_empty() {
-                for (index, score) in scores.iter_mut().enumerate() {
-                    *score = add(*score, base(index));
-                }
+        let classes = self.labels.len();
+        let add = |score: f64, base: f64| round(score + round(base, single), single);
+        if classes > 1 && !(self.is_binary && self.base_values.len() < 2) {
+            for (score, &base) in scores.iter_mut().zip(&self.base_values) {
+                *score = Some(add(score.unwrap_or(0.0), base));
             }
             let mut best: Option<(usize, f64)> = None;
             for (index, score) in scores.iter().enumerate() {
@@ -255,47 +253,24 @@ impl TreeEnsembleClassifier {
             self.transform.apply(&mut scores);
             return (Class::At(best.map_or(0, |(index, _)| index)), scores);
         }
-        self.classify_two(scores, single)
-    }
-}
-
-impl TreeEnsembleClassifier {
-    /// [`Self::classify`] for one class or two, which may share one score.
-    fn classify_two(&self, scores: Vec<Score>, single: bool) -> (Class, Vec<f64>) {
-        let add = |score: Score, base: f64| Some(round(score.unwrap_or(0.0) + round(base, single), single));
-        let first = scores.first().copied().flatten();
-        let second = scores.get(1).copied().flatten();
-        let (mut first, mut second) = (first, second);
-        match (self.base_values.as_slice(), second) {
-            ([], _) => {}
-            ([base], _) => first = add(first, *base),
-            // TODOX
-            ([_, base, ..], Some(_)) => {
-                second = add(first, *base);
-                first = second.map(|score| -score);
-            }
-            ([base, other, ..], None) if self.labels.len() == 2 => {
-                first = add(first, *base);
-                second = add(second, *other);
-            }
-            ([_, base, ..], None) => first = add(first, *base),
+        let base = self.base_values.last().copied().unwrap_or(0.0);
+        let (first, second) = (scores.first().copied().flatten(), scores.get(1).copied().flatten());
+        // Where leaves vote for the second class its score decides, without a base.
+        let margin = second.unwrap_or_else(|| add(first.unwrap_or(0.0), base));
+        if classes == 1 {
+            let mut scores = vec![margin];
+            self.transform.apply(&mut scores);
+            return (Class::Binary(margin > 0.0), scores);
         }
-        let margin = second.or(first).unwrap_or(0.0);
-        let class = match (self.is_binary, self.labels.len()) {
-            (true, _) => Class::At(usize::from(margin > if self.all_positive { 0.5 } else { 0.0 })),
-            (false, 1) => Class::Binary(margin > 0.0),
-            (false, _) => Class::At(usize::from(second > first)),
-        };
-        let first = first.unwrap_or(0.0);
-        if self.labels.len() == 2 && second.is_none() {
-            return (class, self.transform.of_two(first, !(self.is_binary && self.all_positive)).to_vec());
+        // Votes that are all positive are probabilities, others margins.
+        let threshold = if self.all_positive { 0.5 } else { 0.0 };
+        let mut scores = vec![0.0, margin];
+        if second.is_some() {
+            self.transform.apply(&mut scores);
+        } else {
+            scores = self.transform.of_two(margin, !self.all_positive).to_vec();
         }
-        let mut scores = match second {
-            Some(second) if self.labels.len() == 2 => vec![first, second],
-            _ => vec![first],
-        };
-        self.transform.apply(&mut scores);
-        (class, scores)
+        (Class::At(usize::from(margin > threshold)), scores)
     }
 }
 
