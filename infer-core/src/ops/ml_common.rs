@@ -129,7 +129,7 @@ fn probit(value: f64) -> f64 {
     const A: f64 = 0.147;
     let x = 2.0 * value - 1.0;
     let log = libm::log((1.0 - x) * (1.0 + x));
-    let v = 2.0 / (3.14159 * A) + 0.5 * log;
+    let v = 2.0 / (std::f64::consts::PI * A) + 0.5 * log;
     let root = libm::sqrt(libm::sqrt(v * v - log / A) - v);
     std::f64::consts::SQRT_2 * if x < 0.0 { -root } else { root }
 }

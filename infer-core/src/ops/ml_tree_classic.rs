@@ -344,7 +344,6 @@ impl Operator for TreeEnsembleRegressor {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::ops::Attribute;
     use crate::ops::test_support::{f32s, i64s, import, run, run_values};
 

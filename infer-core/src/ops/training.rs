@@ -173,7 +173,7 @@ fn expand(
     let total = nodes.types.inputs.len();
     let tensors = total.saturating_sub(2);
     let count = tensors / (states + 2);
-    if tensors % (states + 2) != 0 {
+    if !tensors.is_multiple_of(states + 2) {
         return Err(Reason::new(format!("{tensors} tensors are not {} for each optimised one", states + 2)));
     }
     let (rate, updates) = (nodes.input(0)?, nodes.input(1)?);
