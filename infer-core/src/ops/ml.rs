@@ -204,7 +204,7 @@ impl Operator for ArrayFeatureExtractor {
             .map(|&index| usize::try_from(index).ok().filter(|&i| i < row).ok_or_else(|| outside(index)))
             .collect::<Result<Vec<usize>, _>>()?;
         let shape = self.shape(x_shape, indices.len())?;
-        numbers::expect_size(&TensorType::new(DataType::C128, shape.clone()))?;
+        numbers::checked_elements(&TensorType::new(DataType::C128, shape.clone()))?;
         let output = match x {
             Value::Tensor(x) => {
                 let bytes = extract(x.data(), row, x.ty().dtype.size_bytes(), &indices);
@@ -251,7 +251,7 @@ impl Operator for Binarizer {
         for value in &mut values {
             *value = if *value > self.threshold.into() { 1.0 } else { 0.0 };
         }
-        Ok(Some(vec![Value::Tensor(numbers::from_f64s(x.ty().clone(), &values)?)]))
+        Ok(Some(vec![Value::Tensor(numbers::of_f64s(x.ty().clone(), values.iter().copied())?)]))
     }
 }
 
@@ -263,7 +263,7 @@ impl FeatureVectorizer {
         }
         let width = self.widths.iter().try_fold(0usize, |sum, &width| sum.checked_add(width));
         let width = width.ok_or_else(|| Reason::new("inputdimensions has too large elements"))?;
-        numbers::expect_size(&TensorType::new(DataType::F32, [first, width]))?;
+        numbers::checked_elements(&TensorType::new(DataType::F32, [first, width]))?;
         Ok(vec![first, width])
     }
 }
@@ -338,7 +338,7 @@ impl Operator for Imputer {
                         *element = value.into();
                     }
                 }
-                numbers::from_f64s(x.ty().clone(), &elements)?
+                numbers::of_f64s(x.ty().clone(), elements.iter().copied())?
             }
             Imputed::Integers { replaced, values } if integers => {
                 let mut elements = x.to_i64s().unwrap_or_default();
@@ -394,7 +394,7 @@ impl Operator for Normalizer {
 impl OneHotEncoder {
     fn shape(&self, x: &[usize]) -> Result<Vec<usize>, Reason> {
         let shape = [x, &[self.categories.len()]].concat();
-        numbers::expect_size(&TensorType::new(DataType::F32, shape.clone()))?;
+        numbers::checked_elements(&TensorType::new(DataType::F32, shape.clone()))?;
         Ok(shape)
     }
 }

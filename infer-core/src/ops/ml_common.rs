@@ -47,7 +47,7 @@ impl Rows {
 
 /// A tensor of f32, rounded.
 pub(super) fn f32_tensor(shape: &[usize], values: &[f64]) -> Result<Value, Reason> {
-    Ok(Value::Tensor(numbers::from_f64s(TensorType::new(DataType::F32, shape), values)?))
+    Ok(Value::Tensor(numbers::of_f64s(TensorType::new(DataType::F32, shape), values.iter().copied())?))
 }
 
 /// What becomes of scores.

@@ -136,7 +136,7 @@ impl Operator for LinearClassifier {
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let x = Rows::new(node.tensor(0)?)?;
         let (given, computed) = self.scores(x.columns)?;
-        let size = numbers::expect_size(&TensorType::new(DataType::F32, [x.rows, given]))?;
+        let size = numbers::checked_elements(&TensorType::new(DataType::F32, [x.rows, given]))?;
         let mut scores = Vec::with_capacity(size);
         let mut classes = Vec::with_capacity(x.rows);
         let mut row_scores = vec![0.0; computed];
@@ -175,7 +175,8 @@ impl Operator for LinearRegressor {
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let x = Rows::new(node.tensor(0)?)?;
         let targets = self.linear.targets(x.columns)?;
-        let mut scores = vec![0.0; numbers::expect_size(&TensorType::new(DataType::F32, [x.rows, targets]))?];
+        let mut scores =
+            vec![0.0; numbers::checked_elements(&TensorType::new(DataType::F32, [x.rows, targets]))?];
         for (row, scores) in x.iter().zip(scores.chunks_mut(targets)) {
             self.linear.scores(row, scores);
             self.linear.transform.apply(scores);

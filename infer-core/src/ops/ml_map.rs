@@ -134,7 +134,7 @@ impl Operator for CastMap {
         order.sort_unstable();
         let length = self.length.unwrap_or(order.len());
         let shape = [1, length];
-        numbers::expect_size(&TensorType::new(DataType::C128, shape))?;
+        numbers::checked_elements(&TensorType::new(DataType::C128, shape))?;
         // For each output the position of its value.
         let mut places = vec![None; length];
         for (place, &(key, position)) in order.iter().enumerate() {
@@ -182,7 +182,7 @@ impl Operator for CastMap {
                     });
                 }
                 dtype = if target == Target::Float { DataType::F32 } else { DataType::I64 };
-                Value::Tensor(numbers::from_f64s(TensorType::new(dtype, shape), &output)?)
+                Value::Tensor(numbers::of_f64s(TensorType::new(dtype, shape), output.iter().copied())?)
             }
         };
         Ok(Some(vec![output]))

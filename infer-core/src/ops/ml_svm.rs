@@ -317,7 +317,7 @@ impl Operator for SvmClassifier {
         let x = Rows::new(node.tensor(0)?)?;
         self.expect(x.columns)?;
         let columns = self.columns();
-        let size = numbers::expect_size(&TensorType::new(DataType::F32, [x.rows, columns]))?;
+        let size = numbers::checked_elements(&TensorType::new(DataType::F32, [x.rows, columns]))?;
         let mut scores = Vec::with_capacity(size);
         let mut classes = Vec::with_capacity(x.rows);
         let all_positive = self.coefficients.iter().all(|&coefficient| coefficient >= 0.0);

@@ -260,7 +260,7 @@ impl TreeEnsemble {
         };
         self.forest.expect_features(columns)?;
         let ty = TensorType::new(x.dtype, [rows, self.forest.targets]);
-        numbers::expect_size(&ty)?;
+        numbers::checked_elements(&ty)?;
         Ok(ty)
     }
 }
@@ -292,7 +292,7 @@ impl Operator for TreeEnsemble {
             self.transform.apply(&mut scores);
             output.extend(scores);
         }
-        Ok(Some(vec![Value::Tensor(numbers::from_f64s(ty, &output)?)]))
+        Ok(Some(vec![Value::Tensor(numbers::of_f64s(ty, output.iter().copied())?)]))
     }
 }
 

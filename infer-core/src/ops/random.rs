@@ -198,7 +198,7 @@ impl Filled {
         };
         let ty = TensorType::new(dtype, shape);
         expect_dtype(&ty, &FLOATS)?;
-        numbers::expect_size(&ty)?;
+        numbers::checked_elements(&ty)?;
         Ok(ty)
     }
 }
@@ -250,7 +250,7 @@ impl Operator for Filled {
                 }
             }
         }
-        Ok(Some(vec![Value::Tensor(numbers::from_f64s(ty, &values)?)]))
+        Ok(Some(vec![Value::Tensor(numbers::of_f64s(ty, values.iter().copied())?)]))
     }
 }
 
@@ -261,7 +261,7 @@ impl Multinomial {
             return Err(Reason::new(format!("input 0 is {input}, not of two dimensions")));
         };
         let ty = TensorType::new(self.dtype, [rows, self.samples]);
-        if numbers::expect_size(&ty)? > 0 && classes == 0 {
+        if numbers::checked_elements(&ty)? > 0 && classes == 0 {
             return Err(Reason::new(format!("input 0 is {input}: there is no class to draw")));
         }
         Ok(ty)
@@ -308,7 +308,7 @@ impl Operator for Multinomial {
                 drawn.push(class.min(row.len() - 1) as f64);
             }
         }
-        Ok(Some(vec![Value::Tensor(numbers::from_f64s(ty, &drawn)?)]))
+        Ok(Some(vec![Value::Tensor(numbers::of_f64s(ty, drawn.iter().copied())?)]))
     }
 }
 
@@ -340,7 +340,7 @@ impl Operator for Bernoulli {
         for value in &mut values {
             *value = if generator.uniform() < *value { 1.0 } else { 0.0 };
         }
-        Ok(Some(vec![Value::Tensor(numbers::from_f64s(ty, &values)?)]))
+        Ok(Some(vec![Value::Tensor(numbers::of_f64s(ty, values.iter().copied())?)]))
     }
 }
 
