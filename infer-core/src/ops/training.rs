@@ -1,4 +1,4 @@
-//! Adagrad, Adam and Momentum: one step of an optimiser for any number of tensors.
+//! Adagrad, Adam and Momentum: one step of an optimiser for any number of tensors; and a sum that Gradient becomes.
 //!
 //! Specification: <https://onnx.ai/onnx/operators/onnx_aionnxpreviewtraining_Adagrad.html>,
 //! <https://onnx.ai/onnx/operators/onnx_aionnxpreviewtraining_Adam.html>,
@@ -15,6 +15,9 @@ use crate::tensor_type::{DataType, TensorType};
 const DOMAIN: &str = "ai.onnx.preview.training";
 
 const MOST: usize = usize::MAX;
+
+/// The name of [`SumLike`], which is no operator of ONNX.
+pub const SUM_LIKE: &str = "SumLike";
 
 /// The rows of the operator table.
 pub const OPERATORS: &[Row] = &[
@@ -35,7 +38,45 @@ pub const OPERATORS: &[Row] = &[
         outputs: 2..=MOST,
         import: import_momentum,
     },
+    Row {
+        name: SUM_LIKE,
+        domain: DOMAIN,
+        since: 1,
+        inputs: 2..=2,
+        outputs: 1..=1,
+        import: |_| Ok(Box::new(SumLike)),
+    },
 ];
+
+/// Input 0 summed over the axes along which input 1 broadcasts to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SumLike;
+
+impl Operator for SumLike {
+    fn name(&self) -> &'static str {
+        SUM_LIKE
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let (x, like) = (nodes.input(0)?, nodes.input(1)?);
+        let (from, to) = (nodes.shape(x)?.to_vec(), nodes.shape(like)?.to_vec());
+        if super::broadcast(&[&to, &from])? != from {
+            return Err(Reason::new(format!("{to:?} does not broadcast to {from:?}")));
+        }
+        let added = from.len() - to.len();
+        let is_summed = |axis: usize| axis < added || to.get(axis - added) != from.get(axis);
+        let axes: Vec<i64> =
+            (0..from.len()).filter(|&axis| is_summed(axis)).map(|axis| axis as i64).collect();
+        let mut sum = x;
+        if !axes.is_empty() {
+            let axes = nodes.i64s(&axes);
+            sum = nodes.node("ReduceSum", &[x, axes], &[])?;
+        }
+        let extents: Vec<i64> = to.iter().map(|&extent| extent as i64).collect();
+        let extents = nodes.i64s(&extents);
+        Ok(Some(vec![nodes.node("Reshape", &[sum, extents], &[("allowzero", 1.into())])?]))
+    }
+}
 
 /// Adagrad.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -349,6 +390,18 @@ mod tests {
         // At count 1: 0.1 · 0.5 / 0.5 · 1 / 1.
         close(&step("Adam", &adam, 1, &[1.0, 2.0, 0.0, 0.0]).unwrap(), &[0.45, 1.0, 1.0]);
         close(&step("Adam", &adam, 0, &[1.0, 2.0, 0.0, 0.0]).unwrap(), &[0.45, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn what_was_broadcast_is_summed() {
+        let x = f32s([2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let sum = |like: Constant| {
+            run_all((&format!("{PREFIX}{SUM_LIKE}"), 1), &[], &[Some(x.clone()), Some(like)], 1)
+        };
+        assert_eq!(sum(f32s([3], &[0.0; 3])).unwrap(), [f32s([3], &[5.0, 7.0, 9.0])]);
+        assert_eq!(sum(f32s([2, 1], &[0.0; 2])).unwrap(), [f32s([2, 1], &[6.0, 15.0])]);
+        assert_eq!(sum(f32s([], &[0.0])).unwrap(), [f32s([], &[21.0])]);
+        assert!(sum(f32s([2], &[0.0; 2])).is_err());
     }
 
     #[test]
