@@ -10,7 +10,7 @@ use crate::diagnostic::Diagnostic;
 use crate::graph::{Graph, ValueId};
 use crate::import::import;
 use crate::lower::lower;
-use crate::onnx;
+use crate::onnx::{self, ModelFile};
 use crate::options::{Options, Precision};
 use crate::partition::{Partition, partition};
 use crate::passes;
@@ -73,8 +73,18 @@ pub struct Compiled {
 ///
 /// One diagnostic for each thing that is wrong with the request; all failing nodes of the model share one.
 pub fn compile(options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
-    let mut clock = Clock::default();
+    let start = Instant::now();
     let file = onnx::read(&options.model).map_err(|diagnostic| vec![diagnostic])?;
+    compile_file(file, options, start)
+}
+
+/// [`compile`] of a file that has been read, since the time `start`; the path in `options` is not looked at.
+///
+/// # Errors
+///
+/// Those of [`compile`].
+pub fn compile_file(file: ModelFile, options: &Options, start: Instant) -> Result<Compiled, Vec<Diagnostic>> {
+    let mut clock = Clock { last: start, timings: Vec::new() };
     let sha256: [u8; 32] = Sha256::digest(&file.bytes).into();
     clock.stage("read");
     let imported = import(&file, &options.dims)?;
@@ -101,13 +111,19 @@ pub fn compile(options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
         opset: info.opset(),
         notes: info.notes,
     };
-    let mut planner =
-        Planner { file: &file.name, sha256, precision: options.precision, summary: &mut summary, clock: &mut clock };
+    let mut planner = Planner {
+        file: &file.name,
+        sha256,
+        precision: options.precision,
+        summary: &mut summary,
+        clock: &mut clock,
+    };
     let plan = match partition {
         Partition::Static(graph) => planner.plan(graph)?,
         Partition::Program(record, regions) => {
             let count = regions.len();
-            let plans = regions.into_iter().map(|graph| planner.plan(graph)).collect::<Result<Vec<_>, _>>()?;
+            let plans =
+                regions.into_iter().map(|graph| planner.plan(graph)).collect::<Result<Vec<_>, _>>()?;
             summary.kernels.clear();
             summary.run_time_nodes = (record.nodes.len() - count) as u64;
             let alone = record.nodes.iter().filter(|node| !session::is_region(node));
@@ -138,7 +154,9 @@ impl Planner<'_> {
     fn plan(&mut self, mut graph: Graph) -> Result<Vec<u8>, Vec<Diagnostic>> {
         let file = self.file;
         let ports = |ids: &[ValueId]| -> Vec<Port> {
-            ids.iter().map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() }).collect()
+            ids.iter()
+                .map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() })
+                .collect()
         };
         let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
         passes::run(&mut graph, |_| {}).map_err(|error| mistake(file, error.0))?;
@@ -168,12 +186,6 @@ impl Planner<'_> {
 struct Clock {
     last: Instant,
     timings: Vec<(&'static str, f64)>,
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Clock { last: Instant::now(), timings: Vec::new() }
-    }
 }
 
 impl Clock {

@@ -109,7 +109,8 @@ fn needs_session(request: &Request<'_>) -> Option<String> {
         count => {
             let some = summary.run_time_examples.join(", ");
             let more = if count > summary.run_time_examples.len() as u64 { ", …" } else { "" };
-            let steps = if count == 1 { "1 step has".to_owned() } else { format!("{} steps have", grouped(count)) };
+            let steps =
+                if count == 1 { "1 step has".to_owned() } else { format!("{} steps have", grouped(count)) };
             format!("{steps} shapes or values that only the run knows: {some}{more}")
         }
     };
@@ -128,7 +129,8 @@ fn generate_items(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
 
     let inputs = items(&summary.inputs, "input", &["outputs"], |port| types::parameter(port, krate))?;
     let outputs = items(&summary.outputs, "output", &[], |port| types::field(port, krate))?;
-    let parameters: Vec<TokenStream> = inputs.iter().map(|Item { ident, ty, .. }| quote!(#ident: #ty)).collect();
+    let parameters: Vec<TokenStream> =
+        inputs.iter().map(|Item { ident, ty, .. }| quote!(#ident: #ty)).collect();
     let fields: Vec<&Ident> = outputs.iter().map(|output| &output.ident).collect();
     let field_types: Vec<&TokenStream> = outputs.iter().map(|output| &output.ty).collect();
     let field_docs: Vec<&String> = outputs.iter().map(|output| &output.doc).collect();

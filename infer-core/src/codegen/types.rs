@@ -76,7 +76,11 @@ fn borrowed(ty: &ValueType, krate: &TokenStream) -> Option<TokenStream> {
 fn owned(ty: &ValueType, inside: bool, krate: &TokenStream) -> Option<TokenStream> {
     Some(match ty {
         ValueType::Tensor { element, shape } => match known(shape.as_deref()) {
-            Some(shape) if shape.is_empty() && (inside || *element == ElementType::String) && !is_complex(*element) => {
+            Some(shape)
+                if shape.is_empty()
+                    && (inside || *element == ElementType::String)
+                    && !is_complex(*element) =>
+            {
                 self::element(*element, krate)
             }
             Some(shape) => {
@@ -245,7 +249,10 @@ mod tests {
         assert_eq!(types(tensor(DataType::C128, None)), ["&Tensor<[f64;2]>", "Tensor<[f64;2]>"]);
         assert_eq!(types(tensor(ElementType::String, Some(&some(&[2])))), ["&[String;2]", "Box<[String;2]>"]);
         assert_eq!(types(tensor(ElementType::String, Some(&[]))), ["&str", "String"]);
-        assert_eq!(types(tensor(ElementType::String, Some(&[Some(2), None]))), ["&Tensor<String>", "Tensor<String>"]);
+        assert_eq!(
+            types(tensor(ElementType::String, Some(&[Some(2), None]))),
+            ["&Tensor<String>", "Tensor<String>"]
+        );
     }
 
     #[test]

@@ -3,10 +3,13 @@
 //! Axes and shapes are attributes in old opsets, inputs in newer ones (Squeeze and Unsqueeze since 13).
 
 use super::movement::{element_bits, extent, fill, result_type};
-use super::{Blocking, ImportNode, NodeTypes, Operator, Row, resolve_axes, resolve_axis};
+use super::{
+    Blocking, ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, resolve_axes, resolve_axis,
+};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
 
 /// The rows of this file.
 pub const OPERATORS: &[Row] = &[
@@ -62,6 +65,8 @@ pub struct Identity;
 pub struct Dropout {
     /// Whether the mask is asked for.
     pub mask: bool,
+    /// Whether the mask is of the input's type, as before opset 10, and not of bool.
+    pub number_mask: bool,
 }
 
 fn import_reshape(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
@@ -85,11 +90,7 @@ fn import_dropout(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         node.attributes.ignore(training);
     }
     let mask = node.outputs.get(1).copied().unwrap_or(false);
-    if mask && node.opset < 10 {
-        return Err(Reason::new("output `mask` is not supported before opset 10")
-            .help("leave the mask out, or convert the model to opset 10 or newer"));
-    }
-    Ok(Box::new(Dropout { mask }))
+    Ok(Box::new(Dropout { mask, number_mask: node.opset < 10 }))
 }
 
 impl Operator for Reshape {
@@ -129,6 +130,10 @@ impl Operator for Reshape {
     fn is_view(&self) -> bool {
         true
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Flatten {
@@ -151,6 +156,10 @@ impl Operator for Flatten {
 
     fn is_view(&self) -> bool {
         true
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 
@@ -183,6 +192,10 @@ impl Operator for Squeeze {
     fn is_view(&self) -> bool {
         true
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Unsqueeze {
@@ -212,6 +225,10 @@ impl Operator for Unsqueeze {
     fn is_view(&self) -> bool {
         true
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Identity {
@@ -227,12 +244,20 @@ impl Operator for Identity {
         Ok(())
     }
 
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        Ok(Some(vec![node.value(0)?.clone()]))
+    }
+
     fn is_view(&self) -> bool {
         true
     }
 
     fn blocking(&self, _node: &NodeTypes<'_>) -> Blocking {
         Blocking::Follows
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 
@@ -257,7 +282,8 @@ impl Operator for Dropout {
         }
         let mut types = vec![ty.clone()];
         if self.mask {
-            types.push(TensorType::new(DataType::Bool, ty.shape.clone()));
+            let dtype = if self.number_mask { ty.dtype } else { DataType::Bool };
+            types.push(TensorType::new(dtype, ty.shape.clone()));
         }
         Ok(types)
     }
@@ -272,7 +298,7 @@ impl Operator for Dropout {
             node.copy_strided(&input, &strides, 0, &output, &input.ty.shape)?;
         }
         match node.output(1) {
-            Ok(mask) => fill(node, &mask, element_bits(DataType::Bool, 1.0)),
+            Ok(mask) => fill(node, &mask, element_bits(mask.ty.dtype, 1.0)),
             Err(_) => Ok(()),
         }
     }

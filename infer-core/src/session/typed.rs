@@ -308,7 +308,8 @@ impl Outputs<'_> {
         };
         convert(&value).ok_or_else(|| {
             let (name, ty, found) = (&port.name, &port.ty, value.describe());
-            let message = format!("output `{name}`, declared as {ty}, is {found}, which its type in Rust cannot hold");
+            let message =
+                format!("output `{name}`, declared as {ty}, is {found}, which its type in Rust cannot hold");
             Error::new(ErrorKind::Shape, message)
         })
     }
@@ -338,7 +339,10 @@ impl Session {
     pub fn infer(&self, inputs: &[&dyn ToValue]) -> Result<Outputs<'_>> {
         let values = self.inputs.iter().zip(inputs).map(|(port, input)| {
             input.to_value(&port.ty).ok_or_else(|| {
-                let message = format!("input `{}` is {}; the value given for it is of another type", port.name, port.ty);
+                let message = format!(
+                    "input `{}` is {}; the value given for it is of another type",
+                    port.name, port.ty
+                );
                 Error::new(ErrorKind::Input, message)
             })
         });
@@ -413,7 +417,9 @@ mod tests {
         assert!([1.0_f32; 3].to_value(&number(DataType::F64, &[3])).is_none());
         assert!([1_u8; 3].to_value(&number(DataType::Bool, &[3])).is_none());
         let value = [1.0_f32; 3].to_value(&number(DataType::F32, &[3])).unwrap();
-        assert!(<Box<[f32; 2]>>::from_value(&value).is_none() && <Box<[i32; 3]>>::from_value(&value).is_none());
+        assert!(
+            <Box<[f32; 2]>>::from_value(&value).is_none() && <Box<[i32; 3]>>::from_value(&value).is_none()
+        );
         assert!(f32::from_value(&value).is_none() && <Vec<f32>>::from_value(&value).is_none());
         assert!(<Box<[f32; 2]>>::zero().write(&value).is_none());
     }
