@@ -11,10 +11,11 @@ use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote};
 
 use crate::cache::Stored;
-use crate::compile::{Port, Summary};
+use crate::compile::Summary;
 use crate::diagnostic::Diagnostic;
-use crate::plan;
+use crate::plan::{self, Port};
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::ValuePort;
 
 /// How a plan gets into the binary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -64,8 +65,9 @@ pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
     let module = format_ident!("__infer_embed_{}", snake_case(&name.to_string()));
     let embedded = embedded(request, &module)?;
 
-    let inputs = items(&summary.inputs, "input", &["outputs"], krate);
-    let outputs = items(&summary.outputs, "output", &[], krate);
+    let (input_ports, output_ports) = (static_ports(&summary.inputs)?, static_ports(&summary.outputs)?);
+    let inputs = items(&input_ports, "input", &["outputs"], krate);
+    let outputs = items(&output_ports, "output", &[], krate);
     let parameters: Vec<TokenStream> =
         inputs.iter().map(|Item { ident, array, .. }| quote!(#ident: &#array)).collect();
     let arguments: Vec<&Ident> = inputs.iter().map(|input| &input.ident).collect();
@@ -75,7 +77,7 @@ pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
 
     let struct_doc = struct_doc(request, &inputs, &outputs);
     let inputs_doc = list(&inputs);
-    let constants = constants(summary, krate);
+    let constants = constants(summary, (&input_ports, &output_ports), krate);
     let inherent = constants
         .iter()
         .map(|Constant { name, ty, value, doc }| quote!(#[doc = #doc] #vis const #name: #ty = #value;));
@@ -213,6 +215,14 @@ pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
     })
 }
 
+fn static_ports(ports: &[ValuePort]) -> Result<Vec<Port>, Diagnostic> {
+    let port = |port: &ValuePort| match port.ty.as_static() {
+        Some(ty) => Ok(Port { name: port.name.clone(), ty }),
+        None => Err(Diagnostic::model(format!("`{}` is {}, whose shape only the run knows", port.name, port.ty))),
+    };
+    ports.iter().map(port).collect()
+}
+
 /// The private module that holds the plan, and tells the compiler which files the code depends on.
 fn embedded(request: &Request<'_>, module: &Ident) -> Result<TokenStream, Diagnostic> {
     let path = utf8(&request.stored.plan)?;
@@ -308,15 +318,19 @@ struct Constant {
     doc: &'static str,
 }
 
-fn constants(summary: &Summary, krate: &TokenStream) -> [Constant; 9] {
+fn constants(
+    summary: &Summary,
+    (inputs, outputs): (&[Port], &[Port]),
+    krate: &TokenStream,
+) -> [Constant; 9] {
     let port = |port: &Port| {
         let name = &port.name;
         let dtype = format_ident!("{}", variant(port.ty.dtype));
         let shape = port.ty.shape.iter().map(|&extent| Literal::usize_unsuffixed(extent));
         quote!(#krate::PortInfo { name: #name, dtype: #krate::DataType::#dtype, shape: &[#(#shape),*] })
     };
-    let inputs = summary.inputs.iter().map(port);
-    let outputs = summary.outputs.iter().map(port);
+    let inputs = inputs.iter().map(port);
+    let outputs = outputs.iter().map(port);
     let Summary { weight_bytes, arena_bytes, flops, parameters, model_sha256, opset, notes, .. } = summary;
     let ports = quote!(&'static [#krate::PortInfo]);
     let constant = |name: &str, ty: &TokenStream, value: TokenStream, doc: &'static str| Constant {

@@ -11,23 +11,28 @@ use crate::graph::{Graph, ValueId};
 use crate::import::import;
 use crate::lower::lower;
 use crate::onnx;
-use crate::options::Options;
+use crate::options::{Options, Precision};
+use crate::partition::{Partition, partition};
 use crate::passes;
-pub use crate::plan::Port;
-use crate::plan::{ModelInfo, PlanParts};
+use crate::plan::{ModelInfo, PlanParts, Port};
 use crate::schedule::plan_memory;
+use crate::session::Parts;
 use crate::shape_inference::infer;
 use crate::tensor_type::TensorType;
+use crate::value::{ValuePort, ValueType};
 
 /// What the generated code and the tools need to know of a compiled model, beside the plan itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// The inputs, in the model's order.
-    pub inputs: Vec<Port>,
+    pub inputs: Vec<ValuePort>,
     /// The outputs, in the model's order.
-    pub outputs: Vec<Port>,
-    /// The kernels of the plan, in the order of its table.
+    pub outputs: Vec<ValuePort>,
+    /// The kernels of the plan, in the order of its table; none where the plan is a program.
     pub kernels: Vec<String>,
+    /// How many nodes run with shapes or values that only the run knows, or have no kernels: where there are any, the
+    /// plan is a program, for a [`Session`](crate::session::Session) to run.
+    pub run_time_nodes: u64,
     /// The size of the packed weights in the plan.
     pub weight_bytes: u64,
     /// The size of the arena a context needs.
@@ -69,45 +74,85 @@ pub fn compile(options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
     clock.stage("read");
     let imported = import(&file, &options.dims)?;
     clock.stage("import");
-    let mut model = infer(imported)?;
+    let model = infer(imported)?;
     clock.stage("shape inference");
 
-    let graph = &mut model.graph;
-    let (inputs, outputs) =
-        (ports(graph, &model.info.inputs, &graph.inputs), ports(graph, &model.info.outputs, &graph.outputs));
-    passes::run(graph, |_| {}).map_err(|error| mistake(&file.name, error.0))?;
-    let flops = flops(graph);
-    clock.stage("passes");
-    let calls = lower(graph, options.precision).map_err(|(node, reason)| {
-        mistake(&file.name, format!("node {} is not lowered: {}", onnx::quote(&node), reason.what))
-    })?;
-    clock.stage("lower");
-    let memory = plan_memory(&calls).map_err(|conflict| mistake(&file.name, conflict.to_string()))?;
-    clock.stage("schedule");
-    let opset = model.info.opset();
-    let info = ModelInfo { sha256, opset: opset as u32, flops };
-    let parts = PlanParts::new(&calls, &memory, &inputs, &outputs, info)
-        .map_err(|error| mistake(&file.name, error.to_string()))?;
-    let mut plan = Vec::with_capacity(parts.total_bytes() as usize);
-    parts.write_to(&mut plan).map_err(|error| mistake(&file.name, error.to_string()))?;
-    clock.stage("write");
-
-    let summary = Summary {
-        inputs,
-        outputs,
-        kernels: parts.kernels().iter().map(|&kernel| kernel.to_owned()).collect(),
-        weight_bytes: parts.weight_bytes(),
-        arena_bytes: memory.arena_bytes,
-        flops,
-        parameters: model.info.parameters,
+    let info = model.info.clone();
+    let (partition, inputs, outputs) = partition(model);
+    let mut summary = Summary {
+        inputs: ports(&info.inputs, inputs),
+        outputs: ports(&info.outputs, outputs),
+        kernels: Vec::new(),
+        run_time_nodes: 0,
+        weight_bytes: 0,
+        arena_bytes: 0,
+        flops: 0,
+        parameters: info.parameters,
         model_sha256: sha256.iter().fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex
         }),
-        opset,
-        notes: model.info.notes,
+        opset: info.opset(),
+        notes: info.notes,
+    };
+    let mut planner =
+        Planner { file: &file.name, sha256, precision: options.precision, summary: &mut summary, clock: &mut clock };
+    let plan = match partition {
+        Partition::Static(graph) => planner.plan(graph)?,
+        Partition::Program(record, regions) => {
+            let count = regions.len();
+            let plans = regions.into_iter().map(|graph| planner.plan(graph)).collect::<Result<Vec<_>, _>>()?;
+            summary.kernels.clear();
+            summary.run_time_nodes = (record.nodes.len() - count) as u64;
+            let parts = Parts {
+                inputs: summary.inputs.clone(),
+                outputs: summary.outputs.clone(),
+                graph: record,
+                plans: plans.iter().map(|plan| plan.len() as u64).collect(),
+            };
+            parts.write(&plans).map_err(|error| mistake(&file.name, error.to_string()))?
+        }
     };
     Ok(Compiled { plan, summary, sources: file.sources, timings: clock.timings })
+}
+
+/// Makes plans of graphs, and sums up what they are.
+struct Planner<'a> {
+    file: &'a str,
+    sha256: [u8; 32],
+    precision: Precision,
+    summary: &'a mut Summary,
+    clock: &'a mut Clock,
+}
+
+impl Planner<'_> {
+    fn plan(&mut self, mut graph: Graph) -> Result<Vec<u8>, Vec<Diagnostic>> {
+        let file = self.file;
+        let ports = |ids: &[ValueId]| -> Vec<Port> {
+            ids.iter().map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() }).collect()
+        };
+        let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
+        passes::run(&mut graph, |_| {}).map_err(|error| mistake(file, error.0))?;
+        let flops = flops(&graph);
+        self.clock.stage("passes");
+        let calls = lower(&graph, self.precision).map_err(|(node, reason)| {
+            mistake(file, format!("node {} is not lowered: {}", onnx::quote(&node), reason.what))
+        })?;
+        self.clock.stage("lower");
+        let memory = plan_memory(&calls).map_err(|conflict| mistake(file, conflict.to_string()))?;
+        self.clock.stage("schedule");
+        let info = ModelInfo { sha256: self.sha256, opset: self.summary.opset as u32, flops };
+        let parts = PlanParts::new(&calls, &memory, &inputs, &outputs, info)
+            .map_err(|error| mistake(file, error.to_string()))?;
+        let mut plan = Vec::with_capacity(parts.total_bytes() as usize);
+        parts.write_to(&mut plan).map_err(|error| mistake(file, error.to_string()))?;
+        self.clock.stage("write");
+        self.summary.kernels = parts.kernels().iter().map(|&kernel| kernel.to_owned()).collect();
+        self.summary.weight_bytes += parts.weight_bytes();
+        self.summary.arena_bytes += memory.arena_bytes;
+        self.summary.flops += flops;
+        Ok(plan)
+    }
 }
 
 /// Takes the time of each stage.
@@ -132,8 +177,8 @@ impl Clock {
 }
 
 /// The interface, under the names that the model gives.
-fn ports(graph: &Graph, names: &[String], ids: &[ValueId]) -> Vec<Port> {
-    names.iter().zip(ids).map(|(name, &id)| Port { name: name.clone(), ty: graph.ty(id).clone() }).collect()
+fn ports(names: &[String], types: Vec<ValueType>) -> Vec<ValuePort> {
+    names.iter().zip(types).map(|(name, ty)| ValuePort { name: name.clone(), ty }).collect()
 }
 
 /// Floating-point operations of one inference.

@@ -33,6 +33,8 @@ pub mod program;
 #[cfg(feature = "dynamic")]
 pub mod record;
 #[cfg(feature = "dynamic")]
+pub mod session;
+#[cfg(feature = "dynamic")]
 pub mod value;
 
 #[cfg(feature = "compiler")]
@@ -51,6 +53,8 @@ pub mod lower;
 pub mod onnx;
 #[cfg(feature = "compiler")]
 pub mod options;
+#[cfg(feature = "compiler")]
+pub mod partition;
 #[cfg(feature = "compiler")]
 pub mod passes;
 #[cfg(feature = "compiler")]

@@ -2,10 +2,13 @@
 //!
 //! A [`GraphRecord`] with its operators, ready to run. Bodies of control flow are programs too: what they read of the graph around them are further inputs of their node.
 
+use std::sync::Arc;
+
 use crate::diagnostic::{Reason, quote};
 use crate::execute::{Backend, execute};
 use crate::ops::{self, Attributes, ImportNode, Operator, Row};
 use crate::record::{Attribute, GraphRecord, NodeRecord};
+use crate::session::{DOMAIN, Region};
 use crate::value::{Value, ValueType};
 
 /// How deep graphs may lie in nodes of graphs.
@@ -43,18 +46,15 @@ impl Program {
     ///
     /// If an operator does not exist or refuses its attributes, or the record is damaged.
     pub fn new(record: &GraphRecord) -> Result<Self, Reason> {
-        Program::with(record, &ops::find)
+        Program::with(record, &[])
     }
 
-    /// [`Program::new`] with operators by `find`.
+    /// [`Program::new`] with static parts, which nodes name by their position.
     ///
     /// # Errors
     ///
     /// Those of [`Program::new`].
-    pub fn with(
-        record: &GraphRecord,
-        find: &dyn Fn(&str, &str) -> Option<&'static Row>,
-    ) -> Result<Self, Reason> {
+    pub(crate) fn with(record: &GraphRecord, regions: &[Arc<Region>]) -> Result<Self, Reason> {
         let values = record.values as usize;
         let at = |id: u32| match id as usize {
             id if id < values => Ok(id),
@@ -67,7 +67,11 @@ impl Program {
         for node in &record.nodes {
             let (inputs, outputs) = (all(&node.inputs)?, all(&node.outputs)?);
             let asked: Vec<bool> = outputs.iter().map(Option::is_some).collect();
-            let op = import_record(node, find).map_err(|mut reason| {
+            let op = match region(node, regions) {
+                Some(region) => Ok(region),
+                None => import_record(node, &ops::find),
+            };
+            let op = op.map_err(|mut reason| {
                 reason.what = format!("node {} ({}): {}", quote(&node.name), node.op_type, reason.what);
                 reason
             })?;
@@ -172,8 +176,19 @@ impl Program {
     }
 }
 
+/// The static part that `node` runs, if it is such a node.
+fn region(node: &NodeRecord, regions: &[Arc<Region>]) -> Option<Box<dyn Operator>> {
+    match node.attributes.as_slice() {
+        [(_, Attribute::Int(index))] if node.domain == DOMAIN => {
+            let region = regions.get(usize::try_from(*index).ok()?)?;
+            Some(Box::new(region.clone()))
+        }
+        _ => None,
+    }
+}
+
 /// The operator of a record.
-fn import_record(
+pub(crate) fn import_record(
     node: &NodeRecord,
     find: &dyn Fn(&str, &str) -> Option<&'static Row>,
 ) -> Result<Box<dyn Operator>, Reason> {

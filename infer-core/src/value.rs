@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::constant::Constant;
+use crate::plan::Port;
 use crate::tensor_type::{DataType, TensorType};
 
 /// A value of any type that ONNX has. Cheap to clone.
@@ -203,6 +204,21 @@ impl fmt::Display for ValueType {
             ValueType::Optional(ty) => write!(f, "optional {ty}"),
             ValueType::Map { key, value } => write!(f, "map from {key} to {value}"),
         }
+    }
+}
+
+/// An input or output of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ValuePort {
+    /// The name in the model.
+    pub name: String,
+    /// The type.
+    pub ty: ValueType,
+}
+
+impl From<Port> for ValuePort {
+    fn from(port: Port) -> Self {
+        ValuePort { name: port.name, ty: port.ty.into() }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::compile::Port;
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::ValuePort;
 
 /// A folder that is removed with its owner.
 struct Folder(PathBuf);
@@ -54,10 +54,11 @@ impl Compiler {
             plan.extend(fs::read(path).unwrap());
         }
         plan.extend(format!("{:?} {:?}", options.precision, options.dims).into_bytes());
-        let port = Port { name: "x".to_owned(), ty: TensorType::new(DataType::F32, [1]) };
+        let port = ValuePort { name: "x".to_owned(), ty: TensorType::new(DataType::F32, [1]).into() };
         let summary = Summary {
             inputs: vec![port],
             outputs: Vec::new(),
+            run_time_nodes: 0,
             kernels: Vec::new(),
             weight_bytes: 0,
             arena_bytes: 0,

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 use super::hex;
-use crate::compile::{Port, Summary};
-use crate::tensor_type::{DataType, TensorType};
+use crate::compile::Summary;
+use crate::value::ValuePort;
 
 /// The content of an `.entry` file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,14 +56,16 @@ impl Entry {
         lines.push("model", model.display());
         lines.push("plan", format_args!("{plan_bytes} {plan_sha256}"));
         for (key, ports) in [("input", &summary.inputs), ("output", &summary.outputs)] {
-            for Port { name, ty } in ports {
-                let shape: Vec<String> = ty.shape.iter().map(usize::to_string).collect();
-                lines.push(key, format_args!("{} [{}] {name}", ty.dtype, shape.join(",")));
+            for ValuePort { name, ty } in ports {
+                // A type that cannot be written makes an entry that cannot be read, which counts as absent.
+                let ty = hex(&postcard::to_allocvec(ty).unwrap_or_default());
+                lines.push(key, format_args!("{ty} {name}"));
             }
         }
         for kernel in &summary.kernels {
             lines.push("kernel", kernel);
         }
+        lines.push("run_time_nodes", summary.run_time_nodes);
         lines.push("weight_bytes", summary.weight_bytes);
         lines.push("arena_bytes", summary.arena_bytes);
         lines.push("flops", summary.flops);
@@ -86,6 +88,7 @@ impl Entry {
             inputs: lines.all("input").iter().map(|port| parse_port(port)).collect::<Option<_>>()?,
             outputs: lines.all("output").iter().map(|port| parse_port(port)).collect::<Option<_>>()?,
             kernels: lines.all("kernel"),
+            run_time_nodes: lines.one("run_time_nodes")?.parse().ok()?,
             weight_bytes: lines.one("weight_bytes")?.parse().ok()?,
             arena_bytes: lines.one("arena_bytes")?.parse().ok()?,
             flops: lines.one("flops")?.parse().ok()?,
@@ -99,14 +102,11 @@ impl Entry {
     }
 }
 
-fn parse_port(text: &str) -> Option<Port> {
-    let mut parts = text.splitn(3, ' ');
-    let dtype = parts.next()?;
-    let dtype = DataType::ALL.into_iter().find(|ty| ty.name() == dtype)?;
-    let shape = parts.next()?.strip_prefix('[')?.strip_suffix(']')?;
-    let shape =
-        shape.split_terminator(',').map(|extent| extent.parse().ok()).collect::<Option<Vec<usize>>>()?;
-    Some(Port { name: parts.next()?.to_owned(), ty: TensorType::new(dtype, shape) })
+fn parse_port(text: &str) -> Option<ValuePort> {
+    let (ty, name) = text.split_once(' ')?;
+    let digits = (0..ty.len() / 2).map(|index| ty.get(2 * index..2 * index + 2));
+    let bytes = digits.map(|digits| u8::from_str_radix(digits?, 16).ok()).collect::<Option<Vec<u8>>>()?;
+    Some(ValuePort { name: name.to_owned(), ty: postcard::from_bytes(&bytes).ok()? })
 }
 
 impl Seen {
@@ -216,11 +216,12 @@ fn unescape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor_type::{DataType, TensorType};
 
     fn entry() -> Entry {
-        let port = |name: &str, dtype, shape: &[usize]| Port {
+        let port = |name: &str, dtype, shape: &[usize]| ValuePort {
             name: name.to_owned(),
-            ty: TensorType::new(dtype, shape),
+            ty: TensorType::new(dtype, shape).into(),
         };
         Entry {
             model: PathBuf::from("/a folder/x.onnx"),
@@ -229,6 +230,7 @@ mod tests {
             summary: Summary {
                 inputs: vec![port("in put\\\n1", DataType::F32, &[1, 3, 8, 8]), port("", DataType::I64, &[])],
                 outputs: vec![port("y", DataType::Bool, &[0])],
+                run_time_nodes: 3,
                 kernels: vec!["conv_f32".to_owned(), "copy_b4".to_owned()],
                 weight_bytes: 1,
                 arena_bytes: 2,

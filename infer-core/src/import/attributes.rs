@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 
+use super::dims::Binder;
 use crate::diagnostic::Reason;
 use crate::onnx::proto::{AttributeProto, attribute_type};
 use crate::onnx::{quote, to_value};
-use crate::ops::{Attribute, Attributes};
+use crate::record::Attribute;
 use crate::value::Value;
 
 /// The attributes of a node.
-pub(super) fn convert(attributes: &[(&str, &AttributeProto)]) -> Result<Attributes, Reason> {
+pub(super) fn convert(attributes: &[(&str, &AttributeProto)]) -> Result<Vec<(String, Attribute)>, Reason> {
     let mut entries: Vec<(String, Attribute)> = Vec::with_capacity(attributes.len());
     let mut known = HashSet::new();
     for (name, attribute) in attributes {
@@ -22,7 +23,7 @@ pub(super) fn convert(attributes: &[(&str, &AttributeProto)]) -> Result<Attribut
         })?;
         entries.push(((*name).to_owned(), value));
     }
-    Ok(Attributes::new(entries))
+    Ok(entries)
 }
 
 fn convert_one(attribute: &AttributeProto) -> Result<Attribute, Reason> {
@@ -52,7 +53,12 @@ fn convert_one(attribute: &AttributeProto) -> Result<Attribute, Reason> {
         ty::TENSORS => unsupported("a list of tensors"),
         ty::GRAPHS => unsupported("a list of graphs"),
         ty::SPARSE_TENSOR | ty::SPARSE_TENSORS => unsupported("a sparse tensor"),
-        ty::TYPE_PROTO | ty::TYPE_PROTOS => unsupported("a type"),
+        ty::TYPE_PROTO => {
+            let ty = attribute.tp.as_ref().ok_or_else(missing)?;
+            let converted = Binder::new(&[]).convert(ty, "", None).map_err(Reason::new)?;
+            converted.map(Attribute::Type).ok_or_else(missing)
+        }
+        ty::TYPE_PROTOS => unsupported("a list of types"),
         ty::UNDEFINED => Err(missing()),
         other => unsupported(&format!("of type {other}")),
     }
@@ -75,6 +81,7 @@ fn kind(attribute: &AttributeProto) -> i32 {
         (!attribute.strings.is_empty(), ty::STRINGS),
         (!attribute.tensors.is_empty(), ty::TENSORS),
         (!attribute.graphs.is_empty(), ty::GRAPHS),
+        (attribute.tp.is_some(), ty::TYPE_PROTO),
     ];
     fields.iter().find(|(used, _)| *used).map_or(ty::UNDEFINED, |(_, kind)| *kind)
 }
@@ -84,6 +91,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::ops::Attributes;
 
     fn refused(attributes: &[(&str, &AttributeProto)]) -> String {
         convert(attributes).unwrap_err().what
@@ -94,7 +102,7 @@ mod tests {
         let old = AttributeProto { i: Some(3), ..AttributeProto::default() };
         let new =
             AttributeProto { r#type: attribute_type::INTS, ints: vec![1, 2], ..AttributeProto::default() };
-        let mut attributes = convert(&[("axis", &old), ("pads", &new)]).unwrap();
+        let mut attributes = Attributes::new(convert(&[("axis", &old), ("pads", &new)]).unwrap());
         assert_eq!(attributes.int("axis").unwrap(), Some(3));
         assert_eq!(attributes.ints("pads").unwrap(), Some(vec![1, 2]));
         assert_eq!(attributes.unread().count(), 0);

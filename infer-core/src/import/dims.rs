@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use crate::diagnostic::Diagnostic;
-use crate::onnx::proto::{Dimension, TypeProto, ValueInfoProto, dimension, type_proto};
-use crate::onnx::{MAX_RANK, data_type_name, quote};
+use crate::onnx::proto::{Dimension, TensorShapeProto, TypeProto, ValueInfoProto, dimension, type_proto};
+use crate::onnx::{MAX_RANK, STRING, data_type_name, quote};
 use crate::tensor_type::{DataType, MAX_ELEMENTS, TensorType};
+use crate::value::{ElementType, ValueType};
 
 /// The largest extent that may be bound.
 const LARGEST: u64 = 1 << 31;
@@ -17,11 +18,16 @@ pub(crate) struct Declared {
     pub(crate) dtype: Option<i32>,
     /// The extents, bound symbols as numbers.
     pub(crate) shape: Option<Vec<Option<usize>>>,
+    /// The whole type, where its element types are known.
+    pub(crate) ty: Option<ValueType>,
 }
 
 impl Declared {
     /// Whether a value of type `ty` is what was declared.
     pub(crate) fn admits(&self, ty: &TensorType) -> bool {
+        if matches!(&self.ty, Some(declared) if !matches!(declared, ValueType::Tensor { .. })) {
+            return false;
+        }
         self.dtype.is_none_or(|dtype| dtype == ty.dtype as i32)
             && self.shape.as_ref().is_none_or(|shape| {
                 shape.len() == ty.rank()
@@ -35,6 +41,9 @@ impl Declared {
 
 impl std::fmt::Display for Declared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(ty) = &self.ty {
+            return ty.fmt(f);
+        }
         f.write_str(&self.dtype.map_or_else(|| "?".to_owned(), data_type_name))?;
         let Some(shape) = &self.shape else { return f.write_str("[…]") };
         let extents: Vec<String> = shape
@@ -111,11 +120,14 @@ impl<'a> Binder<'a> {
     }
 
     /// The type of a graph input; `None` where a symbol is unbound, which [`Binder::finish`] reports.
-    pub(super) fn input(&mut self, input: &ValueInfoProto) -> Result<Option<TensorType>, String> {
-        let tensor = tensor_type(input.r#type.as_ref())?.ok_or("it declares no type")?;
-        let dtype = DataType::from_onnx(tensor.elem_type).ok_or_else(|| {
-            format!("its element type {} is not supported", data_type_name(tensor.elem_type))
-        })?;
+    pub(super) fn input(&mut self, input: &ValueInfoProto) -> Result<Option<ValueType>, String> {
+        let tensor = match input.r#type.as_ref().and_then(|ty| ty.value.as_ref()) {
+            None => return Err("it declares no type".to_owned()),
+            Some(type_proto::Value::TensorType(tensor)) => tensor,
+            // The parts of these come with each value.
+            Some(_) => return self.value_type(input, None),
+        };
+        let element = element_type(tensor.elem_type)?;
         let shape = tensor.shape.as_ref().ok_or(
             "it declares no shape, not even its number of dimensions\n       help: re-export the model with a shape",
         )?;
@@ -126,11 +138,15 @@ impl<'a> Binder<'a> {
         for (axis, dim) in shape.dim.iter().enumerate() {
             extents.push(self.extent(dim, &input.name, axis, Some("input")));
         }
-        let Some(shape) = extents.into_iter().collect::<Option<Vec<usize>>>() else { return Ok(None) };
-        let ty = TensorType::new(dtype, shape);
-        match ty.checked_elements() {
-            Some(_) => Ok(Some(ty)),
-            None => Err(format!("{ty} has more than {MAX_ELEMENTS} elements")),
+        if extents.contains(&None) {
+            return Ok(None);
+        }
+        let ty = ValueType::Tensor { element, shape: Some(extents) };
+        match ty.as_static() {
+            Some(ty) if ty.checked_elements().is_none() => {
+                Err(format!("{ty} has more than {MAX_ELEMENTS} elements"))
+            }
+            _ => Ok(Some(ty)),
         }
     }
 
@@ -145,16 +161,65 @@ impl<'a> Binder<'a> {
     }
 
     fn declared(&mut self, info: &ValueInfoProto, of: Option<&str>) -> Result<Declared, String> {
-        let Some(tensor) = tensor_type(info.r#type.as_ref())? else {
-            return Ok(Declared { dtype: None, shape: None });
+        let ty = self.value_type(info, of)?;
+        let tensor = match info.r#type.as_ref().and_then(|ty| ty.value.as_ref()) {
+            Some(type_proto::Value::TensorType(tensor)) => tensor,
+            _ => return Ok(Declared { dtype: None, shape: None, ty }),
         };
-        let mut extents = Vec::new();
-        for (axis, dim) in tensor.shape.iter().flat_map(|shape| &shape.dim).enumerate() {
-            extents.push(self.extent(dim, &info.name, axis, of));
-        }
-        Ok(Declared {
-            dtype: Some(tensor.elem_type).filter(|&dtype| dtype != 0),
-            shape: tensor.shape.is_some().then_some(extents),
+        let dtype = Some(tensor.elem_type).filter(|&dtype| dtype != 0);
+        let shape = match &ty {
+            Some(ValueType::Tensor { shape, .. }) => shape.clone(),
+            _ => tensor.shape.as_ref().map(|shape| self.extents(shape, &info.name, of)),
+        };
+        Ok(Declared { dtype, shape, ty })
+    }
+
+    fn extents(&mut self, shape: &TensorShapeProto, name: &str, of: Option<&str>) -> Vec<Option<usize>> {
+        shape.dim.iter().enumerate().map(|(axis, dim)| self.extent(dim, name, axis, of)).collect()
+    }
+
+    /// The declared type of a value; `None` where it declares none, or no element type.
+    pub(super) fn value_type(
+        &mut self,
+        info: &ValueInfoProto,
+        of: Option<&str>,
+    ) -> Result<Option<ValueType>, String> {
+        let Some(ty) = &info.r#type else { return Ok(None) };
+        self.convert(ty, &info.name, of)
+    }
+
+    /// The type `ty` of the value `name`.
+    pub(super) fn convert(
+        &mut self,
+        ty: &TypeProto,
+        name: &str,
+        of: Option<&str>,
+    ) -> Result<Option<ValueType>, String> {
+        use type_proto::Value;
+        let inner = |binder: &mut Self, ty: Option<&TypeProto>| match ty {
+            Some(ty) => binder.convert(ty, name, None),
+            None => Ok(None),
+        };
+        let Some(value) = &ty.value else { return Ok(None) };
+        Ok(match value {
+            Value::TensorType(tensor) if tensor.elem_type == 0 => None,
+            Value::TensorType(tensor) => Some(ValueType::Tensor {
+                element: element_type(tensor.elem_type)?,
+                shape: tensor.shape.as_ref().map(|shape| self.extents(shape, name, of)),
+            }),
+            Value::SequenceType(ty) => {
+                inner(self, ty.elem_type.as_deref())?.map(|ty| ValueType::Sequence(Box::new(ty)))
+            }
+            Value::OptionalType(ty) => {
+                inner(self, ty.elem_type.as_deref())?.map(|ty| ValueType::Optional(Box::new(ty)))
+            }
+            Value::MapType(map) => {
+                let key = element_type(map.key_type)?;
+                inner(self, map.value_type.as_deref())?
+                    .map(|value| ValueType::Map { key, value: Box::new(value) })
+            }
+            Value::SparseTensorType(_) => return Err("it is a sparse tensor, which is not supported".to_owned()),
+            Value::OpaqueType(_) => return Err("it is of an opaque type, which is not supported".to_owned()),
         })
     }
 
@@ -201,19 +266,14 @@ fn binding_key(symbol: &str) -> String {
     if identifier { symbol.to_owned() } else { format!("{symbol:?}") }
 }
 
-/// The tensor type in `ty`, `None` where nothing is declared, an error for what is no tensor.
-fn tensor_type(ty: Option<&TypeProto>) -> Result<Option<&type_proto::Tensor>, String> {
-    use type_proto::Value;
-    let kind = match ty.and_then(|ty| ty.value.as_ref()) {
-        None => return Ok(None),
-        Some(Value::TensorType(tensor)) => return Ok(Some(tensor)),
-        Some(Value::SequenceType(_)) => "a sequence",
-        Some(Value::MapType(_)) => "a map",
-        Some(Value::OptionalType(_)) => "an optional",
-        Some(Value::SparseTensorType(_)) => "a sparse tensor",
-        Some(Value::OpaqueType(_)) => "of an opaque type",
-    };
-    Err(format!("it is {kind}, only tensors are supported"))
+/// The element type with ONNX's number `code`.
+fn element_type(code: i32) -> Result<ElementType, String> {
+    if code == STRING {
+        return Ok(ElementType::String);
+    }
+    DataType::from_onnx(code)
+        .map(ElementType::Number)
+        .ok_or_else(|| format!("its element type {} is not supported", data_type_name(code)))
 }
 
 #[cfg(test)]
@@ -293,14 +353,17 @@ mod tests {
     }
 
     #[test]
-    fn inputs_must_be_tensors_of_known_types() {
+    fn inputs_must_be_of_known_types() {
         let mut binder = Binder::new(&[]);
         let mut input = info("a", &["4"]);
-        input.r#type = Some(TypeProto { value: Some(type_proto::Value::SequenceType(Box::default())) });
-        assert_eq!(binder.input(&input).unwrap_err(), "it is a sequence, only tensors are supported");
         let string = type_proto::Tensor { elem_type: 8, shape: None };
-        input.r#type = Some(TypeProto { value: Some(type_proto::Value::TensorType(string)) });
-        assert_eq!(binder.input(&input).unwrap_err(), "its element type string is not supported");
+        let strings = TypeProto { value: Some(type_proto::Value::TensorType(string)) };
+        let sequence = type_proto::Sequence { elem_type: Some(Box::new(strings)) };
+        input.r#type = Some(TypeProto { value: Some(type_proto::Value::SequenceType(Box::new(sequence))) });
+        assert_eq!(binder.input(&input).unwrap().unwrap().to_string(), "sequence of string[…]");
+        let unknown = type_proto::Tensor { elem_type: 99, shape: None };
+        input.r#type = Some(TypeProto { value: Some(type_proto::Value::TensorType(unknown)) });
+        assert_eq!(binder.input(&input).unwrap_err(), "its element type number 99 is not supported");
         input.r#type = None;
         assert_eq!(binder.input(&input).unwrap_err(), "it declares no type");
         let huge = info("a", &["1000000", "1000000"]);

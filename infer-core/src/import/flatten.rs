@@ -36,10 +36,23 @@ pub(super) struct FlatNode<'a> {
     /// The version of the domain; `None` where it is not imported.
     pub(super) opset: Option<i64>,
     pub(super) attributes: AttributeList<'a>,
+    /// The attributes that are graphs.
+    pub(super) graphs: Vec<(&'a str, FlatGraph<'a>)>,
+    /// First the operator's own inputs, then what its graphs read of the graph around.
     pub(super) inputs: Vec<Option<usize>>,
+    /// How many of the inputs are the operator's own.
+    pub(super) own_inputs: usize,
     pub(super) outputs: Vec<Option<usize>>,
     /// Why it is no such node: a call of a function that cannot be inlined.
     pub(super) refused: Option<Reason>,
+}
+
+/// A graph inside a node.
+pub(super) struct FlatGraph<'a> {
+    pub(super) proto: &'a GraphProto,
+    pub(super) flat: Flat<'a>,
+    /// Values of the graph around: the number here, and the input of the node that it is.
+    pub(super) captures: Vec<(usize, usize)>,
 }
 
 /// Attributes under the names that they have at their node: one that refers to an attribute of the function around
@@ -69,23 +82,14 @@ pub(super) fn flatten<'a>(
         suffixes: HashMap::new(),
         nodes: Vec::new(),
         calls: Vec::new(),
+        depth: 0,
         budget: MAX_INLINED_BYTES,
     };
     let opsets =
         opsets(&model.opset_import).map_err(|message| Diagnostic::model(format!("{name}: {message}")))?;
     let mut scope =
         Scope { prefix: String::new(), names: HashMap::new(), opsets: Rc::new(opsets), attributes: None };
-    // Before any name is made for a value of a function, so that the model's own names stay as they are.
-    let interface = graph.input.iter().chain(&graph.output).map(|info| info.name.as_str());
-    let named = interface.chain(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
-    for value in named
-        .chain(graph.node.iter().flat_map(|node| node.input.iter().chain(&node.output)).map(|n| n.as_str()))
-    {
-        flattener.value(&mut scope, value);
-    }
-    flattener
-        .inline(&graph.node, &mut scope)
-        .map_err(|message| Diagnostic::model(format!("{name}: {message}")))?;
+    flattener.graph(graph, &mut scope).map_err(|message| Diagnostic::model(format!("{name}: {message}")))?;
     Ok(Flat { values: flattener.values, nodes: flattener.nodes, names: scope.names })
 }
 
@@ -124,6 +128,8 @@ struct Flattener<'a> {
     nodes: Vec<FlatNode<'a>>,
     /// The functions around the current node.
     calls: Vec<&'a FunctionProto>,
+    /// How many nodes are around the current graph.
+    depth: usize,
     budget: usize,
 }
 
@@ -162,19 +168,101 @@ impl<'a> Flattener<'a> {
         Ok(())
     }
 
+    /// Adds the nodes of a graph.
+    fn graph(&mut self, graph: &'a GraphProto, scope: &mut Scope<'a>) -> Result<(), String> {
+        // Before any name is made for a value of a function, so that the model's own names stay as they are.
+        let interface = graph.input.iter().chain(&graph.output).map(|info| info.name.as_str());
+        let named = interface.chain(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
+        let sparse = graph.sparse_initializer.iter().filter_map(|tensor| tensor.values.as_ref());
+        let named = named.chain(sparse.map(|values| values.name.as_str()));
+        let used = graph.node.iter().flat_map(|node| node.input.iter().chain(&node.output));
+        for value in named.chain(used.map(String::as_str)) {
+            self.value(scope, value);
+        }
+        self.inline(&graph.node, scope)
+    }
+
+    /// A graph inside a node whose inputs are `inputs`; what it reads of the graph around it is added to them.
+    fn nested(
+        &mut self,
+        graph: &'a GraphProto,
+        around: &mut Scope<'a>,
+        inputs: &mut Vec<Option<usize>>,
+    ) -> Result<FlatGraph<'a>, String> {
+        if self.depth >= MAX_DEPTH {
+            return Err(format!("graphs lie more than {MAX_DEPTH} deep in nodes"));
+        }
+        let mut scope = Scope {
+            prefix: around.prefix.clone(),
+            names: HashMap::new(),
+            opsets: around.opsets.clone(),
+            attributes: around.attributes.clone(),
+        };
+        let outer = (
+            std::mem::take(&mut self.values),
+            std::mem::take(&mut self.taken),
+            std::mem::take(&mut self.suffixes),
+            std::mem::take(&mut self.nodes),
+        );
+        self.depth += 1;
+        let result = self.graph(graph, &mut scope);
+        self.depth -= 1;
+        let flat = Flat {
+            values: std::mem::replace(&mut self.values, outer.0),
+            nodes: std::mem::replace(&mut self.nodes, outer.3),
+            names: scope.names,
+        };
+        (self.taken, self.suffixes) = (outer.1, outer.2);
+        result?;
+        let own = graph.input.iter().map(|info| info.name.as_str());
+        let own = own.chain(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
+        let mut defined: HashSet<usize> =
+            own.filter_map(|name| flat.names.get(name).copied().flatten()).collect();
+        defined.extend(flat.nodes.iter().flat_map(|node| node.outputs.iter().flatten()));
+        let mut captured: Vec<(usize, &'a str)> = flat
+            .names
+            .iter()
+            .filter_map(|(name, id)| Some(((*id)?, *name)))
+            .filter(|(id, _)| !defined.contains(id))
+            .collect();
+        captured.sort_unstable();
+        let mut captures = Vec::with_capacity(captured.len());
+        for (inner, name) in captured {
+            let outer = self.value(around, name);
+            let position = match inputs.iter().position(|input| outer.is_some() && *input == outer) {
+                Some(known) => known,
+                None => {
+                    inputs.push(outer);
+                    inputs.len() - 1
+                }
+            };
+            captures.push((inner, position));
+        }
+        Ok(FlatGraph { proto: graph, flat, captures })
+    }
+
     fn inline(&mut self, nodes: &'a [NodeProto], scope: &mut Scope<'a>) -> Result<(), String> {
         for (index, node) in nodes.iter().enumerate() {
             let names =
                 node.input.iter().chain(&node.output).map(|name| name.len() + scope.prefix.len() + 64);
             self.spend(64 + scope.prefix.len() + names.sum::<usize>())?;
+            let mut inputs: Vec<Option<usize>> =
+                node.input.iter().map(|name| self.value(scope, name)).collect();
+            let own_inputs = inputs.len();
             let mut attributes = AttributeList::with_capacity(node.attribute.len());
+            let mut graphs = Vec::new();
             for attribute in &node.attribute {
                 if let Some(value) = resolve(attribute, scope) {
                     if !self.calls.is_empty() {
                         let raw = value.t.as_ref().and_then(|tensor| tensor.raw_data.as_ref());
                         self.spend(value.encoded_len() - raw.map_or(0, |raw| raw.len()))?;
                     }
-                    attributes.push((attribute.name.as_str(), value));
+                    match &value.g {
+                        Some(graph) if !self.is_function(node) => {
+                            graphs.push((attribute.name.as_str(), self.nested(graph, scope, &mut inputs)?));
+                        }
+                        _ => attributes.push((attribute.name.as_str(), value)),
+                    }
                 }
             }
             let name = match node.output.iter().find(|output| !output.is_empty()) {
@@ -189,7 +277,9 @@ impl<'a> Flattener<'a> {
                 domain,
                 opset: scope.opsets.get(domain).copied(),
                 attributes,
-                inputs: node.input.iter().map(|name| self.value(scope, name)).collect(),
+                graphs,
+                inputs,
+                own_inputs,
                 outputs: node.output.iter().map(|name| self.value(scope, name)).collect(),
                 refused: None,
             };
@@ -199,6 +289,12 @@ impl<'a> Flattener<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether `node` calls a function of the model.
+    fn is_function(&self, node: &NodeProto) -> bool {
+        let domain = normalize_domain(&node.domain);
+        self.functions.contains_key(&(domain, node.op_type.as_str(), node.overload.as_str()))
     }
 
     /// Puts the body of `function` in place of its call `node`.
@@ -244,7 +340,9 @@ impl<'a> Flattener<'a> {
                 domain: "",
                 opset: scope.opsets.get("").or_else(|| around.opsets.get("")).copied(),
                 attributes: Vec::new(),
+                graphs: Vec::new(),
                 inputs: vec![source],
+                own_inputs: 1,
                 outputs: vec![Some(output)],
                 refused: None,
             });

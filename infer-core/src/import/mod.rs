@@ -5,6 +5,7 @@
 )]
 
 mod attributes;
+mod body;
 mod dims;
 mod flatten;
 mod order;
@@ -13,6 +14,7 @@ mod report;
 mod tests;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use dims::Binder;
 pub(crate) use dims::Declared;
@@ -23,10 +25,12 @@ use crate::calls::LowerNode;
 use crate::constant::Constant;
 use crate::diagnostic::{Diagnostic, Reason};
 use crate::graph::{Graph, Node, ValueId};
-use crate::onnx::proto::{GraphProto, ModelProto, TensorProto};
-use crate::onnx::{ModelFile, printable, quote, to_constant};
-use crate::ops::{self, ImportNode, NodeTypes, Operator, Row};
+use crate::onnx::proto::{GraphProto, ModelProto, SparseTensorProto, TensorProto};
+use crate::onnx::{ModelFile, printable, quote, to_dense, to_value};
+use crate::ops::{self, Attribute, Attributes, ImportNode, NodeTypes, Operator, Row};
+use crate::record::NodeRecord;
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::{Strings, Value, ValueType};
 
 /// A model as a typed graph, with what is known of it beside.
 #[derive(Debug)]
@@ -35,6 +39,16 @@ pub struct Model {
     pub graph: Graph,
     /// What is known of it beside.
     pub info: ModelInfo,
+    /// For each node of the graph what it was in the model.
+    pub(crate) originals: Vec<Original>,
+    /// For each node of the graph whether it is a step of its own at run time, beside the plans of kernel calls.
+    pub(crate) runs_alone: Vec<bool>,
+    /// Known values that are no tensors of numbers.
+    pub(crate) strings: Vec<(ValueId, Value)>,
+    /// The types of the inputs.
+    pub inputs: Vec<ValueType>,
+    /// The types of the outputs: declared ones, where only the run knows them.
+    pub outputs: Vec<ValueType>,
 }
 
 /// What is known of a model beside its graph.
@@ -67,13 +81,26 @@ impl ModelInfo {
     }
 }
 
+/// A node as it stands in the model.
+#[derive(Clone, Debug)]
+pub(crate) struct Original {
+    /// What it applies, for messages.
+    pub(crate) origin: Origin,
+    /// The node as data, its values left out.
+    pub(crate) record: Arc<NodeRecord>,
+}
+
 /// A graph whose types are still to be inferred, by [`crate::shape_inference::infer`]. Nodes that could not be
 /// imported are in it as such, so that one message can name them and those whose types do not fit.
 #[derive(Debug)]
 pub struct Imported {
     pub(crate) graph: Graph,
     /// For each node of the graph what it was in the model.
-    pub(crate) origins: Vec<Origin>,
+    pub(crate) originals: Vec<Original>,
+    /// Known values that are no tensors of numbers.
+    pub(crate) strings: Vec<(ValueId, Value)>,
+    /// The types of the inputs.
+    pub(crate) inputs: Vec<ValueType>,
     /// What is declared of the outputs.
     pub(crate) outputs: Vec<Declared>,
     /// What is declared of values between.
@@ -135,7 +162,9 @@ pub fn import_with(
         sources,
         ids: vec![None; flat.values.len()],
         graph: Graph::default(),
-        origins: Vec::new(),
+        originals: Vec::new(),
+        strings: Vec::new(),
+        inputs: Vec::new(),
         info: info(name, proto, graph),
         errors: Vec::new(),
         flat,
@@ -153,6 +182,7 @@ enum Source<'a> {
     Nothing,
     Input,
     Initializer(&'a TensorProto),
+    Sparse(&'a SparseTensorProto),
     Node(usize),
 }
 
@@ -175,12 +205,20 @@ impl<'a> Sources<'a> {
                 Some(_) => error(format!("initializer {} is defined twice", quote(&tensor.name))),
             }
         }
+        for tensor in &graph.sparse_initializer {
+            let Some(values) = &tensor.values else { continue };
+            match id(&values.name).and_then(|id| sources.of.get_mut(id)) {
+                None => {}
+                Some(source @ Source::Nothing) => *source = Source::Sparse(tensor),
+                Some(_) => error(format!("initializer {} is defined twice", quote(&values.name))),
+            }
+        }
         for input in &graph.input {
             match id(&input.name).and_then(|id| sources.of.get_mut(id)) {
                 None => error("a graph input has no name".to_owned()),
                 Some(source @ Source::Nothing) => *source = Source::Input,
                 // In old files initializers are listed as inputs as well.
-                Some(Source::Initializer(_)) => {}
+                Some(Source::Initializer(_) | Source::Sparse(_)) => {}
                 Some(_) => error(format!("graph input {} is listed twice", quote(&input.name))),
             }
         }
@@ -194,7 +232,7 @@ impl<'a> Sources<'a> {
                         continue;
                     }
                     Some(Source::Input) => "a graph input".to_owned(),
-                    Some(Source::Initializer(_)) => "an initializer".to_owned(),
+                    Some(Source::Initializer(_) | Source::Sparse(_)) => "an initializer".to_owned(),
                     Some(Source::Node(other)) => {
                         let other = flat.nodes.get(*other).map_or("", |other| other.name.as_str());
                         format!("an output of node {}", quote(other))
@@ -204,23 +242,15 @@ impl<'a> Sources<'a> {
                 failures.add(&node.name, &node.origin(), Reason::new(reason), Vec::new());
             }
         }
-        let sparse = graph.sparse_initializer.iter().filter_map(|tensor| tensor.values.as_ref());
-        let sparse: HashSet<&str> = sparse.map(|values| values.name.as_str()).collect();
         for node in &flat.nodes {
             for &input in node.inputs.iter().flatten() {
                 if matches!(sources.of.get(input), Some(Source::Nothing)) {
                     let input = flat.name(input);
-                    let reason = match sparse.contains(input) {
-                        true => format!(
-                            "its input {} is a sparse initializer, which is not supported",
-                            quote(input)
-                        ),
-                        false => format!(
-                            "its input {} is not there: no node writes it, and it is neither a graph input nor an \
-                             initializer",
-                            quote(input)
-                        ),
-                    };
+                    let reason = format!(
+                        "its input {} is not there: no node writes it, and it is neither a graph input nor an \
+                         initializer",
+                        quote(input)
+                    );
                     failures.add(&node.name, &node.origin(), Reason::new(reason), Vec::new());
                 }
             }
@@ -315,7 +345,9 @@ struct Importer<'a> {
     /// The values of the graph so far.
     ids: Vec<Option<ValueId>>,
     graph: Graph,
-    origins: Vec<Origin>,
+    originals: Vec<Original>,
+    strings: Vec<(ValueId, Value)>,
+    inputs: Vec<ValueType>,
     info: ModelInfo,
     errors: Vec<Diagnostic>,
 }
@@ -343,7 +375,8 @@ impl<'a> Importer<'a> {
                 self.error(format!("graph input {}: {e}", quote(&input.name)));
                 None
             });
-            let value = self.graph.add_value(input.name.clone(), ty);
+            let value = self.graph.add_value(input.name.clone(), ty.as_ref().and_then(ValueType::as_static));
+            self.inputs.extend(ty);
             self.graph.inputs.push(value);
             self.info.inputs.push(input.name.clone());
             if let Some(slot) = self.ids.get_mut(id) {
@@ -373,22 +406,40 @@ impl<'a> Importer<'a> {
         }
         let name = self.flat.name(id).to_owned();
         let value = match self.sources.of.get(id) {
-            Some(Source::Initializer(tensor)) => match to_constant(tensor) {
-                Ok(constant) => {
-                    self.info.parameters += constant.ty().elements() as u64;
-                    self.graph.add_constant(name, constant)
-                }
-                Err(reason) => {
-                    self.error(format!("initializer {}: {}", quote(&name), reason.what));
-                    self.graph.add_value(name, None)
-                }
-            },
+            Some(Source::Initializer(tensor)) => self.initializer(name, to_value(tensor)),
+            Some(Source::Sparse(tensor)) => self.initializer(name, to_dense(tensor).map(Value::Tensor)),
             _ => self.graph.add_value(name, None),
         };
         if let Some(slot) = self.ids.get_mut(id) {
             *slot = Some(value);
         }
         value
+    }
+
+    fn initializer(&mut self, name: String, value: Result<Value, Reason>) -> ValueId {
+        match value {
+            Ok(value) => {
+                self.info.parameters +=
+                    value.shape().map_or(0, |shape| shape.iter().fold(1u64, |n, &extent| n * extent as u64));
+                self.known(name, value)
+            }
+            Err(reason) => {
+                self.error(format!("initializer {}: {}", quote(&name), reason.what));
+                self.graph.add_value(name, None)
+            }
+        }
+    }
+
+    /// Adds a value that is known.
+    fn known(&mut self, name: String, value: Value) -> ValueId {
+        match value {
+            Value::Tensor(constant) => self.graph.add_constant(name, constant),
+            other => {
+                let id = self.graph.add_value(name, None);
+                self.strings.push((id, other));
+                id
+            }
+        }
     }
 
     fn values(&mut self, ids: &[Option<usize>]) -> Vec<Option<ValueId>> {
@@ -401,26 +452,33 @@ impl<'a> Importer<'a> {
         let Some(node) = self.flat.nodes.get(index) else { return };
         let origin = node.origin();
         let name = node.name.clone();
-        let is_constant = node.op_type == "Constant" && node.domain.is_empty() && node.refused.is_none();
-        let imported =
-            if is_constant { constant_node(node).map(Ok) } else { import_node(node, find).map(Err) };
         let (input_ids, output_ids) = (node.inputs.clone(), node.outputs.clone());
-        let inputs = self.values(&input_ids);
+        let imported = if is_constant(node) {
+            constant_node(node).map(Imports::Known)
+        } else {
+            import_node(node, find).map(|(op, record)| Imports::Operator(op, record))
+        };
         let outputs = self.values(&output_ids);
-        let op: Box<dyn Operator> = match imported {
-            Ok(Ok(constant)) => {
+        let (op, record): (Box<dyn Operator>, _) = match imported {
+            Ok(Imports::Known(value)) => {
                 if let [Some(output)] = outputs.as_slice() {
-                    let value = self.graph.value_mut(*output);
-                    value.ty = Some(constant.ty().clone());
-                    value.constant = Some(constant);
+                    match value {
+                        Value::Tensor(constant) => {
+                            let value = self.graph.value_mut(*output);
+                            value.ty = Some(constant.ty().clone());
+                            value.constant = Some(constant);
+                        }
+                        other => self.strings.push((*output, other)),
+                    }
                 }
                 return;
             }
-            Ok(Err(op)) => op,
-            Err(reason) => Box::new(Refused(reason)),
+            Ok(Imports::Operator(op, record)) => (op, record),
+            Err(reason) => (Box::new(Refused(reason)), NodeRecord::default()),
         };
+        let inputs = self.values(&input_ids);
         self.graph.nodes.push(Node { name, op, inputs, outputs });
-        self.origins.push(origin);
+        self.originals.push(Original { origin, record: Arc::new(record) });
     }
 
     fn finish(mut self, graph: &'a GraphProto, declared: Interface<'a>) -> Result<Imported, Vec<Diagnostic>> {
@@ -433,9 +491,9 @@ impl<'a> Importer<'a> {
         if !self.errors.is_empty() {
             // Without types of the inputs inference says nothing more; what import found is said now.
             let mut failures = Failures::default();
-            for (node, origin) in self.graph.nodes.iter().zip(&self.origins) {
+            for (node, original) in self.graph.nodes.iter().zip(&self.originals) {
                 if let Some(Refused(reason)) = node.op_as() {
-                    failures.add(&node.name, origin, reason.clone(), Vec::new());
+                    failures.add(&node.name, &original.origin, reason.clone(), Vec::new());
                 }
             }
             if !failures.is_empty() {
@@ -465,7 +523,9 @@ impl<'a> Importer<'a> {
         self.info.unused = inputs.chain(initializers).collect();
         Ok(Imported {
             graph: self.graph,
-            origins: self.origins,
+            originals: self.originals,
+            strings: self.strings,
+            inputs: self.inputs,
             outputs: declared.outputs,
             value_info,
             info: self.info,
@@ -473,8 +533,18 @@ impl<'a> Importer<'a> {
     }
 }
 
-/// The operator of a node.
-fn import_node(node: &FlatNode<'_>, find: Find<'_>) -> Result<Box<dyn Operator>, Reason> {
+/// What a node of the file becomes.
+enum Imports {
+    Known(Value),
+    Operator(Box<dyn Operator>, NodeRecord),
+}
+
+fn is_constant(node: &FlatNode<'_>) -> bool {
+    node.op_type == "Constant" && node.domain.is_empty() && node.refused.is_none()
+}
+
+/// The operator of a node, and the node as data.
+fn import_node(node: &FlatNode<'_>, find: Find<'_>) -> Result<(Box<dyn Operator>, NodeRecord), Reason> {
     if let Some(reason) = &node.refused {
         return Err(reason.clone());
     }
@@ -493,35 +563,59 @@ fn import_node(node: &FlatNode<'_>, find: Find<'_>) -> Result<Box<dyn Operator>,
         }
         present
     };
-    let (inputs, outputs) = (present(&node.inputs), present(&node.outputs));
-    let attributes = attributes::convert(&node.attributes)?;
-    ops::import(row, ImportNode { op_type: node.op_type.to_owned(), opset, attributes, inputs, outputs })
+    let own = node.inputs.get(..node.own_inputs).unwrap_or(&node.inputs);
+    let (inputs, outputs) = (present(own), present(&node.outputs));
+    let mut entries = attributes::convert(&node.attributes)?;
+    for (name, graph) in &node.graphs {
+        entries.push(((*name).to_owned(), Attribute::Graph(Arc::new(body::convert(graph, find)?))));
+    }
+    let record = NodeRecord {
+        name: node.name.clone(),
+        domain: node.domain.to_owned(),
+        op_type: node.op_type.to_owned(),
+        opset,
+        attributes: entries.clone(),
+        own_inputs: node.own_inputs as u32,
+        ..NodeRecord::default()
+    };
+    let attributes = Attributes::new(entries);
+    let op = ops::import(row, ImportNode { op_type: node.op_type.to_owned(), opset, attributes, inputs, outputs })?;
+    Ok((op, record))
 }
 
 /// The value of a Constant node.
-fn constant_node(node: &FlatNode<'_>) -> Result<Constant, Reason> {
+fn constant_node(node: &FlatNode<'_>) -> Result<Value, Reason> {
     let one_output = matches!(node.outputs.as_slice(), [Some(_)]);
     if !one_output || node.inputs.iter().any(Option::is_some) {
         return Err(Reason::new("a constant has no inputs and one output"));
     }
-    let [(name, _)] = node.attributes.as_slice() else {
+    let [(name, attribute)] = node.attributes.as_slice() else {
         return Err(Reason::new(format!("a constant has one attribute, not {}", node.attributes.len())));
     };
-    let name = *name;
-    let mut attributes = attributes::convert(&node.attributes)?;
+    if let ("sparse_value", Some(sparse)) = (*name, &attribute.sparse_tensor) {
+        return to_dense(sparse).map(Value::Tensor);
+    }
+    let mut entries = attributes::convert(&node.attributes)?;
     let scalar = |dtype| TensorType::new(dtype, []);
-    let value = match name {
-        "value" => attributes.tensor(name)?,
-        "value_int" => attributes.int(name)?.map(|value| Constant::of(scalar(DataType::I64), &[value])),
-        "value_ints" => attributes.ints(name)?.map(|values| Constant::of_i64(&values)),
-        "value_float" => attributes.float(name)?.map(Constant::scalar_f32),
-        "value_floats" => attributes
-            .floats(name)?
-            .map(|values| Constant::of(TensorType::new(DataType::F32, [values.len()]), &values)),
+    let strings = |shape: &[usize], strings: Vec<String>| Strings::new(shape, strings).map(Value::Strings);
+    let value = match (*name, entries.pop().map(|(_, value)| value)) {
+        ("value", Some(Attribute::Tensor(value))) => Some(Value::Tensor(value)),
+        ("value", Some(Attribute::StringTensor(value))) => Some(Value::Strings(value)),
+        ("value_int", Some(Attribute::Int(value))) => {
+            Some(Value::Tensor(Constant::of(scalar(DataType::I64), &[value])))
+        }
+        ("value_ints", Some(Attribute::Ints(values))) => Some(Value::Tensor(Constant::of_i64(&values))),
+        ("value_float", Some(Attribute::Float(value))) => Some(Value::Tensor(Constant::scalar_f32(value))),
+        ("value_floats", Some(Attribute::Floats(values))) => {
+            Some(Value::Tensor(Constant::of(TensorType::new(DataType::F32, [values.len()]), &values)))
+        }
+        ("value_string", Some(Attribute::String(value))) => strings(&[], vec![value]),
+        ("value_strings", Some(Attribute::Strings(values))) => strings(&[values.len()], values),
         _ => None,
     };
     value.ok_or_else(|| {
-        Reason::new(format!("attribute {} is not supported", quote(name)))
-            .supported("value, value_int, value_ints, value_float, value_floats")
+        Reason::new(format!("attribute {} is not supported", quote(name))).supported(
+            "value, sparse_value, value_int, value_ints, value_float, value_floats, value_string, value_strings",
+        )
     })
 }

@@ -8,10 +8,12 @@ mod external_data;
 pub mod proto;
 mod read;
 mod tensor;
+mod value;
 
 pub use crate::diagnostic::{printable, quote};
 pub use read::{ModelFile, decode, read};
-pub use tensor::{STRING, data_type_name, tensor_type, to_constant, to_value};
+pub use tensor::{STRING, data_type_name, tensor_type, to_constant, to_dense, to_value};
+pub use value::{read_value, write_value};
 
 /// The oldest and the newest opset of ai.onnx that are understood.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use bytemuck::NoUninit;
 use bytes::Bytes;
 
-use super::proto::TensorProto;
+use super::proto::{SparseTensorProto, TensorProto};
 use super::{MAX_RANK, quote};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -171,6 +171,45 @@ pub fn to_value(tensor: &TensorProto) -> Result<Value, Reason> {
         Reason::new(format!("a tensor of strings with dimensions {:?} holds {count}", tensor.dims))
     };
     shape.and_then(|shape| Strings::new(shape, strings)).map(Value::Strings).ok_or_else(wrong)
+}
+
+/// A sparse tensor with its zeros.
+pub fn to_dense(sparse: &SparseTensorProto) -> Result<Constant, Reason> {
+    let missing = || Reason::new("a sparse tensor without values or indices");
+    let values = to_constant(sparse.values.as_ref().ok_or_else(missing)?)?;
+    let indices = to_constant(sparse.indices.as_ref().ok_or_else(missing)?)?;
+    let dense = TensorProto {
+        dims: sparse.dims.clone(),
+        data_type: values.ty().dtype as i32,
+        ..TensorProto::default()
+    };
+    let ty = tensor_type(&dense)?;
+    const MAX_BYTES: usize = 1 << 30;
+    if ty.bytes() > MAX_BYTES {
+        return Err(Reason::new(format!("{ty} has more than {MAX_BYTES} bytes")));
+    }
+    let width = ty.dtype.size_bytes();
+    let mut data = vec![0; ty.bytes()];
+    let count = values.ty().elements();
+    let all = indices.to_i64s().ok_or_else(|| Reason::new("indices of a sparse tensor that are no integers"))?;
+    let strides = ty.strides();
+    let per_value = if indices.ty().rank() == 2 { ty.rank() } else { 1 };
+    if all.len() != count * per_value {
+        return Err(Reason::new(format!("{count} values and {} indices of a sparse tensor", all.len())));
+    }
+    for (position, value) in values.data().chunks(width).enumerate() {
+        let index = all.get(position * per_value..(position + 1) * per_value).unwrap_or_default();
+        let flat = match index {
+            [flat] if indices.ty().rank() < 2 => Some(*flat),
+            axes => axes.iter().zip(&strides).zip(&ty.shape).try_fold(0i64, |sum, ((&at, &stride), &extent)| {
+                ((0..extent as i64).contains(&at)).then(|| sum + at * stride)
+            }),
+        };
+        let start = flat.and_then(|flat| usize::try_from(flat).ok()).and_then(|flat| flat.checked_mul(width));
+        let slot = start.and_then(|start| data.get_mut(start..start.checked_add(width)?));
+        slot.ok_or_else(|| Reason::new(format!("index {index:?} lies outside of {ty}")))?.copy_from_slice(value);
+    }
+    Constant::new(ty.clone(), data.into()).ok_or_else(|| Reason::new(format!("{ty} is too large")))
 }
 
 fn pairs<T: NoUninit>(ty: &TensorType, field: &str, values: &[T]) -> Result<Bytes, Reason> {

@@ -23,6 +23,12 @@ unsafe impl Send for AlignedBytes {}
 // SAFETY: through a shared reference its bytes are only read.
 unsafe impl Sync for AlignedBytes {}
 
+impl AsRef<[u8]> for AlignedBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
 #[repr(align(64))]
 struct Aligned;
 

@@ -187,6 +187,6 @@ pub(super) struct OperandRecord {
 
 /// The checksum of `words`: for each word, rotate the sum left by 5, xor the word, multiply by an odd constant.
 /// Every step can be undone, so that a change in one word always changes the sum.
-pub(super) fn checksum(words: impl Iterator<Item = u64>) -> u64 {
+pub(crate) fn checksum(words: impl Iterator<Item = u64>) -> u64 {
     words.fold(0, |sum: u64, word| (sum.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95))
 }

@@ -9,6 +9,8 @@ mod read;
 mod write;
 
 pub use bytes::AlignedBytes;
+#[cfg(feature = "dynamic")]
+pub(crate) use format::checksum;
 pub use format::{ALIGNMENT, VERSION};
 pub use read::{PlanView, Step};
 #[cfg(feature = "compiler")]

@@ -16,14 +16,32 @@ pub enum PlanBytes {
     Static(&'static [u8]),
     /// Read at run time.
     Owned(Arc<AlignedBytes>),
+    /// A part of what was read.
+    Part(Arc<AlignedBytes>, Range<usize>),
 }
 
 impl PlanBytes {
+    /// A part of the bytes, which must begin at a multiple of 64.
+    #[cfg(feature = "dynamic")]
+    pub(crate) fn part(&self, range: Range<usize>) -> Result<PlanBytes> {
+        if self.as_slice().get(range.clone()).is_none() {
+            return Err(Error::new(ErrorKind::Plan, "the plan is damaged: a part of it lies outside of it"));
+        }
+        Ok(match self {
+            PlanBytes::Static(bytes) => PlanBytes::Static(&bytes[range]),
+            PlanBytes::Owned(bytes) => PlanBytes::Part(bytes.clone(), range),
+            PlanBytes::Part(bytes, outer) => {
+                PlanBytes::Part(bytes.clone(), outer.start + range.start..outer.start + range.end)
+            }
+        })
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
             PlanBytes::Static(bytes) => bytes,
             PlanBytes::Owned(bytes) => bytes.as_slice(),
+            PlanBytes::Part(bytes, range) => &bytes.as_slice()[range.clone()],
         }
     }
 }
@@ -271,7 +289,7 @@ fn check_kernels(view: &PlanView<'_>, kernels: &[&'static Kernel]) -> Result<()>
 /// # Errors
 ///
 /// If there is none of a name.
-#[cfg(feature = "compiler")]
+#[cfg(feature = "dynamic")]
 pub fn registered_kernels(view: &PlanView<'_>) -> Result<Vec<&'static Kernel>> {
     let find = |name: &&str| {
         infer_kernels::reference::find(name).map(|entry| entry.kernel).ok_or_else(|| {

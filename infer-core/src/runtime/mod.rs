@@ -11,7 +11,7 @@ pub use context::{Context, Output};
 pub use element::Element;
 pub use engine::{Engine, EngineInfo, EngineOptions, PlanBytes, StepInfo};
 
-#[cfg(feature = "compiler")]
+#[cfg(feature = "dynamic")]
 pub use engine::registered_kernels;
 
 #[cfg(all(test, feature = "compiler"))]

@@ -1,0 +1,187 @@
+//! Models on values of any type: a plan alone, or a program whose static parts are plans.
+
+mod format;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+pub(crate) use format::{DOMAIN, Parts, REGION};
+use infer_kernels::{Isa, threads};
+
+use crate::constant::Constant;
+use crate::diagnostic::Reason;
+use crate::error::{Error, ErrorKind, Result};
+use crate::execute::Backend;
+use crate::node_values::NodeValues;
+use crate::ops::Operator;
+use crate::plan::{AlignedBytes, PlanView};
+use crate::program::Program;
+use crate::runtime::{Engine, EngineOptions, Output, PlanBytes, registered_kernels};
+use crate::value::{Value, ValuePort};
+
+/// A compiled model, ready to run. Any number of threads may share it.
+#[derive(Debug)]
+pub struct Session {
+    inputs: Vec<ValuePort>,
+    outputs: Vec<ValuePort>,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// All of it is known while compiling.
+    Plan(Region),
+    /// Some of it only the run knows.
+    Program(Program, Backend),
+}
+
+impl Session {
+    /// Opens what [`compile`](crate::compile::compile) makes.
+    ///
+    /// # Errors
+    ///
+    /// If the plan is damaged or of another version; if `INFER_ISA`, `INFER_THREADS` or the options ask for what is not
+    /// there.
+    pub fn open(plan: impl Into<PlanBytes>, options: EngineOptions) -> Result<Self> {
+        let plan = plan.into();
+        if !format::is_program(plan.as_slice()) {
+            let region = Region::open(plan, options)?;
+            let info = region.0.info();
+            let ports = |ports: &[crate::plan::Port]| ports.iter().cloned().map(ValuePort::from).collect();
+            let (inputs, outputs) = (ports(info.inputs), ports(info.outputs));
+            return Ok(Session { inputs, outputs, body: Body::Plan(region) });
+        }
+        let (parts, plans) = Parts::read(plan.as_slice())?;
+        let isa = Isa::selected().map_err(|error| Error::new(ErrorKind::Configuration, error.to_string()))?;
+        let threads = match options.threads {
+            Some(threads) => threads.clamp(1, threads::MAX_THREADS),
+            None => threads::available()
+                .map_err(|error| Error::new(ErrorKind::Configuration, error.to_string()))?,
+        };
+        let mut regions = Vec::with_capacity(plans.len());
+        for range in plans {
+            regions.push(Arc::new(Region::open(plan.part(range)?, options)?));
+        }
+        let program = Program::with(&parts.graph, &regions)
+            .map_err(|reason| Error::new(ErrorKind::Plan, format!("the plan cannot be used: {}", reason.what)))?;
+        let body = Body::Program(program, Backend::Processor { isa, threads });
+        Ok(Session { inputs: parts.inputs, outputs: parts.outputs, body })
+    }
+
+    /// The inputs, in the model's order.
+    pub fn inputs(&self) -> &[ValuePort] {
+        &self.inputs
+    }
+
+    /// The outputs, in the model's order.
+    pub fn outputs(&self) -> &[ValuePort] {
+        &self.outputs
+    }
+
+    /// Computes the outputs from the inputs, both in the model's order.
+    ///
+    /// # Errors
+    ///
+    /// If there are more or fewer inputs than the model has, or one is not of its type; if the model cannot compute
+    /// with the values; if an output turns out to be of another type than the model declares; if there is no memory.
+    pub fn run(&self, inputs: &[Value]) -> Result<Vec<Value>> {
+        if inputs.len() != self.inputs.len() {
+            let (wanted, given) = (self.inputs.len(), inputs.len());
+            return Err(Error::new(
+                ErrorKind::Input,
+                format!("the model has {wanted} inputs; {given} were given"),
+            ));
+        }
+        for (port, value) in self.inputs.iter().zip(inputs) {
+            if !port.ty.admits(value) {
+                let (name, ty, given) = (&port.name, &port.ty, value.describe());
+                return Err(Error::new(
+                    ErrorKind::Input,
+                    format!("input `{name}` is {ty}; {given} was given for it"),
+                ));
+            }
+        }
+        match &self.body {
+            Body::Plan(region) => {
+                let inputs: Vec<&Constant> = inputs.iter().filter_map(Value::as_tensor).collect();
+                Ok(region.run(&inputs)?.into_iter().map(Value::Tensor).collect())
+            }
+            Body::Program(program, backend) => {
+                let outputs = program
+                    .run(inputs, &[], backend)
+                    .map_err(|reason| Error::new(ErrorKind::Input, reason.what))?;
+                for (port, value) in self.outputs.iter().zip(&outputs) {
+                    if !port.ty.admits(value) {
+                        let (name, ty, found) = (&port.name, &port.ty, value.describe());
+                        return Err(Error::new(
+                            ErrorKind::Input,
+                            format!("output `{name}` is declared as {ty}; with these inputs it is {found}"),
+                        ));
+                    }
+                }
+                Ok(outputs)
+            }
+        }
+    }
+}
+
+/// A static part of a model.
+#[derive(Debug)]
+pub(crate) struct Region(Engine);
+
+impl Region {
+    fn open(plan: PlanBytes, options: EngineOptions) -> Result<Self> {
+        let kernels = registered_kernels(&PlanView::read(plan.as_slice())?)?;
+        Engine::open(plan, &kernels, options).map(Region)
+    }
+
+    fn run(&self, inputs: &[&Constant]) -> Result<Vec<Constant>> {
+        let info = self.0.info();
+        let mut aligned = Vec::new();
+        for (input, port) in inputs.iter().zip(info.inputs) {
+            // The element types' own alignment is at most this.
+            let is_aligned = input.data().as_ptr().addr().is_multiple_of(16) || port.ty.bytes() == 0;
+            aligned.push(if is_aligned { None } else { Some(AlignedBytes::copy_of(input.data())?) });
+        }
+        let inputs: Vec<&[u8]> = inputs
+            .iter()
+            .zip(&aligned)
+            .map(|(input, copy)| copy.as_ref().map_or(&**input.data(), AlignedBytes::as_slice))
+            .collect();
+        let mut memory = Vec::with_capacity(info.outputs.len());
+        for port in info.outputs {
+            memory.push(AlignedBytes::zeroed(port.ty.bytes())?);
+        }
+        let mut outputs: Vec<Output<'_>> =
+            memory.iter_mut().map(|bytes| bytes.as_mut_slice().into()).collect();
+        self.0.run(&inputs, &mut outputs)?;
+        drop(outputs);
+        let lost = || Error::new(ErrorKind::Plan, "an output has another size than its type");
+        let tensors = info.outputs.iter().zip(memory);
+        tensors.map(|(port, bytes)| Constant::new(port.ty.clone(), Bytes::from_owner(bytes)).ok_or_else(lost)).collect()
+    }
+}
+
+impl Operator for Arc<Region> {
+    fn name(&self) -> &'static str {
+        REGION
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        let wanted = self.0.info().inputs.len();
+        if node.inputs.len() != wanted {
+            return Err(Reason::new(format!("{} inputs for a part of {wanted}", node.inputs.len())));
+        }
+        let mut tensors = Vec::with_capacity(wanted);
+        for (index, port) in self.0.info().inputs.iter().enumerate() {
+            let tensor = node.tensor(index)?;
+            if *tensor.ty() != port.ty {
+                let (name, ty, found) = (&port.name, &port.ty, tensor.ty());
+                return Err(Reason::new(format!("value `{name}` is {found} where the model declares {ty}")));
+            }
+            tensors.push(tensor);
+        }
+        let outputs = self.run(&tensors).map_err(|error| Reason::new(error.to_string()))?;
+        Ok(Some(outputs.into_iter().map(Value::Tensor).collect()))
+    }
+}
