@@ -1,22 +1,22 @@
 //! The compiler and the run time as the commands use them.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
-use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use infer_core::compile::{Compiled, compile};
-use infer_core::diagnostic::{Diagnostic, quote};
+use infer_core::diagnostic::Diagnostic;
 use infer_core::onnx::proto::{
-    GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto, dimension, type_proto,
+    Dimension, GraphProto, ModelProto, TypeProto, ValueInfoProto, dimension, type_proto,
 };
-use infer_core::onnx::{self, STRING, data_type_name};
+use infer_core::onnx::{self, STRING};
 use infer_core::options::Options;
-use infer_core::plan::{AlignedBytes, PlanView};
-use infer_core::runtime::{Engine, EngineOptions, Output, registered_kernels};
-use infer_core::tensor_type::{DataType, TensorType};
-use infer_core::value::{ElementType, Value, ValueType};
-use prost::Message;
+use infer_core::plan::AlignedBytes;
+use infer_core::runtime::EngineOptions;
+use infer_core::session::Session;
+use infer_core::tensor_type::DataType;
+use infer_core::value::{ElementType, ValueType};
 
 use crate::progress;
 
@@ -75,7 +75,7 @@ impl fmt::Display for Declared {
     }
 }
 
-fn extent(dim: &onnx::proto::Dimension, name: &str, axis: usize) -> Extent {
+fn extent(dim: &Dimension, name: &str, axis: usize) -> Extent {
     match &dim.value {
         Some(dimension::Value::DimValue(extent)) if *extent >= 0 => Extent::Known(*extent as usize),
         Some(dimension::Value::DimParam(symbol)) if !symbol.is_empty() => Extent::Symbol(symbol.clone()),
@@ -94,7 +94,7 @@ fn value_type(ty: &TypeProto) -> Option<ValueType> {
     let inner = |ty: &Option<Box<TypeProto>>| Some(Box::new(value_type(ty.as_deref()?)?));
     Some(match ty.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => {
-            let known = |dim: &onnx::proto::Dimension| match extent(dim, "", 0) {
+            let known = |dim: &Dimension| match extent(dim, "", 0) {
                 Extent::Known(extent) => Some(extent),
                 Extent::Symbol(_) => None,
             };
@@ -127,8 +127,10 @@ impl File {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let file = onnx::read(path)?;
         let graph: &GraphProto = file.proto.graph.as_ref().context("the file holds no graph")?;
-        let initialized = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
-        let inputs = graph.input.iter().filter(|input| !initialized(&input.name));
+        let sparse = graph.sparse_initializer.iter().filter_map(|tensor| tensor.values.as_ref());
+        let initialized: HashSet<&str> =
+            graph.initializer.iter().chain(sparse).map(|tensor| tensor.name.as_str()).collect();
+        let inputs = graph.input.iter().filter(|input| !initialized.contains(input.name.as_str()));
         Ok(File {
             name: file.name,
             inputs: inputs.map(Declared::new).collect(),
@@ -138,56 +140,12 @@ impl File {
     }
 }
 
-/// A model, ready to run.
-pub struct Session {
-    engine: Engine,
-    /// What the compiler says of it.
-    pub inputs: Vec<Port>,
-}
-
-/// An input of a compiled model.
-pub struct Port {
-    /// Its name.
-    pub name: String,
-    /// Its type.
-    pub ty: ValueType,
-}
-
-impl Session {
-    /// Compiles a model and opens it.
-    pub fn new(options: &Options, threads: Option<usize>) -> anyhow::Result<Self> {
-        let compiled = compiled(options)?;
-        let inputs = compiled.summary.inputs.iter();
-        let inputs = inputs.map(|port| Port { name: port.name.clone(), ty: port.ty.clone().into() }).collect();
-        let plan = AlignedBytes::copy_of(&compiled.plan)?;
-        let kernels = registered_kernels(&PlanView::read(plan.as_slice())?)?;
-        let mut engine = EngineOptions::default();
-        engine.threads = threads;
-        Ok(Session { engine: Engine::open(plan, &kernels, engine)?, inputs })
-    }
-
-    /// The outputs for `inputs`, and how long that took in seconds.
-    pub fn run(&self, inputs: &[Value]) -> anyhow::Result<(Vec<Value>, f64)> {
-        let start = Instant::now();
-        let mut bytes = Vec::new();
-        for value in inputs {
-            bytes.push(AlignedBytes::copy_of(value.as_tensor().context("not a tensor")?.data())?);
-        }
-        let slices: Vec<&[u8]> = bytes.iter().map(AlignedBytes::as_slice).collect();
-        let info = self.engine.info();
-        let types: Vec<&TensorType> = info.outputs.iter().map(|port| &port.ty).collect();
-        let mut memory: Vec<AlignedBytes> =
-            types.iter().map(|ty| AlignedBytes::zeroed(ty.bytes())).collect::<Result<_, _>>()?;
-        let mut outputs: Vec<Output<'_>> =
-            memory.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
-        self.engine.run(&slices, &mut outputs)?;
-        let mut values = Vec::new();
-        for (ty, bytes) in types.into_iter().zip(&memory) {
-            let tensor = infer_core::constant::Constant::checked(ty.clone(), bytes.as_slice());
-            values.push(Value::Tensor(tensor.context("an output of another size")?));
-        }
-        Ok((values, start.elapsed().as_secs_f64()))
-    }
+/// A model, compiled and opened.
+pub fn open(options: &Options, threads: Option<usize>) -> anyhow::Result<Session> {
+    let compiled = compiled(options)?;
+    let mut engine = EngineOptions::default();
+    engine.threads = threads;
+    Ok(Session::open(AlignedBytes::copy_of(&compiled.plan)?, engine)?)
 }
 
 /// Compiles a model.
@@ -213,29 +171,4 @@ fn for_command_line(message: &str) -> String {
         None => line.to_owned(),
     };
     message.lines().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// A value from the protobuf message that holds one of type `ty`.
-pub fn read_value(bytes: &[u8], ty: &ValueType) -> anyhow::Result<Value> {
-    let ValueType::Tensor { .. } = ty else { bail!("{ty} is not supported") };
-    let tensor = TensorProto::decode(bytes).context("this is no tensor")?;
-    onnx::to_value(&tensor).map_err(|reason| anyhow!(reason.what))
-}
-
-/// The protobuf message of a value.
-pub fn write_value(value: &Value) -> anyhow::Result<Vec<u8>> {
-    bail!("{} is not written", value.describe())
-}
-
-/// That `value` is no `ty`.
-pub fn expect_type(name: &str, ty: &dyn fmt::Display, admits: bool, value: &Value, from: &str) -> anyhow::Result<()> {
-    if !admits {
-        bail!("input {} is {ty}, {from} is {}", quote(name), value.describe());
-    }
-    Ok(())
-}
-
-/// The name of an element type that is not supported.
-pub fn element_name(code: i32) -> String {
-    data_type_name(code)
 }

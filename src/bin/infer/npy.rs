@@ -29,11 +29,6 @@ const TYPES: [(DataType, &str); 15] = [
     (DataType::Bool, "?"),
 ];
 
-/// Whether npy holds elements of type `dtype`.
-pub fn holds(dtype: DataType) -> bool {
-    TYPES.iter().any(|(known, _)| *known == dtype)
-}
-
 /// The bytes of a file that holds `tensor`; `None` for a type that npy does not hold.
 pub fn write(tensor: &Constant) -> Option<Vec<u8>> {
     let (_, code) = TYPES.iter().find(|(dtype, _)| *dtype == tensor.ty().dtype)?;
