@@ -50,7 +50,9 @@ fn folders(path: &Path) -> Vec<PathBuf> {
 }
 
 fn run(case: &Path) -> Result<(), String> {
-    let tolerance = fs::read_to_string(case.join("tolerance.json")).map_err(|error| error.to_string())?;
+    // Cases that the package ships have none; its own runner takes these.
+    let tolerance = fs::read_to_string(case.join("tolerance.json"))
+        .unwrap_or_else(|_| "{\"rtol\": 1e-3, \"atol\": 1e-7}".to_owned());
     let number = |key: &str| -> f64 {
         let rest = tolerance.split(&format!("\"{key}\":")).nth(1).unwrap_or("0");
         rest.trim().split([',', '}']).next().and_then(|text| text.trim().parse().ok()).unwrap_or(0.0)

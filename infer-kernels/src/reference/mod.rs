@@ -16,6 +16,9 @@ mod pool;
 mod reduce;
 mod resize;
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use crate::{Args, Kernel, RunError};
 
 /// A kernel with its oracle.
@@ -50,5 +53,8 @@ pub static REGISTRY: &[&[Registered]] = &[
 
 /// The kernel called `name`.
 pub fn find(name: &str) -> Option<&'static Registered> {
-    REGISTRY.iter().flat_map(|family| family.iter()).find(|entry| entry.kernel.name == name)
+    static BY_NAME: LazyLock<HashMap<&str, &Registered>> = LazyLock::new(|| {
+        REGISTRY.iter().flat_map(|family| family.iter()).map(|entry| (entry.kernel.name, entry)).collect()
+    });
+    BY_NAME.get(name).copied()
 }
