@@ -17,7 +17,7 @@ Exit codes:
 
 /// Look at ONNX models, run them, and compare what they compute with what others computed.
 #[derive(Debug, Parser)]
-#[command(name = "infer", version, after_help = EXIT_CODES)]
+#[command(name = "infer", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -59,8 +59,8 @@ pub struct EngineArguments {
     /// The most threads that take part [default: what INFER_THREADS says, or as many as there are processors]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// What to run on
-    #[arg(long, value_enum, default_value_t)]
+    /// What to run on: cpu or cuda
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     pub backend: Backend,
 }
 
@@ -109,12 +109,12 @@ pub struct InspectArguments {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  infer run model.onnx                                   random inputs, a summary of the outputs
-  infer run model.onnx --inputs data --outputs results   data/input_0.npy … to results/output_0.npy …
+  infer run model.onnx                              random inputs, a summary of the outputs
+  infer run model.onnx --inputs data --outputs out  data/input_0.npy … to out/output_0.npy …
   infer run bert.onnx --dims batch=1,seq=128 --threads 2
 
-Inputs are input_0.npy or input_0.pb and so on, in the order of the graph's inputs; dimensions that --dims does not give
-are taken from them. What npy cannot hold (strings, sequences, bfloat16 …) is read from and written to .pb.
+Inputs are input_0.npy or input_0.pb and so on, in the order of the graph's inputs; dimensions that --dims does not \
+give are taken from them. What npy cannot hold (strings, sequences, bfloat16 …) is read from and written to .pb.
 
 Exit code 1 where the model is not supported or the inputs do not fit it.")]
 pub struct RunArguments {
@@ -142,8 +142,9 @@ Examples:
   infer check model.onnx --case test_data_set_0
   infer check model.onnx --case test_data_set_0 --rtol 1e-3 --atol 1e-5
 
-An element agrees where |ours - recorded| <= atol + rtol * |recorded|. Without --rtol and --atol, tolerance.json beside
-the model says how much is tolerated, or else rtol is 1e-3 and atol 1e-5.
+An element agrees where |ours - recorded| <= atol + rtol * |recorded|. Without --rtol and --atol, tolerance.json \
+beside the model says how much is tolerated, or else rtol is 1e-3 and atol 1e-5. Integers, flags and strings are equal; \
+for integers of models with quantised operators the tolerance holds too.
 
 Exit code 1 where an output does not agree.")]
 pub struct CheckArguments {
@@ -172,9 +173,9 @@ Examples:
   infer conformance suite --filter softmax --jobs 4
   infer conformance suite --expect tests/conformance.txt
 
-The suite lies in DIR/<group>/<case>/model.onnx with tolerance.json and test_data_set_<i> beside. Each case runs in a
-process of its own for 30 seconds at most; an error, a crash and a hang are that case's failure. A file for --expect has
-one `group/case reason` a line for each case that is known to fail.
+The suite lies in DIR/<group>/<case>/model.onnx with tolerance.json and test_data_set_<i> beside. Each case runs in a \
+process of its own for 30 seconds at most; an error, a crash and a hang are that case's failure. A file for --expect \
+has one `group/case reason` a line for each case that is known to fail.
 
 Exit code 1 where a case fails, or, with --expect, where a case fails that is not listed or passes though it is.")]
 pub struct ConformanceArguments {
@@ -189,8 +190,8 @@ pub struct ConformanceArguments {
     /// The file of cases that are known to fail
     #[arg(long, value_name = "FILE")]
     pub expect: Option<PathBuf>,
-    /// What to run on
-    #[arg(long, value_enum, default_value_t)]
+    /// What to run on: cpu or cuda
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     pub backend: Backend,
 }
 
