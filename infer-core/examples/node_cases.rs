@@ -65,14 +65,17 @@ fn run(case: &Path) -> Result<(), String> {
     for data in folders(case) {
         let mut inputs = Vec::new();
         for (index, port) in session.inputs().iter().enumerate() {
-            let bytes = fs::read(data.join(format!("input_{index}.pb"))).map_err(|error| error.to_string())?;
+            let bytes =
+                fs::read(data.join(format!("input_{index}.pb"))).map_err(|error| error.to_string())?;
             inputs.push(read_value(&bytes, &port.ty).map_err(|reason| reason.what)?);
         }
         let outputs = session.run(&inputs).map_err(|error| error.to_string())?;
         for (index, (port, output)) in session.outputs().iter().zip(&outputs).enumerate() {
-            let bytes = fs::read(data.join(format!("output_{index}.pb"))).map_err(|error| error.to_string())?;
+            let bytes =
+                fs::read(data.join(format!("output_{index}.pb"))).map_err(|error| error.to_string())?;
             let expected = read_value(&bytes, &port.ty).map_err(|reason| reason.what)?;
-            compare(output, &expected, number("rtol"), number("atol")).map_err(|what| format!("output {index}: {what}"))?;
+            compare(output, &expected, number("rtol"), number("atol"))
+                .map_err(|what| format!("output {index}: {what}"))?;
         }
     }
     Ok(())

@@ -218,7 +218,9 @@ pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
 fn static_ports(ports: &[ValuePort]) -> Result<Vec<Port>, Diagnostic> {
     let port = |port: &ValuePort| match port.ty.as_static() {
         Some(ty) => Ok(Port { name: port.name.clone(), ty }),
-        None => Err(Diagnostic::model(format!("`{}` is {}, whose shape only the run knows", port.name, port.ty))),
+        None => {
+            Err(Diagnostic::model(format!("`{}` is {}, whose shape only the run knows", port.name, port.ty)))
+        }
     };
     ports.iter().map(port).collect()
 }
@@ -318,11 +320,7 @@ struct Constant {
     doc: &'static str,
 }
 
-fn constants(
-    summary: &Summary,
-    (inputs, outputs): (&[Port], &[Port]),
-    krate: &TokenStream,
-) -> [Constant; 9] {
+fn constants(summary: &Summary, (inputs, outputs): (&[Port], &[Port]), krate: &TokenStream) -> [Constant; 9] {
     let port = |port: &Port| {
         let name = &port.name;
         let dtype = format_ident!("{}", variant(port.ty.dtype));

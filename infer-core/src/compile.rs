@@ -105,13 +105,19 @@ pub fn compile_file(file: ModelFile, options: &Options, start: Instant) -> Resul
         opset: info.opset(),
         notes: info.notes,
     };
-    let mut planner =
-        Planner { file: &file.name, sha256, precision: options.precision, summary: &mut summary, clock: &mut clock };
+    let mut planner = Planner {
+        file: &file.name,
+        sha256,
+        precision: options.precision,
+        summary: &mut summary,
+        clock: &mut clock,
+    };
     let plan = match partition {
         Partition::Static(graph) => planner.plan(graph)?,
         Partition::Program(record, regions) => {
             let count = regions.len();
-            let plans = regions.into_iter().map(|graph| planner.plan(graph)).collect::<Result<Vec<_>, _>>()?;
+            let plans =
+                regions.into_iter().map(|graph| planner.plan(graph)).collect::<Result<Vec<_>, _>>()?;
             summary.kernels.clear();
             summary.run_time_nodes = (record.nodes.len() - count) as u64;
             let parts = Parts {
@@ -139,7 +145,9 @@ impl Planner<'_> {
     fn plan(&mut self, mut graph: Graph) -> Result<Vec<u8>, Vec<Diagnostic>> {
         let file = self.file;
         let ports = |ids: &[ValueId]| -> Vec<Port> {
-            ids.iter().map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() }).collect()
+            ids.iter()
+                .map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() })
+                .collect()
         };
         let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
         passes::run(&mut graph, |_, _| {}).map_err(|error| mistake(file, error.0))?;

@@ -16,11 +16,11 @@ use crate::node_types::{InputType, NodeTypes};
 use crate::node_values::NodeValues;
 use crate::ops::{Operator, StringUse};
 use crate::plan::AlignedBytes;
-use crate::tensor_type::{DataType, TensorType};
+use crate::tensor_type::{DataType, MAX_RANK, TensorType};
 use crate::value::{Strings, Value};
 
 /// The most memory that the calls of one node may use beside its inputs.
-const MAX_BYTES: u64 = 1 << 31;
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Which kernels compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +122,12 @@ fn execute_tensors(
     }
     let types = op.infer(&node)?;
     for ty in &types {
+        if ty.rank() > MAX_RANK {
+            return Err(Reason::new(format!(
+                "an output would have {} dimensions, at most {MAX_RANK} are supported",
+                ty.rank()
+            )));
+        }
         if ty.checked_elements().is_none() {
             return Err(Reason::new(format!("an output would be {ty}, which is too large")));
         }
@@ -143,7 +149,16 @@ fn run_expanded(
     for (value, input) in values.iter_mut().zip(inputs) {
         *value = input.map(|input| Value::Tensor(input.clone()));
     }
-    for node in expanded.nodes {
+    let mut is_read = vec![false; values.len()];
+    for wire in &expanded.outputs {
+        is_read[wire.index()] = true;
+    }
+    let mut last: Vec<Vec<usize>> = Vec::with_capacity(expanded.nodes.len());
+    for node in expanded.nodes.iter().rev() {
+        let wires = node.inputs.iter().flatten().chain(&node.outputs).map(|wire| wire.index());
+        last.push(wires.filter(|&wire| !std::mem::replace(&mut is_read[wire], true)).collect());
+    }
+    for (node, last) in expanded.nodes.into_iter().zip(last.into_iter().rev()) {
         if node.outputs.iter().all(|wire| values[wire.index()].is_some()) {
             continue;
         }
@@ -153,6 +168,10 @@ fn run_expanded(
         let results = execute(&*node.op, &inputs, &asked, backend)?;
         for (wire, value) in node.outputs.iter().zip(results) {
             values[wire.index()] = Some(value);
+        }
+        // What nobody reads afterwards.
+        for wire in last {
+            values[wire] = None;
         }
     }
     let output = |wire: &expansion::Wire| match values.get(wire.index()).cloned().flatten() {
@@ -239,7 +258,7 @@ pub fn evaluate(
         half_weights: false,
     })?;
 
-    let mut memory = Memory::of(&calls).map_err(|what| internal(op, what))?;
+    let mut memory = Memory::of(&calls).map_err(Reason::new)?;
     for call in &calls.calls {
         memory.run(call, backend).map_err(|failure| match failure {
             Failure::Values(what) => Reason::new(what),

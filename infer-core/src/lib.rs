@@ -35,6 +35,8 @@ pub mod record;
 #[cfg(feature = "dynamic")]
 pub mod session;
 #[cfg(feature = "dynamic")]
+pub mod small_float;
+#[cfg(feature = "dynamic")]
 pub mod value;
 
 #[cfg(feature = "compiler")]

@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Reason};
 use crate::execute;
 use crate::expansion::{self, Expanded};
 use crate::graph::{Graph, Node, ValueId};
-use crate::import::{Failures, Imported, Model, Original, Origin, Refused};
+use crate::import::{Failures, Imported, Model, Origin, Original, Refused};
 use crate::onnx::{MAX_RANK, quote};
 use crate::program::import_record;
 use crate::record::{Attribute, GraphRecord, NodeRecord};
@@ -42,7 +42,8 @@ const MAX_NODES: usize = 1 << 20;
 ///
 /// One message with every node that its operator refuses, or the outputs whose types are not what the file declares.
 pub fn infer(imported: Imported) -> Result<Model, Vec<Diagnostic>> {
-    let Imported { mut graph, originals, strings, inputs, outputs: declared, value_info, mut info } = imported;
+    let Imported { mut graph, originals, strings, inputs, outputs: declared, value_info, mut info } =
+        imported;
     let known = graph.values.iter().filter_map(|value| value.constant.as_ref());
     let known_bytes = known.fold(0usize, |sum, constant| sum.saturating_add(constant.data().len()));
     let nodes = std::mem::take(&mut graph.nodes);
@@ -72,13 +73,14 @@ pub fn infer(imported: Imported) -> Result<Model, Vec<Diagnostic>> {
         let name = quote(&value.name);
         match (&value.ty, &declared.ty) {
             (Some(ty), _) if declared.admits(ty) => outputs.push(ty.clone().into()),
-            (Some(ty), _) => wrong.push(format!(
-                "{}: graph output {name} is declared as {declared}, it is {ty}",
-                info.file
-            )),
+            (Some(ty), _) => wrong
+                .push(format!("{}: graph output {name} is declared as {declared}, it is {ty}", info.file)),
             (None, Some(ty)) if at_run_time.contains(id) => outputs.push(ty.clone()),
             (None, None) if at_run_time.contains(id) => {
-                wrong.push(format!("{}: graph output {name} has a type that only the run knows, and declares none", info.file));
+                wrong.push(format!(
+                    "{}: graph output {name} has a type that only the run knows, and declares none",
+                    info.file
+                ));
             }
             (None, _) => wrong.push(format!("{}: graph output {name} has no type", info.file)),
         }
@@ -183,7 +185,11 @@ impl Inference {
         }
         if node.inputs.iter().flatten().any(|id| self.at_run_time.contains(id)) {
             let failed = |id: &ValueId| self.graph.value(*id).ty.is_none() && !self.at_run_time.contains(id);
-            return if node.inputs.iter().flatten().any(failed) { Outcome::Waiting } else { Outcome::AtRunTime };
+            return if node.inputs.iter().flatten().any(failed) {
+                Outcome::Waiting
+            } else {
+                Outcome::AtRunTime
+            };
         }
         match self.graph.try_with_types(node, |types| expansion::expand(&*node.op, types)) {
             None => return Outcome::Waiting,
@@ -221,7 +227,8 @@ impl Inference {
             node.inputs.iter().map(|id| self.graph.constant(*id)).collect();
         let all_known = node.inputs.iter().zip(&constants).all(|(id, known)| id.is_none() || known.is_some());
         let elements = constants.iter().flatten().map(|known| known.ty().elements());
-        if !all_known || !node.op.is_foldable() || elements.fold(0, usize::saturating_add) > DECIDED_ELEMENTS {
+        if !all_known || !node.op.is_foldable() || elements.fold(0, usize::saturating_add) > DECIDED_ELEMENTS
+        {
             return Outcome::AtRunTime;
         }
         let asked: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();

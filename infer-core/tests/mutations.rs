@@ -136,6 +136,9 @@ fn mutate(model: &[u8], random: &mut Random) -> Vec<u8> {
     if random.below(3) == 0 {
         let mut bytes = model.to_vec();
         for _ in 0..=random.below(4) {
+            if bytes.is_empty() {
+                break;
+            }
             let at = random.below(bytes.len());
             match random.below(4) {
                 0 => bytes.truncate(at.max(1)),

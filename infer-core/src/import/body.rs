@@ -50,7 +50,10 @@ pub(super) fn convert(graph: &FlatGraph<'_>, find: Find<'_>) -> Result<GraphReco
             if let Some(writer @ None) = writers.get_mut(output) {
                 *writer = Some(index);
             } else {
-                return Err(Reason::new(format!("two nodes of its graph write the output of {}", quote(&node.name))));
+                return Err(Reason::new(format!(
+                    "two nodes of its graph write the output of {}",
+                    quote(&node.name)
+                )));
             }
         }
     }

@@ -218,7 +218,9 @@ impl<'a> Binder<'a> {
                 inner(self, map.value_type.as_deref())?
                     .map(|value| ValueType::Map { key, value: Box::new(value) })
             }
-            Value::SparseTensorType(_) => return Err("it is a sparse tensor, which is not supported".to_owned()),
+            Value::SparseTensorType(_) => {
+                return Err("it is a sparse tensor, which is not supported".to_owned());
+            }
             Value::OpaqueType(_) => return Err("it is of an opaque type, which is not supported".to_owned()),
         })
     }

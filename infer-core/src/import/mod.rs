@@ -579,7 +579,10 @@ fn import_node(node: &FlatNode<'_>, find: Find<'_>) -> Result<(Box<dyn Operator>
         ..NodeRecord::default()
     };
     let attributes = Attributes::new(entries);
-    let op = ops::import(row, ImportNode { op_type: node.op_type.to_owned(), opset, attributes, inputs, outputs })?;
+    let op = ops::import(
+        row,
+        ImportNode { op_type: node.op_type.to_owned(), opset, attributes, inputs, outputs },
+    )?;
     Ok((op, record))
 }
 

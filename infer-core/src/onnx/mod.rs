@@ -21,8 +21,7 @@ pub const OPSETS: std::ops::RangeInclusive<i64> = 6..=28;
 /// The oldest and the newest version of the file format that are understood.
 pub const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
 
-/// The most dimensions a tensor may have.
-pub const MAX_RANK: usize = 64;
+pub use crate::tensor_type::MAX_RANK;
 
 /// The domain `domain`, with the long name of the default one as the short one.
 pub fn normalize_domain(domain: &str) -> &str {

@@ -191,7 +191,8 @@ pub fn to_dense(sparse: &SparseTensorProto) -> Result<Constant, Reason> {
     let width = ty.dtype.size_bytes();
     let mut data = vec![0; ty.bytes()];
     let count = values.ty().elements();
-    let all = indices.to_i64s().ok_or_else(|| Reason::new("indices of a sparse tensor that are no integers"))?;
+    let all =
+        indices.to_i64s().ok_or_else(|| Reason::new("indices of a sparse tensor that are no integers"))?;
     let strides = ty.strides();
     let per_value = if indices.ty().rank() == 2 { ty.rank() } else { 1 };
     if all.len() != count * per_value {
@@ -201,13 +202,16 @@ pub fn to_dense(sparse: &SparseTensorProto) -> Result<Constant, Reason> {
         let index = all.get(position * per_value..(position + 1) * per_value).unwrap_or_default();
         let flat = match index {
             [flat] if indices.ty().rank() < 2 => Some(*flat),
-            axes => axes.iter().zip(&strides).zip(&ty.shape).try_fold(0i64, |sum, ((&at, &stride), &extent)| {
-                ((0..extent as i64).contains(&at)).then(|| sum + at * stride)
-            }),
+            axes => {
+                axes.iter().zip(&strides).zip(&ty.shape).try_fold(0i64, |sum, ((&at, &stride), &extent)| {
+                    ((0..extent as i64).contains(&at)).then(|| sum + at * stride)
+                })
+            }
         };
         let start = flat.and_then(|flat| usize::try_from(flat).ok()).and_then(|flat| flat.checked_mul(width));
         let slot = start.and_then(|start| data.get_mut(start..start.checked_add(width)?));
-        slot.ok_or_else(|| Reason::new(format!("index {index:?} lies outside of {ty}")))?.copy_from_slice(value);
+        slot.ok_or_else(|| Reason::new(format!("index {index:?} lies outside of {ty}")))?
+            .copy_from_slice(value);
     }
     Constant::new(ty.clone(), data.into()).ok_or_else(|| Reason::new(format!("{ty} is too large")))
 }

@@ -77,7 +77,8 @@ pub fn read_value(bytes: &[u8], ty: &ValueType) -> Result<Value, Reason> {
         ValueType::Tensor { .. } => to_value(&decode::<TensorProto>(bytes)?),
         ValueType::Sequence(_) => sequence(&decode::<SequenceProto>(bytes)?),
         ValueType::Map { .. } => map(&decode::<MapProto>(bytes)?),
-        ValueType::Optional(inner) => match decode::<OptionalProto>(bytes).and_then(|proto| optional(&proto)) {
+        ValueType::Optional(inner) => match decode::<OptionalProto>(bytes).and_then(|proto| optional(&proto))
+        {
             Ok(value) => Ok(value),
             // The value itself stands for an optional that holds it.
             Err(reason) => match read_value(bytes, inner) {
@@ -166,7 +167,10 @@ fn tensor_proto(tensor: &Constant) -> TensorProto {
     let data = if bits < 8 {
         let mask = (1 << bits) - 1;
         let packed = tensor.data().chunks(8 / bits).map(|group| {
-            group.iter().enumerate().fold(0, |byte, (index, element)| byte | (element & mask) << (index * bits))
+            group
+                .iter()
+                .enumerate()
+                .fold(0, |byte, (index, element)| byte | (element & mask) << (index * bits))
         });
         packed.collect()
     } else {
@@ -296,7 +300,10 @@ mod tests {
         returns(floats.clone(), &number);
         returns(nibbles, &tensor_of(ElementType::Number(DataType::I4)));
         returns(strings.clone(), &string);
-        returns(Value::Sequence(vec![floats.clone(), floats.clone()]), &ValueType::Sequence(Box::new(number.clone())));
+        returns(
+            Value::Sequence(vec![floats.clone(), floats.clone()]),
+            &ValueType::Sequence(Box::new(number.clone())),
+        );
         let optional = ValueType::Optional(Box::new(number.clone()));
         returns(Value::Optional(None), &optional);
         returns(Value::Optional(Some(Box::new(floats.clone()))), &optional);

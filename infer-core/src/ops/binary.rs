@@ -2,15 +2,16 @@
 //!
 //! Specification: <https://onnx.ai/onnx/operators/>, one page an operator.
 //! Types: both inputs have the same, but for Pow; f16 and bf16 compute in f32, integers without a kernel of their own
-//! in a wider one. Comparisons and logic give bool.
+//! in a wider one. Comparisons and logic give bool. Equal compares strings too.
 //! History: numpy's broadcasting since opset 7; LessOrEqual and GreaterOrEqual since 12; Pow's exponent may have
 //! another type since 12; types were added in between.
 
+use super::compose::scalar;
 use super::element_type::{converted, expect_kernel, with_output};
 use super::elementwise_layout;
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
-use crate::ops::{Blocking, ImportNode, NodeTypes, Operator, Row, broadcast};
+use crate::ops::{Blocking, Expansion, ImportNode, NodeTypes, Operator, Row, StringUse, Wire, broadcast};
 use crate::tensor_type::{DataType, TensorType};
 
 macro_rules! kinds {
@@ -104,6 +105,23 @@ impl Operator for Binary {
         self.names().0
     }
 
+    /// PRelu of integers, which has no kernel.
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let (Some(a), Some(b)) = (nodes.types.optional(0), nodes.types.optional(1)) else { return Ok(None) };
+        let integers = [DataType::I32, DataType::I64, DataType::U32, DataType::U64];
+        if self.kind != BinaryKind::PRelu || !integers.contains(&a.dtype) || a.dtype != b.dtype {
+            return Ok(None);
+        }
+        if !broadcast(&[&a.shape, &b.shape]).is_ok_and(|shape| shape == a.shape) {
+            return Err(Reason::new(format!("slope {b} does not broadcast to {a}")));
+        }
+        let zero = scalar(nodes, a.dtype, 0.0)?;
+        let (x, slope) = (nodes.input(0)?, nodes.input(1)?);
+        let is_negative = nodes.node("Less", &[x, zero], &[])?;
+        let scaled = nodes.node("Mul", &[x, slope], &[])?;
+        Ok(Some(vec![nodes.node("Where", &[is_negative, scaled, x], &[])?]))
+    }
+
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         let (a, b) = (node.ty(0)?, node.ty(1)?);
         self.compute_type(a, b)?;
@@ -128,6 +146,10 @@ impl Operator for Binary {
         })
     }
 
+    fn string_use(&self) -> StringUse {
+        if self.kind == BinaryKind::Equal { StringUse::Compares } else { StringUse::None }
+    }
+
     fn blocking(&self, node: &NodeTypes<'_>) -> Blocking {
         if self.decides() { Blocking::Never } else { elementwise_layout::blocking(node) }
     }
@@ -137,7 +159,8 @@ impl Operator for Binary {
 mod tests {
     use super::*;
     use crate::constant::Constant;
-    use crate::ops::test_support::{bools, check, f32s, i64s, infer, run, tensor};
+    use crate::ops::test_support::{bools, check, f32s, i64s, infer, run, run_values, tensor};
+    use crate::value::{Strings, Value};
 
     #[test]
     fn operations_broadcast() {
@@ -181,7 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn strings_are_equal_or_not() {
+        let strings = |shape: &[usize], words: &[&str]| {
+            let words = words.iter().map(|&word| word.to_owned()).collect();
+            Some(Value::Strings(Strings::new(shape, words).unwrap()))
+        };
+        let inputs = [strings(&[2], &["a", "b"]), strings(&[1], &["b"])];
+        let output = run_values(("Equal", 19), &[], &inputs, 1).unwrap().remove(0);
+        assert_eq!(output, Value::Tensor(bools([2], &[false, true])));
+    }
+
+    #[test]
     fn integers_stay_exact() {
+        check(("PRelu", 16), &[], &[i64s([2], &[-3, 5]), i64s([1], &[2])], &i64s([2], &[-6, 5]));
         let big = (1i64 << 60) + 1;
         check(("Add", 14), &[], &[i64s([1], &[big]), i64s([1], &[1])], &i64s([1], &[big + 1]));
         check(("Div", 14), &[], &[i64s([2], &[-7, 7]), i64s([], &[2])], &i64s([2], &[-3, 3]));

@@ -33,10 +33,25 @@ pub fn expect_kernel(family: &str, ty: &TensorType) -> Result<DataType, Reason> 
     Ok(ty.dtype)
 }
 
+/// The kernel that makes elements of type `to` of those of type `from`, if there is one. Integers below 8 bits have a
+/// byte each, so that they are read as the 8-bit type that has their sign.
+pub fn cast_kernel(from: DataType, to: DataType) -> Option<String> {
+    let stored = match from {
+        DataType::U2 | DataType::U4 => DataType::U8,
+        DataType::I2 | DataType::I4 => DataType::I8,
+        other => other,
+    };
+    if from == to || stored == to {
+        return Some(sized_kernel("copy", to));
+    }
+    Some(format!("cast_{stored}_{to}")).filter(|kernel| reference::find(kernel).is_some())
+}
+
 /// Writes the elements of `input` into `output`, which has the same shape, as elements of its type.
 pub fn cast(node: &mut LowerNode<'_>, input: &Tensor, output: &Tensor) -> Result<(), Reason> {
     let (from, to) = (input.ty.dtype, output.ty.dtype);
-    let kernel = if from == to { sized_kernel("copy", to) } else { format!("cast_{from}_{to}") };
+    let kernel =
+        cast_kernel(from, to).ok_or_else(|| Reason::new(format!("no kernel casts {from} to {to}")))?;
     node.elementwise(kernel, &[input], output, |_| ())
 }
 

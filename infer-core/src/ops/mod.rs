@@ -3,15 +3,18 @@
 //! An operator is imported from a node ([`Row::import`]), infers its output types, and lowers to kernel calls.
 //! Evaluation while compiling needs no code of its own: the calls run on the reference kernels.
 
+pub mod activation_expanded;
 pub mod along_axis;
 pub mod attention;
 pub mod attention_contrib;
+mod attention_core;
 mod attributes;
 pub mod binary;
 pub mod bitwise;
 pub mod cast;
 pub mod clip;
 pub mod col2im;
+mod compose;
 pub mod concat;
 pub mod control_flow;
 pub mod conv;
@@ -19,21 +22,30 @@ pub mod deform_conv;
 pub mod depth_to_space;
 pub mod einsum;
 pub mod element_type;
+mod elements;
 pub mod elementwise_layout;
 pub mod expand;
+mod flex_attention;
 pub mod fused_contrib;
 pub mod gather;
 pub mod gather_scatter;
+pub mod grid_sample;
+mod group_query_attention;
 pub mod image_decoder;
 pub mod linear_attention;
 pub mod loss;
 pub mod matmul;
 pub mod ml;
 pub mod ml_tree;
+pub mod modulo;
 mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
+pub mod normalization_contrib;
 pub mod normalization_expanded;
+mod number;
+pub mod one_hot;
+mod numbers;
 pub mod optional;
 pub mod pack;
 pub mod pad;
@@ -42,6 +54,7 @@ pub mod quantize;
 pub mod quantized;
 pub mod quantized_contrib;
 pub mod random;
+pub(crate) mod real;
 pub mod recurrent;
 pub mod reduce;
 pub mod region;
@@ -49,6 +62,8 @@ pub mod reorder;
 pub mod reshape;
 pub mod resize;
 pub mod rotary_embedding;
+mod scan;
+pub mod scatter;
 pub mod select;
 pub mod sequence;
 pub mod shape;
@@ -60,9 +75,12 @@ pub mod string;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub mod tf_idf;
+pub mod top_k;
 pub mod training;
 pub mod transpose;
+pub mod trigonometric;
 pub mod unary;
+mod value_parts;
 pub mod variadic;
 pub mod where_op;
 pub mod window;
@@ -228,6 +246,7 @@ pub struct Row {
 
 /// The operator table: every family's rows.
 pub static TABLE: &[&[Row]] = &[
+    activation_expanded::OPERATORS,
     along_axis::OPERATORS,
     attention::OPERATORS,
     attention_contrib::OPERATORS,
@@ -246,15 +265,19 @@ pub static TABLE: &[&[Row]] = &[
     fused_contrib::OPERATORS,
     gather::OPERATORS,
     gather_scatter::OPERATORS,
+    grid_sample::OPERATORS,
     image_decoder::OPERATORS,
     linear_attention::OPERATORS,
     loss::OPERATORS,
     matmul::OPERATORS,
     ml::OPERATORS,
     ml_tree::OPERATORS,
+    modulo::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
+    normalization_contrib::OPERATORS,
     normalization_expanded::OPERATORS,
+    one_hot::OPERATORS,
     optional::OPERATORS,
     pad::OPERATORS,
     pool::OPERATORS,
@@ -268,6 +291,7 @@ pub static TABLE: &[&[Row]] = &[
     reshape::OPERATORS,
     resize::OPERATORS,
     rotary_embedding::OPERATORS,
+    scatter::OPERATORS,
     select::OPERATORS,
     sequence::OPERATORS,
     shape::OPERATORS,
@@ -277,8 +301,10 @@ pub static TABLE: &[&[Row]] = &[
     split::OPERATORS,
     string::OPERATORS,
     tf_idf::OPERATORS,
+    top_k::OPERATORS,
     training::OPERATORS,
     transpose::OPERATORS,
+    trigonometric::OPERATORS,
     unary::OPERATORS,
     variadic::OPERATORS,
     where_op::OPERATORS,

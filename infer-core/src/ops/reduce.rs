@@ -2,16 +2,20 @@
 //!
 //! Specification: <https://onnx.ai/onnx/operators/>, one page an operator.
 //! Types: f32; sums, means, products and extremes of f64, i32 and i64 too. f16 and bf16 compute in f32, smaller
-//! integers in i32; extremes of bool are whether all or any are true.
+//! integers in i32; extremes of bool are whether all or any are true. The rest is written as other operators.
 //! History: negative axes since opset 11; axes are an input since 13 (ReduceSum) or 18 (the others), with
 //! `noop_with_empty_axes`; bool since 20; `select_last_index` since 12.
 
 use infer_kernels::call::{Axis, MAX_RANK, Pool, Reduce as Params};
 
-use super::element_type::{converted, expect_kernel, with_output};
+use super::compose::{cast, scalar};
+use super::element_type::{compute_type, converted, expect_kernel, with_output};
+use super::numbers::{self, Number, Rules};
 use crate::calls::{Blocked, LowerNode, Tensor};
 use crate::diagnostic::Reason;
-use crate::ops::{Blocking, ImportNode, NodeTypes, Operator, Row, resolve_axes, resolve_axis};
+use crate::ops::{
+    Blocking, Expansion, ImportNode, NodeTypes, Operator, Row, Wire, resolve_axes, resolve_axis,
+};
 use crate::tensor_type::{DataType, TensorType};
 
 macro_rules! kinds {
@@ -115,9 +119,140 @@ impl Reduce {
     }
 }
 
+impl Reduce {
+    /// A reduction of `x` over the same axes.
+    fn reduce(&self, nodes: &mut Expansion<'_>, name: &str, x: Wire, keepdims: bool) -> Result<Wire, Reason> {
+        let axes = match &self.axes {
+            Some(axes) => Some(nodes.i64s(axes)),
+            None => nodes.optional_input(1),
+        };
+        let attributes = [
+            ("keepdims", i64::from(keepdims).into()),
+            ("noop_with_empty_axes", i64::from(self.noop_with_empty_axes).into()),
+        ];
+        let outputs = nodes.nodes_of("", name, &[Some(x), axes], &attributes, 1)?;
+        outputs.first().copied().ok_or_else(|| Reason::new(format!("{name} gives no output")))
+    }
+
+    /// A reduction without a kernel, of f64 or i64.
+    fn compose(&self, nodes: &mut Expansion<'_>, x: Wire) -> Result<Wire, Reason> {
+        let keep = self.keepdims;
+        match self.kind {
+            ReduceKind::L1 => {
+                let magnitude = nodes.node("Abs", &[x], &[])?;
+                self.reduce(nodes, "ReduceSum", magnitude, keep)
+            }
+            ReduceKind::SumSquare | ReduceKind::L2 => {
+                let square = nodes.node("Mul", &[x, x], &[])?;
+                let sum = self.reduce(nodes, "ReduceSum", square, keep)?;
+                if self.kind == ReduceKind::L2 { nodes.node("Sqrt", &[sum], &[]) } else { Ok(sum) }
+            }
+            ReduceKind::LogSum => {
+                let sum = self.reduce(nodes, "ReduceSum", x, keep)?;
+                nodes.node("Log", &[sum], &[])
+            }
+            ReduceKind::LogSumExp => {
+                // The greatest is taken out of the sum, which would overflow; where it is infinite, the largest
+                // number instead, so that no difference of infinities arises.
+                let dtype = nodes.ty(x)?.dtype;
+                let (low, high) = (scalar(nodes, dtype, f64::MIN)?, scalar(nodes, dtype, f64::MAX)?);
+                let greatest = self.reduce(nodes, "ReduceMax", x, true)?;
+                let greatest = nodes.node("Clip", &[greatest, low, high], &[])?;
+                let difference = nodes.node("Sub", &[x, greatest], &[])?;
+                let power = nodes.node("Exp", &[difference], &[])?;
+                let sum = self.reduce(nodes, "ReduceSum", power, keep)?;
+                let log = nodes.node("Log", &[sum], &[])?;
+                let greatest = self.reduce(nodes, "ReduceMax", x, keep)?;
+                let greatest = nodes.node("Clip", &[greatest, low, high], &[])?;
+                nodes.node("Add", &[log, greatest], &[])
+            }
+            ReduceKind::Max | ReduceKind::Mean | ReduceKind::Min | ReduceKind::Prod | ReduceKind::Sum => {
+                self.reduce(nodes, self.names().0, x, keep)
+            }
+        }
+    }
+
+    /// Reductions of u64, in i64: sums and products have the same bits, extremes the same order where 2⁶³ is taken off.
+    fn compose_u64(&self, nodes: &mut Expansion<'_>, x: Wire) -> Result<Wire, Reason> {
+        match self.kind {
+            ReduceKind::Max | ReduceKind::Min => {
+                let shifted = shifted(nodes, x)?;
+                let extreme = self.reduce(nodes, self.names().0, shifted, self.keepdims)?;
+                let least = i64_scalar(nodes, i64::MIN)?;
+                let back = nodes.node("Sub", &[extreme, least], &[])?;
+                cast(nodes, back, DataType::U64)
+            }
+            ReduceKind::L2 | ReduceKind::LogSum | ReduceKind::LogSumExp => {
+                let x = cast(nodes, x, DataType::F64)?;
+                let result = self.compose(nodes, x)?;
+                cast(nodes, result, DataType::U64)
+            }
+            ReduceKind::L1
+            | ReduceKind::Sum
+            | ReduceKind::Prod
+            | ReduceKind::SumSquare
+            | ReduceKind::Mean => {
+                let signed = cast(nodes, x, DataType::I64)?;
+                let sum = match self.kind {
+                    ReduceKind::Prod => self.reduce(nodes, "ReduceProd", signed, self.keepdims)?,
+                    ReduceKind::SumSquare => self.compose(nodes, signed)?,
+                    _ => self.reduce(nodes, "ReduceSum", signed, self.keepdims)?,
+                };
+                let sum = cast(nodes, sum, DataType::U64)?;
+                if self.kind != ReduceKind::Mean {
+                    return Ok(sum);
+                }
+                let count = nodes.ty(x)?.elements() / nodes.ty(sum)?.elements().max(1);
+                let count = Number::Integer(count as i128);
+                let ty = TensorType::new(DataType::U64, []);
+                let count = numbers::tensor(ty, std::iter::once(count), Rules::default())?;
+                let count = nodes.constant(count);
+                nodes.node("Div", &[sum, count], &[])
+            }
+        }
+    }
+}
+
+fn i64_scalar(nodes: &mut Expansion<'_>, value: i64) -> Result<Wire, Reason> {
+    Ok(nodes.constant(numbers::of(TensorType::new(DataType::I64, []), &[value])?))
+}
+
+/// `x`, of u64, less 2⁶³ as i64, which keeps the order.
+fn shifted(nodes: &mut Expansion<'_>, x: Wire) -> Result<Wire, Reason> {
+    let signed = cast(nodes, x, DataType::I64)?;
+    let least = i64_scalar(nodes, i64::MIN)?;
+    nodes.node("Add", &[signed, least], &[])
+}
+
 impl Operator for Reduce {
     fn name(&self) -> &'static str {
         self.names().0
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let dtype = nodes.types.ty(0)?.dtype;
+        if dtype == DataType::Bool || compute_type(self.names().1, dtype).is_some() {
+            return Ok(None);
+        }
+        let x = nodes.input(0)?;
+        let result = match dtype {
+            DataType::U64 => self.compose_u64(nodes, x)?,
+            DataType::F64 => self.compose(nodes, x)?,
+            DataType::I8
+            | DataType::U8
+            | DataType::I16
+            | DataType::U16
+            | DataType::I32
+            | DataType::U32
+            | DataType::I64 => {
+                let roots = matches!(self.kind, ReduceKind::L2 | ReduceKind::LogSum | ReduceKind::LogSumExp);
+                let x = cast(nodes, x, if roots { DataType::F64 } else { DataType::I64 })?;
+                let result = self.compose(nodes, x)?;
+                cast(nodes, result, dtype)?
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(vec![result]))
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -237,6 +372,20 @@ impl ArgExtreme {
 impl Operator for ArgExtreme {
     fn name(&self) -> &'static str {
         if self.greatest { "ArgMax" } else { "ArgMin" }
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        if nodes.types.ty(0)?.dtype != DataType::U64 {
+            return Ok(None);
+        }
+        let x = nodes.input(0)?;
+        let x = shifted(nodes, x)?;
+        let attributes = [
+            ("axis", self.axis.into()),
+            ("keepdims", i64::from(self.keepdims).into()),
+            ("select_last_index", i64::from(self.select_last_index).into()),
+        ];
+        Ok(Some(vec![nodes.node(self.name(), &[x], &attributes)?]))
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -389,5 +538,32 @@ mod tests {
         assert_eq!(Reduce { keepdims: false, ..mean.clone() }.blocking(&node), Blocking::Never);
         assert_eq!(Reduce { kind: ReduceKind::Max, ..mean.clone() }.blocking(&node), Blocking::Never);
         assert_eq!(Reduce { axes: Some(vec![3]), ..mean }.blocking(&node), Blocking::Never);
+    }
+
+    #[test]
+    fn types_without_kernels_are_composed() {
+        let doubles = |values: [f64; 2]| tensor(DataType::F64, [2], &values);
+        let all = axes(&[0], 0);
+        let double = |name: &str, values| {
+            let y = crate::ops::test_support::run((name, 13), &all, &[doubles(values)]).unwrap();
+            y.values::<f64>()[0]
+        };
+        assert_eq!(double("ReduceL1", [-3.0, 4.0]), 7.0);
+        assert_eq!(double("ReduceL2", [-3.0, 4.0]), 5.0);
+        assert_eq!(double("ReduceSumSquare", [-3.0, 4.0]), 25.0);
+        assert_eq!(double("ReduceLogSum", [0.25, 0.75]), 0.0);
+        assert_eq!(double("ReduceLogSumExp", [1000.0, 1000.0]), 1000.0 + std::f64::consts::LN_2);
+        assert_eq!(double("ReduceLogSumExp", [f64::NEG_INFINITY; 2]), f64::NEG_INFINITY);
+        let longs = |values: &[u64]| tensor(DataType::U64, [2], values);
+        let long = |value: u64| tensor(DataType::U64, [], &[value]);
+        let large = longs(&[u64::MAX, 1]);
+        check(("ReduceMax", 13), &all, &[&large], &long(u64::MAX));
+        check(("ReduceMin", 13), &all, &[&large], &long(1));
+        check(("ReduceSum", 11), &all, &[&large], &long(0));
+        check(("ReduceMean", 13), &all, &[longs(&[3, 5])], &long(4));
+        check(("ArgMax", 13), &axes(&[0], 0)[1..], &[&large], &i64s([], &[0]));
+        let ints = tensor(DataType::I32, [2], &[-3i32, 4]);
+        check(("ReduceL1", 13), &all, &[&ints], &tensor(DataType::I32, [], &[7i32]));
+        check(("ReduceL2", 13), &all, &[&ints], &tensor(DataType::I32, [], &[5i32]));
     }
 }

@@ -2,17 +2,18 @@
 //!
 //! Specification: <https://onnx.ai/onnx/operators/>, one page an operator.
 //! Types: each function's own, as far as there are kernels; f16 and bf16 compute in f32, integers of 8 and 16 bits
-//! in i32. Relu on integers (opset 14) is a maximum.
+//! in i32. Relu on integers (opset 14) is a maximum. What f64 has no kernel for is written as other operators.
 //! History: HardSwish 14, Mish 18, Gelu 20, Swish 24; Abs, Neg, Relu and Sign took integers in between; nothing else
 //! that a reader of the graph could see.
 
 use infer_kernels::call::{Activation, ActivationKind};
 
+use super::compose;
 use super::element_type::{converted, expect_kernel, scalar, with_output};
 use super::elementwise_layout;
 use crate::calls::{LowerNode, Tensor};
 use crate::diagnostic::Reason;
-use crate::ops::{Blocking, ImportNode, NodeTypes, Operator, Row};
+use crate::ops::{Blocking, Expansion, ImportNode, NodeTypes, Operator, Row, Wire};
 use crate::tensor_type::{DataType, TensorType};
 
 macro_rules! kinds {
@@ -127,6 +128,57 @@ impl Unary {
     }
 }
 
+impl Unary {
+    /// The functions of f64 that have no kernel: all are x times something between 0 and 1.
+    fn expand_f64(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let x = nodes.input(0)?;
+        let times = |nodes: &mut Expansion<'_>, a, factor| {
+            let factor = compose::scalar(nodes, DataType::F64, factor)?;
+            nodes.node("Mul", &[a, factor], &[])
+        };
+        let plus = |nodes: &mut Expansion<'_>, a, addend| {
+            let addend = compose::scalar(nodes, DataType::F64, addend)?;
+            nodes.node("Add", &[a, addend], &[])
+        };
+        let gate = match self.kind {
+            UnaryKind::Gelu => {
+                let scaled = times(nodes, x, std::f64::consts::FRAC_1_SQRT_2)?;
+                let erf = nodes.node("Erf", &[scaled], &[])?;
+                let sum = plus(nodes, erf, 1.0)?;
+                times(nodes, sum, 0.5)?
+            }
+            UnaryKind::GeluTanh => {
+                // (1 + tanh y) / 2 = sigmoid(2y)
+                let square = nodes.node("Mul", &[x, x], &[])?;
+                let cube = nodes.node("Mul", &[square, x], &[])?;
+                let cube = times(nodes, cube, 0.044715)?;
+                let sum = nodes.node("Add", &[x, cube], &[])?;
+                let y = times(nodes, sum, 2.0 * (2.0 / std::f64::consts::PI).sqrt())?;
+                nodes.node("Sigmoid", &[y], &[])?
+            }
+            UnaryKind::HardSwish => {
+                let scaled = times(nodes, x, 1.0 / 6.0)?;
+                let sum = plus(nodes, scaled, 0.5)?;
+                let (zero, one) = (
+                    compose::scalar(nodes, DataType::F64, 0.0)?,
+                    compose::scalar(nodes, DataType::F64, 1.0)?,
+                );
+                nodes.node("Clip", &[sum, zero, one], &[])?
+            }
+            UnaryKind::Mish => {
+                let softplus = nodes.node("Softplus", &[x], &[])?;
+                nodes.node("Tanh", &[softplus], &[])?
+            }
+            UnaryKind::Swish => {
+                let scaled = times(nodes, x, f64::from(self.alpha))?;
+                nodes.node("Sigmoid", &[scaled], &[])?
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(vec![nodes.node("Mul", &[x, gate], &[])?]))
+    }
+}
+
 fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let known = KINDS.iter().find(|(_, name, _)| *name == node.op_type);
     let &(kind, ..) =
@@ -157,6 +209,17 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
 impl Operator for Unary {
     fn name(&self) -> &'static str {
         self.names().0
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        match nodes.types.optional(0).map(|input| input.dtype) {
+            Some(DataType::F64) => self.expand_f64(nodes),
+            Some(small) if small.is_small_float() && self.kind == UnaryKind::IsNaN => {
+                let x = compose::wide_input(nodes, 0)?;
+                Ok(Some(vec![nodes.node("IsNaN", &[x], &[])?]))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -202,7 +265,7 @@ impl Operator for Unary {
 mod tests {
     use super::*;
     use crate::ops::Attribute;
-    use crate::ops::test_support::{bools, check, f32s, i64s, import, infer, tensor};
+    use crate::ops::test_support::{bools, check, f32s, i64s, import, infer, run, tensor};
 
     const X: [f32; 4] = [-2.0, -0.5, 0.0, 1.5];
 
@@ -239,9 +302,21 @@ mod tests {
         for (name, expected) in cases {
             check((name, 24), &[], &[f32s([2, 2], &X)], &f32s([2, 2], expected));
         }
+        for (name, expected) in cases {
+            let x = tensor(DataType::F64, [4], &X.map(f64::from));
+            let y = run((name, 24), &[], &[x]).unwrap();
+            for (y, &expected) in y.values::<f64>().iter().zip(expected) {
+                let expected = f64::from(expected);
+                let close =
+                    *y == expected || (y.is_nan() && expected.is_nan()) || (y - expected).abs() < 1e-6;
+                assert!(close, "{name} of f64 gives {y}, not {expected}");
+            }
+        }
         // Every row but the two that give or take bool stands above.
         assert_eq!(cases.len() + 2, OPERATORS.len());
         check(("IsNaN", 20), &[], &[f32s([2], &[f32::NAN, 1.0])], &bools([2], &[true, false]));
+        let eighths = tensor(DataType::F8E4M3FN, [2], &[0x7fu8, 0]);
+        check(("IsNaN", 20), &[], &[eighths], &bools([2], &[true, false]));
         check(("Not", 20), &[], &[bools([2], &[true, false])], &bools([2], &[false, true]));
     }
 

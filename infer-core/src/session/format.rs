@@ -84,7 +84,9 @@ impl Parts {
         if version != VERSION {
             return Err(Error::new(
                 ErrorKind::Plan,
-                format!("the plan is of version {version}, this is version {VERSION}; compile the model again"),
+                format!(
+                    "the plan is of version {version}, this is version {VERSION}; compile the model again"
+                ),
             ));
         }
         let (_, rest) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("it is too short"))?;

@@ -62,8 +62,9 @@ impl Session {
         for range in plans {
             regions.push(Arc::new(Region::open(plan.part(range)?, options)?));
         }
-        let program = Program::with(&parts.graph, &regions)
-            .map_err(|reason| Error::new(ErrorKind::Plan, format!("the plan cannot be used: {}", reason.what)))?;
+        let program = Program::with(&parts.graph, &regions).map_err(|reason| {
+            Error::new(ErrorKind::Plan, format!("the plan cannot be used: {}", reason.what))
+        })?;
         let body = Body::Program(program, Backend::Processor { isa, threads });
         Ok(Session { inputs: parts.inputs, outputs: parts.outputs, body })
     }
@@ -158,7 +159,9 @@ impl Region {
         drop(outputs);
         let lost = || Error::new(ErrorKind::Plan, "an output has another size than its type");
         let tensors = info.outputs.iter().zip(memory);
-        tensors.map(|(port, bytes)| Constant::new(port.ty.clone(), Bytes::from_owner(bytes)).ok_or_else(lost)).collect()
+        tensors
+            .map(|(port, bytes)| Constant::new(port.ty.clone(), Bytes::from_owner(bytes)).ok_or_else(lost))
+            .collect()
     }
 }
 

@@ -13,6 +13,7 @@ mod copy;
 mod elementwise;
 mod norm;
 mod pool;
+mod recurrent;
 mod reduce;
 mod resize;
 
@@ -47,6 +48,7 @@ pub static REGISTRY: &[&[Registered]] = &[
     conv_nd::REGISTRY,
     norm::REGISTRY,
     pool::REGISTRY,
+    recurrent::REGISTRY,
     reduce::REGISTRY,
     resize::REGISTRY,
 ];
