@@ -18,7 +18,7 @@ use crate::tensor_type::{DataType, TensorType};
 /// The table's rows.
 pub const OPERATORS: &[Row] = &[
     Row { name: "MatMul", domain: "", since: 1, inputs: 2..=2, outputs: 1..=1, import: import_matmul },
-    Row { name: "Gemm", domain: "", since: 7, inputs: 2..=3, outputs: 1..=1, import: import_gemm },
+    Row { name: "Gemm", domain: "", since: 6, inputs: 2..=3, outputs: 1..=1, import: import_gemm },
 ];
 
 /// Rows of the left matrix and columns of the right one from which the left one is copied into blocks.

@@ -32,6 +32,7 @@ pub mod gather_scatter;
 pub mod grid_sample;
 mod group_query_attention;
 pub mod image_decoder;
+mod legacy;
 pub mod linear_attention;
 pub mod loss;
 pub mod matmul;
@@ -329,7 +330,10 @@ pub fn import(row: &Row, mut node: ImportNode) -> Result<Box<dyn Operator>, Reas
     }
     expect_arity("inputs", node.inputs.len(), &row.inputs)?;
     expect_arity("outputs", node.outputs.len(), &row.outputs)?;
-    let op = (row.import)(&mut node)?;
+    let op = match legacy::import(row.name, &mut node)? {
+        Some(op) => op,
+        None => (row.import)(&mut node)?,
+    };
     let unread: Vec<String> = node.attributes.unread().map(quote).collect();
     match unread.as_slice() {
         [] => Ok(op),

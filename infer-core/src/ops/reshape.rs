@@ -63,6 +63,8 @@ pub struct Identity;
 pub struct Dropout {
     /// Whether the mask is asked for.
     pub mask: bool,
+    /// Whether the mask is of the input's type, as before opset 10, and not of bool.
+    pub number_mask: bool,
 }
 
 fn import_reshape(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
@@ -86,11 +88,7 @@ fn import_dropout(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         node.attributes.ignore(training);
     }
     let mask = node.outputs.get(1).copied().unwrap_or(false);
-    if mask && node.opset < 10 {
-        return Err(Reason::new("output `mask` is not supported before opset 10")
-            .help("leave the mask out, or convert the model to opset 10 or newer"));
-    }
-    Ok(Box::new(Dropout { mask }))
+    Ok(Box::new(Dropout { mask, number_mask: node.opset < 10 }))
 }
 
 impl Operator for Reshape {
@@ -282,7 +280,8 @@ impl Operator for Dropout {
         }
         let mut types = vec![ty.clone()];
         if self.mask {
-            types.push(TensorType::new(DataType::Bool, ty.shape.clone()));
+            let dtype = if self.number_mask { ty.dtype } else { DataType::Bool };
+            types.push(TensorType::new(dtype, ty.shape.clone()));
         }
         Ok(types)
     }
@@ -297,7 +296,7 @@ impl Operator for Dropout {
             node.copy_strided(&input, &strides, 0, &output, &input.ty.shape)?;
         }
         match node.output(1) {
-            Ok(mask) => fill(node, &mask, element_bits(DataType::Bool, 1.0)),
+            Ok(mask) => fill(node, &mask, element_bits(mask.ty.dtype, 1.0)),
             Err(_) => Ok(()),
         }
     }

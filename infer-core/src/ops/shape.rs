@@ -25,7 +25,7 @@ pub const OPERATORS: &[Row] = &[
 ];
 
 /// The most bytes that a constant made here may have: a short model must not make the compiler fill the memory.
-const MAX_BYTES: usize = 1 << 28;
+const MAX_BYTES: usize = 1 << 29;
 
 /// Shape.
 #[derive(Debug)]
