@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use infer_core::onnx::proto::{
-    Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, dimension, type_proto,
+    Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, dimension, type_proto,
 };
 use prost::Message;
 
@@ -106,7 +106,12 @@ fn node(op_type: &str, domain: &str, inputs: &[&str], output: &str) -> NodeProto
     }
 }
 
-fn write_model(path: &Path, nodes: Vec<NodeProto>, inputs: Vec<ValueInfoProto>, outputs: Vec<ValueInfoProto>) {
+fn write_model(
+    path: &Path,
+    nodes: Vec<NodeProto>,
+    inputs: Vec<ValueInfoProto>,
+    outputs: Vec<ValueInfoProto>,
+) {
     let opset = |domain: &str, version| OperatorSetIdProto { domain: domain.into(), version };
     let model = ModelProto {
         ir_version: Some(8),
@@ -273,13 +278,22 @@ fn inputs_that_do_not_fit_are_refused() {
         bad(1, &[&"run", &model, &"--inputs", &case])
     };
     let error = refused(&npy("<f4", "1, 3, 40, 37", &[0; 4 * 3 * 40 * 37]));
-    assert!(error.contains("input `input.1` is f32[1,3,40,36]; ") && error.contains("is f32[1,3,40,37]"), "{error}");
+    assert!(
+        error.contains("input `input.1` is f32[1,3,40,36]; ") && error.contains("is f32[1,3,40,37]"),
+        "{error}"
+    );
     let error = refused(&npy("<f8", "1, 3, 40, 36", &[0; 8 * 3 * 40 * 36]));
     assert!(error.contains("f32[1,3,40,36]") && error.contains("f64[1,3,40,36]"), "{error}");
-    for damaged in [&b"\x93NUMPY"[..], b"", b"PK\x03\x04", &npy("<f4", "1, 3", &[0; 11]), &npy("<f4", "(", &[])] {
+    for damaged in
+        [&b"\x93NUMPY"[..], b"", b"PK\x03\x04", &npy("<f4", "1, 3", &[0; 11]), &npy("<f4", "(", &[])]
+    {
         let error = refused(damaged);
-        assert!(error.contains("input_0.npy for input `input.1`: ") && error.contains("npy file")
-            || error.contains("npy header") || error.contains("there are 11"), "{error}");
+        assert!(
+            error.contains("input_0.npy for input `input.1`: ") && error.contains("npy file")
+                || error.contains("npy header")
+                || error.contains("there are 11"),
+            "{error}"
+        );
     }
     fs::write(case.join("input_0.pb"), [0xff; 9]).unwrap();
     assert!(refused(&[]).contains("both as .npy and as .pb"));
@@ -295,7 +309,10 @@ fn inputs_that_do_not_fit_are_refused() {
     fs::write(case.join("input_0.npy"), npy("<i8", "1, 16", &[0; 128])).unwrap();
     fs::write(case.join("input_1.npy"), npy("<i8", "1, 15", &[0; 120])).unwrap();
     let error = bad(1, &[&"run", &data("transformer.onnx"), &"--inputs", &case]);
-    assert!(error.contains("dimension `seq` is 16 in input `input_ids` and 15 in input `attention_mask`"), "{error}");
+    assert!(
+        error.contains("dimension `seq` is 16 in input `input_ids` and 15 in input `attention_mask`"),
+        "{error}"
+    );
     // One file too many.
     fs::write(case.join("input_1.npy"), npy("<i8", "1, 16", &[0; 128])).unwrap();
     fs::write(case.join("input_2.npy"), npy("<i8", "1, 16", &[0; 128])).unwrap();
@@ -316,9 +333,15 @@ fn models_and_dimensions_that_are_not_there_are_said() {
     let error = bad(1, &[&"inspect", &data("make.py")]);
     assert!(error.contains("this is not an ONNX file"), "{error}");
     let error = bad(1, &[&"inspect", &model, &"--dims", &"bacth=1"]);
-    assert!(error.contains("has no symbolic dimension `bacth`; its symbolic dimensions are `batch`, `seq`"), "{error}");
+    assert!(
+        error.contains("has no symbolic dimension `bacth`; its symbolic dimensions are `batch`, `seq`"),
+        "{error}"
+    );
     let error = bad(1, &[&"run", &model]);
-    assert!(error.contains("symbolic dimensions without a size") && error.contains("help: --dims batch=1,seq=1"), "{error}");
+    assert!(
+        error.contains("symbolic dimensions without a size") && error.contains("help: --dims batch=1,seq=1"),
+        "{error}"
+    );
     for (dims, message) in [("batch", "`batch` has no size"), ("batch=x", "`x` is no size for `batch`")] {
         let error = bad(2, &[&"run", &model, &"--dims", &dims]);
         assert!(error.contains(message), "{error}");
@@ -346,7 +369,8 @@ fn suite(name: &str) -> PathBuf {
     let passes = case("b/test_passes", &[2.0, 4.01]);
     fs::create_dir_all(passes.join("test_data_set_1")).unwrap();
     write_tensor(&passes.join("test_data_set_1/input_0.pb"), &[1.0, 2.0, 3.0]);
-    fs::write(passes.join("test_data_set_1/output_0.npy"), npy("<f4", "3,", &floats(&[2.0, 4.0, 6.0]))).unwrap();
+    fs::write(passes.join("test_data_set_1/output_0.npy"), npy("<f4", "3,", &floats(&[2.0, 4.0, 6.0])))
+        .unwrap();
     case("b/test_wrong", &[2.0, 5.0]);
     let damaged = case("a/test_damaged", &[]);
     fs::write(damaged.join("model.onnx"), [8, 8, 0xff]).unwrap();
@@ -365,8 +389,14 @@ fn conformance_counts_and_names() {
     let text = run("1");
     assert_eq!(text, run("4"));
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines[0].starts_with("FAIL: a/test_damaged: model.onnx: the file (3 bytes) is damaged"), "{text}");
-    assert!(lines[1].starts_with("FAIL: a/test_empty: ") && lines[1].contains("there is no such file"), "{text}");
+    assert!(
+        lines[0].starts_with("FAIL: a/test_damaged: model.onnx: the file (3 bytes) is damaged"),
+        "{text}"
+    );
+    assert!(
+        lines[1].starts_with("FAIL: a/test_empty: ") && lines[1].contains("there is no such file"),
+        "{text}"
+    );
     assert_eq!(
         lines[2..],
         [
@@ -390,7 +420,8 @@ fn failures_may_be_expected() {
         fs::write(&list, text).unwrap();
         infer(&[&"conformance", &suite, &"--expect", &list])
     };
-    let known = "# Known.\na/test_damaged it is damaged\n\na/test_empty it is empty\nb/test_wrong sums are hard\n";
+    let known =
+        "# Known.\na/test_damaged it is damaged\n\na/test_empty it is empty\nb/test_wrong sums are hard\n";
     let output = run(known);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(stdout(&output).ends_with("0 not as expected\n1 passed, 3 failed\n"), "{output:?}");

@@ -57,7 +57,11 @@ pub fn check(arguments: &CheckArguments) -> anyhow::Result<Verdict> {
         writeln!(out, "{line}")?;
     }
     if verdict == Verdict::Bad {
-        writeln!(out, "the outputs differ by more than rtol {:e} and atol {:e}", tolerance.rtol, tolerance.atol)?;
+        writeln!(
+            out,
+            "the outputs differ by more than rtol {:e} and atol {:e}",
+            tolerance.rtol, tolerance.atol
+        )?;
     }
     Ok(verdict)
 }

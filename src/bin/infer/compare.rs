@@ -125,7 +125,8 @@ pub fn compare(ours: &Value, recorded: &Value, tolerance: Tolerance) -> Result<D
                 return Err(another());
             }
             for (index, (ours, recorded)) in ours.iter().zip(recorded).enumerate() {
-                let part = compare(ours, recorded, tolerance).map_err(|what| format!("item {index}: {what}"))?;
+                let part =
+                    compare(ours, recorded, tolerance).map_err(|what| format!("item {index}: {what}"))?;
                 difference.add(part);
             }
         }
@@ -135,7 +136,8 @@ pub fn compare(ours: &Value, recorded: &Value, tolerance: Tolerance) -> Result<D
         }
         (Value::Map { keys, values }, Value::Map { keys: recorded_keys, values: recorded_values }) => {
             difference = compare(keys, recorded_keys, tolerance).map_err(|what| format!("keys: {what}"))?;
-            difference.add(compare(values, recorded_values, tolerance).map_err(|what| format!("values: {what}"))?);
+            difference
+                .add(compare(values, recorded_values, tolerance).map_err(|what| format!("values: {what}"))?);
         }
         _ => return Err(another()),
     }
@@ -151,14 +153,16 @@ fn compare_elements(ours: Elements, recorded: Elements, tolerance: Tolerance) ->
                 let distance = if is_same { 0.0 } else { (a - b).abs() };
                 // An infinity is close to nothing but itself, whatever it would tolerate.
                 let is_close = is_same || (b.is_finite() && tolerance.admits(distance, b.abs()));
-                difference.element(distance, b.abs(), is_close, |index| format!("element {index} is {a}, not {b}"));
+                difference
+                    .element(distance, b.abs(), is_close, |index| format!("element {index} is {a}, not {b}"));
             }
         }
         (Elements::Integers(ours), Elements::Integers(recorded)) => {
             for (a, b) in ours.into_iter().zip(recorded) {
                 let (distance, size) = (a.abs_diff(b) as f64, b.unsigned_abs() as f64);
                 let is_close = a == b || (tolerance.integers && tolerance.admits(distance, size));
-                difference.element(distance, size, is_close, |index| format!("element {index} is {a}, not {b}"));
+                difference
+                    .element(distance, size, is_close, |index| format!("element {index} is {a}, not {b}"));
             }
         }
         (Elements::Complex(ours), Elements::Complex(recorded)) => {
@@ -230,7 +234,9 @@ mod tests {
         let sequence = |items: &[f32]| Value::Sequence(items.iter().map(|&item| floats(&[item])).collect());
         assert!(compare(&sequence(&[1.0]), &sequence(&[]), EXACT).is_err());
         assert_eq!(compare(&sequence(&[1.0, 2.0]), &sequence(&[1.0, 3.0]), EXACT).unwrap().wrong, 1);
-        assert!(compare(&Value::Optional(None), &Value::Optional(Some(Box::new(floats(&[])))), EXACT).is_err());
+        assert!(
+            compare(&Value::Optional(None), &Value::Optional(Some(Box::new(floats(&[])))), EXACT).is_err()
+        );
     }
 
     #[test]

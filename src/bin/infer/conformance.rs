@@ -41,8 +41,14 @@ pub fn conformance(arguments: &ConformanceArguments) -> anyhow::Result<Verdict> 
         cases.retain(|case| case.title().contains(filter.as_str()));
     }
     if cases.is_empty() {
-        let filter = arguments.filter.as_ref().map_or_else(String::new, |filter| format!(" with {} in its name", quote(filter)));
-        bail!("{} holds no case{filter}; cases are folders <group>/<case>/model.onnx", arguments.dir.display());
+        let filter = arguments
+            .filter
+            .as_ref()
+            .map_or_else(String::new, |filter| format!(" with {} in its name", quote(filter)));
+        bail!(
+            "{} holds no case{filter}; cases are folders <group>/<case>/model.onnx",
+            arguments.dir.display()
+        );
     }
 
     let failures = run_all(&cases, arguments.jobs)?;
@@ -161,7 +167,9 @@ fn run_one(program: &Path, folder: &Path, threads: Option<usize>) -> Option<Stri
         let _ = child.kill();
         let _ = child.wait();
     }
-    let text = |reader: Option<thread::JoinHandle<String>>| reader.and_then(|reader| reader.join().ok()).unwrap_or_default();
+    let text = |reader: Option<thread::JoinHandle<String>>| {
+        reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
+    };
     let (output, errors) = (text(output), text(errors));
     match status {
         Ok(Some(status)) if status.success() => None,

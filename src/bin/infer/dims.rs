@@ -25,7 +25,8 @@ impl FromStr for Dims {
                 Some((size, more)) => (size.trim(), Some(more.trim_start())),
                 None => (after.trim(), None),
             };
-            let size = size.parse().map_err(|_| format!("{} is no size for {}", quote(size), quote(&name)))?;
+            let size =
+                size.parse().map_err(|_| format!("{} is no size for {}", quote(size), quote(&name)))?;
             dims.push((name, size));
             match more {
                 Some(more) => rest = more,

@@ -130,7 +130,9 @@ mod tests {
         for (dtype, bits, number) in cases {
             assert_eq!(small_float(dtype, bits), number, "{dtype} {bits:#x}");
         }
-        for (dtype, bits) in [(DataType::F8E4M3FN, 0xff), (DataType::F8E5M2FNUZ, 0x80), (DataType::F8E5M2, 0x7d)] {
+        for (dtype, bits) in
+            [(DataType::F8E4M3FN, 0xff), (DataType::F8E5M2FNUZ, 0x80), (DataType::F8E5M2, 0x7d)]
+        {
             assert!(small_float(dtype, bits).is_nan());
         }
     }

@@ -82,12 +82,15 @@ pub fn write(folder: &Path, kind: &str, values: &[Value]) -> anyhow::Result<Vec<
 
 /// The files `<kind>_<number>.npy` and `.pb` in `folder`, by number.
 fn list(folder: &Path, kind: &str) -> anyhow::Result<BTreeSet<(usize, PathBuf)>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
     let mut found = BTreeSet::new();
     for entry in entries {
         let path = entry.with_context(|| format!("cannot read the folder {}", folder.display()))?.path();
         let is_data = path.extension().is_some_and(|extension| extension == "npy" || extension == "pb");
-        let number = path.file_stem().and_then(|stem| stem.to_str()?.strip_prefix(kind)?.strip_prefix('_')?.parse().ok());
+        let number = path
+            .file_stem()
+            .and_then(|stem| stem.to_str()?.strip_prefix(kind)?.strip_prefix('_')?.parse().ok());
         if let Some(number) = number.filter(|_| is_data) {
             found.insert((number, path));
         }

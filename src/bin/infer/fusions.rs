@@ -50,7 +50,10 @@ pub fn analyze(options: &Options, in_file: &Histogram) -> anyhow::Result<Fusions
         Partition::Static(graph) => vec![graph],
         Partition::Program(record, regions) => {
             // A part is one node of the program, named by another domain than any operator.
-            let nodes = record.nodes.iter().filter(|node| infer_core::ops::find(&node.domain, &node.op_type).is_some());
+            let nodes = record
+                .nodes
+                .iter()
+                .filter(|node| infer_core::ops::find(&node.domain, &node.op_type).is_some());
             for node in nodes {
                 *fusions.nodes.entry(node.op_type.clone()).or_default() += 1;
             }

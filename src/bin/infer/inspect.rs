@@ -29,7 +29,8 @@ pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<Verdict> {
     drop(file);
 
     let compiled = model::compiled(&options).and_then(|compiled| {
-        let fusions = crate::progress::while_working("analysing", || fusions::analyze(&options, &facts.nodes))?;
+        let fusions =
+            crate::progress::while_working("analysing", || fusions::analyze(&options, &facts.nodes))?;
         Ok((compiled.summary, fusions))
     });
     let mut out = io::stdout().lock();
@@ -49,7 +50,10 @@ pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<Verdict> {
         Err(error) => {
             let sizes: Vec<(String, u64)> = facts.assumed.iter().map(|symbol| (symbol.clone(), 1)).collect();
             let sizes = dims::display(&sizes);
-            Err(anyhow!("{}\n       help: {sizes} was assumed; other sizes may fit, give them with --dims", chain(&error)))
+            Err(anyhow!(
+                "{}\n       help: {sizes} was assumed; other sizes may fit, give them with --dims",
+                chain(&error)
+            ))
         }
     }
 }
@@ -87,7 +91,11 @@ impl Facts {
             file: file.name.clone(),
             producer: producer(model),
             ir_version: model.ir_version.unwrap_or_default(),
-            opsets: model.opset_import.iter().map(|import| (domain(&import.domain), import.version)).collect(),
+            opsets: model
+                .opset_import
+                .iter()
+                .map(|import| (domain(&import.domain), import.version))
+                .collect(),
             inputs: file.inputs.clone(),
             outputs: file.outputs.clone(),
             nodes,
@@ -103,7 +111,10 @@ impl Facts {
         let mut symbols = dims::unbound(&self.inputs, &[]);
         for symbol in dims::unbound(&self.outputs, &[]) {
             // An output's axis without a name is no symbol that one could give a size.
-            let is_axis = self.outputs.iter().any(|output| symbol.strip_prefix(&output.name).is_some_and(|rest| rest.starts_with('[')));
+            let is_axis = self
+                .outputs
+                .iter()
+                .any(|output| symbol.strip_prefix(&output.name).is_some_and(|rest| rest.starts_with('[')));
             if !symbols.contains(&symbol) && !is_axis {
                 symbols.push(symbol);
             }
@@ -118,7 +129,8 @@ impl Facts {
         };
         line("model", &self.file);
         line("producer", if self.producer.is_empty() { "unknown" } else { &self.producer });
-        let opsets: Vec<String> = self.opsets.iter().map(|(domain, version)| format!("{domain} {version}")).collect();
+        let opsets: Vec<String> =
+            self.opsets.iter().map(|(domain, version)| format!("{domain} {version}")).collect();
         line("opsets", &format!("{} (IR version {})", opsets.join(", "), self.ir_version));
         for (kind, ports) in [("input", &self.inputs), ("output", &self.outputs)] {
             for port in ports {
@@ -158,7 +170,8 @@ impl Facts {
                 }).collect::<Vec<_>>()),
             })
         };
-        let dims: Map<String, Json> = self.dims.iter().map(|(name, size)| (name.clone(), json!(size))).collect();
+        let dims: Map<String, Json> =
+            self.dims.iter().map(|(name, size)| (name.clone(), json!(size))).collect();
         let opsets: Map<String, Json> =
             self.opsets.iter().map(|(domain, version)| (domain.clone(), json!(version))).collect();
         let mut json = json!({
@@ -264,7 +277,8 @@ fn sorted(nodes: &Histogram) -> Vec<(&String, usize)> {
 
 fn describe(nodes: &Histogram) -> String {
     let total: usize = nodes.values().sum();
-    let each: Vec<String> = sorted(nodes).into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let each: Vec<String> =
+        sorted(nodes).into_iter().map(|(name, count)| format!("{count} {name}")).collect();
     if each.is_empty() { "0".to_owned() } else { format!("{total}: {}", each.join(", ")) }
 }
 
@@ -283,7 +297,11 @@ fn grouped(number: u64) -> String {
 
 fn bytes(count: u64) -> String {
     let mib = count as f64 / f64::from(1 << 20);
-    if mib >= 0.1 { format!("{} bytes ({mib:.1} MiB)", grouped(count)) } else { format!("{} bytes", grouped(count)) }
+    if mib >= 0.1 {
+        format!("{} bytes ({mib:.1} MiB)", grouped(count))
+    } else {
+        format!("{} bytes", grouped(count))
+    }
 }
 
 #[cfg(test)]

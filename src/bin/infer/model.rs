@@ -155,7 +155,8 @@ pub fn compiled(options: &Options) -> anyhow::Result<Compiled> {
 
 /// What is wrong, as one writes it for the command line.
 pub fn messages(diagnostics: &[Diagnostic]) -> String {
-    let messages: Vec<String> = diagnostics.iter().map(|diagnostic| for_command_line(&diagnostic.message)).collect();
+    let messages: Vec<String> =
+        diagnostics.iter().map(|diagnostic| for_command_line(&diagnostic.message)).collect();
     messages.join("\n")
 }
 
@@ -166,7 +167,11 @@ fn for_command_line(message: &str) -> String {
         Some(dims) => {
             let dims = dims.replace(" = ", "=").replace(", ", ",");
             let plain = !dims.contains(|c: char| c.is_whitespace() || "\"'[]*?$&|;<>()".contains(c));
-            if plain { format!("       help: --dims {dims}") } else { format!("       help: --dims '{dims}'") }
+            if plain {
+                format!("       help: --dims {dims}")
+            } else {
+                format!("       help: --dims '{dims}'")
+            }
         }
         None => line.to_owned(),
     };

@@ -55,7 +55,9 @@ pub fn read(bytes: &[u8]) -> anyhow::Result<Constant> {
     let cut = "the npy file is cut short";
     let (version, rest) = rest.split_first_chunk::<2>().context(cut)?;
     let (length, rest) = match version {
-        [1, 0] => rest.split_first_chunk::<2>().map(|(size, rest)| (u16::from_le_bytes(*size) as usize, rest)),
+        [1, 0] => {
+            rest.split_first_chunk::<2>().map(|(size, rest)| (u16::from_le_bytes(*size) as usize, rest))
+        }
         [2 | 3, 0] => {
             rest.split_first_chunk::<4>().map(|(size, rest)| (u32::from_le_bytes(*size) as usize, rest))
         }
@@ -64,10 +66,12 @@ pub fn read(bytes: &[u8]) -> anyhow::Result<Constant> {
     .context(cut)?;
     let (header, data) = rest.split_at_checked(length).context(cut)?;
     let header = std::str::from_utf8(header).ok().context("the npy header is no text")?;
-    let header = Header::parse(header).with_context(|| format!("the npy header is damaged: {}", shown(header)))?;
+    let header =
+        Header::parse(header).with_context(|| format!("the npy header is damaged: {}", shown(header)))?;
 
     let (order, code) = header.descr.split_at_checked(1).unwrap_or(("", header.descr));
-    let (order, code) = if matches!(order, "<" | ">" | "|" | "=") { (order, code) } else { ("=", header.descr) };
+    let (order, code) =
+        if matches!(order, "<" | ">" | "|" | "=") { (order, code) } else { ("=", header.descr) };
     let found = TYPES.iter().find(|(_, known)| *known == code);
     let Some(&(dtype, _)) = found else {
         bail!("element type {:?} is not supported in npy files; give a .pb file", shown(header.descr))

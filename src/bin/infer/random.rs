@@ -32,8 +32,7 @@ impl Random {
     pub fn value(&mut self, ty: &ValueType) -> anyhow::Result<Value> {
         Ok(match ty {
             ValueType::Tensor { element, shape } => {
-                let shape: Vec<usize> =
-                    shape.iter().flatten().map(|extent| extent.unwrap_or(2)).collect();
+                let shape: Vec<usize> = shape.iter().flatten().map(|extent| extent.unwrap_or(2)).collect();
                 self.tensor(*element, shape)?
             }
             ValueType::Sequence(ty) => Value::Sequence(vec![self.value(ty)?, self.value(ty)?]),

@@ -57,7 +57,11 @@ impl Runner {
     }
 
     /// The outputs for `inputs` with all dimensions given, and how long that took in seconds.
-    pub fn run_with(&mut self, inputs: &[Value], dims: &[(String, u64)]) -> anyhow::Result<(Vec<Value>, f64)> {
+    pub fn run_with(
+        &mut self,
+        inputs: &[Value],
+        dims: &[(String, u64)],
+    ) -> anyhow::Result<(Vec<Value>, f64)> {
         let session = self.session(dims)?;
         let start = Instant::now();
         let outputs = crate::progress::while_working("running", || session.run(inputs))?;
@@ -151,7 +155,8 @@ impl Case {
 
 /// The cases in `folder`, sorted: `<group>/<case>`. Every such folder is a case, with a model in it or not.
 pub fn cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
-    let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let name =
+        |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let mut cases = Vec::new();
     for group in folders(folder)? {
         if group.join("model.onnx").is_file() {
@@ -159,7 +164,11 @@ pub fn cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
                 "{} is a case; the folder of the suite holds groups, and those the cases\n       help: \
                  infer conformance {}",
                 group.display(),
-                folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("..")).display()
+                folder
+                    .parent()
+                    .filter(|parent| !parent.as_os_str().is_empty())
+                    .unwrap_or(Path::new(".."))
+                    .display()
             );
         }
         for path in folders(&group)? {
@@ -187,7 +196,8 @@ pub fn has_quantized_nodes(model: &ModelProto) -> bool {
     fn any(nodes: &[NodeProto]) -> bool {
         nodes.iter().any(|node| {
             let graphs = node.attribute.iter().flat_map(|a| a.g.iter().map(|g| &**g).chain(&a.graphs));
-            is_quantized(&node.op_type) || graphs.map(|graph: &GraphProto| &graph.node).any(|nodes| any(nodes))
+            is_quantized(&node.op_type)
+                || graphs.map(|graph: &GraphProto| &graph.node).any(|nodes| any(nodes))
         })
     }
     fn is_quantized(op_type: &str) -> bool {
