@@ -159,7 +159,7 @@ impl Planner<'_> {
                 .collect()
         };
         let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
-        passes::run(&mut graph, |_| {}).map_err(|error| mistake(file, error.0))?;
+        passes::run(&mut graph, |_, _| {}).map_err(|error| mistake(file, error.0))?;
         let flops = flops(&graph);
         self.clock.stage("passes");
         let calls = lower(&graph, self.precision).map_err(|(node, reason)| {
