@@ -155,6 +155,7 @@ impl Hardmax {
         let values = input.values::<T>();
         let shape = &input.ty().shape;
         let (outer, length, inner) = match self.flattens {
+            true if values.is_empty() => (0, 0, 0),
             true => (shape[..axis].iter().product(), shape[axis..].iter().product(), 1),
             false => around(shape, axis),
         };
@@ -251,6 +252,8 @@ mod tests {
         hard(13, 1, &[1.; 4]);
         hard(11, 0, &[0., 1., 0., 0.]);
         hard(11, 1, &[0., 1., 1., 0.]);
+        let nothing = f32s([1 << 20, 1 << 20, 0], &[]);
+        check(("Hardmax", 11), &[("axis", 2.into())], std::slice::from_ref(&nothing), &nothing);
         assert!(run(("Hardmax", 13), &[("axis", 3.into())], &[input]).is_err());
     }
 }
