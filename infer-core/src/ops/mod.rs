@@ -31,6 +31,7 @@ pub mod image_decoder;
 pub mod linear_attention;
 pub mod loss;
 pub mod matmul;
+pub mod matmul_n_bits;
 pub mod ml;
 pub mod ml_tree;
 pub mod modulo;
@@ -258,6 +259,7 @@ pub static TABLE: &[&[Row]] = &[
     linear_attention::OPERATORS,
     loss::OPERATORS,
     matmul::OPERATORS,
+    matmul_n_bits::OPERATORS,
     ml::OPERATORS,
     ml_tree::OPERATORS,
     modulo::OPERATORS,

@@ -183,6 +183,9 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let known = KINDS.iter().find(|(_, name, _)| *name == node.op_type);
     let &(kind, ..) =
         known.ok_or_else(|| Reason::new(format!("{} is no function of one tensor", node.op_type)))?;
+    if node.opset < 6 {
+        node.attributes.ignore("consumed_inputs");
+    }
     let mut constant = |name, default| Ok::<_, Reason>(node.attributes.float(name)?.unwrap_or(default));
     let (alpha, beta) = match kind {
         UnaryKind::LeakyRelu => (constant("alpha", 0.01)?, 0.0),
