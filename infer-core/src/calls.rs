@@ -316,9 +316,19 @@ impl<'a> LowerNode<'a> {
         to: (&[i64], u64),
         shape: &[usize],
     ) -> Result<(), Reason> {
-        let call = Elementwise::new(shape, &[from, to])
-            .ok_or_else(|| Reason::new(format!("more than 8 separate dimensions in {shape:?}")))?;
-        self.call(sized_kernel("copy", output.ty.dtype), &call, &[Some(input.span), Some(output.span)]);
+        let refuse = || Reason::new(format!("more than 8 separate dimensions in {shape:?}"));
+        let operands = [Some(input.span), Some(output.span)];
+        if output.ty.dtype.size_bytes() == 16 {
+            // No kernel moves so much at once: two halves of each element, one after the other.
+            let halves = |strides: &[i64]| strides.iter().map(|stride| stride * 2).chain([1]).collect();
+            let (from_strides, to_strides): (Vec<i64>, Vec<i64>) = (halves(from.0), halves(to.0));
+            let operand_walks = [(&*from_strides, from.1 * 2), (&*to_strides, to.1 * 2)];
+            let call = Elementwise::new(&[shape, &[2]].concat(), &operand_walks).ok_or_else(refuse)?;
+            self.call("copy_b8", &call, &operands);
+            return Ok(());
+        }
+        let call = Elementwise::new(shape, &[from, to]).ok_or_else(refuse)?;
+        self.call(sized_kernel("copy", output.ty.dtype), &call, &operands);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::diagnostic::Diagnostic;
 use crate::graph::{Graph, ValueId};
 use crate::import::import;
 use crate::lower::lower;
-use crate::onnx;
+use crate::onnx::{self, ModelFile};
 use crate::options::{Options, Precision};
 use crate::partition::{Partition, partition};
 use crate::passes;
@@ -68,8 +68,18 @@ pub struct Compiled {
 ///
 /// One diagnostic for each thing that is wrong with the request; all failing nodes of the model share one.
 pub fn compile(options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
-    let mut clock = Clock::default();
+    let start = Instant::now();
     let file = onnx::read(&options.model).map_err(|diagnostic| vec![diagnostic])?;
+    compile_file(file, options, start)
+}
+
+/// [`compile`] of a file that has been read, since the time `start`; the path in `options` is not looked at.
+///
+/// # Errors
+///
+/// Those of [`compile`].
+pub fn compile_file(file: ModelFile, options: &Options, start: Instant) -> Result<Compiled, Vec<Diagnostic>> {
+    let mut clock = Clock { last: start, timings: Vec::new() };
     let sha256: [u8; 32] = Sha256::digest(&file.bytes).into();
     clock.stage("read");
     let imported = import(&file, &options.dims)?;
@@ -167,12 +177,6 @@ impl Planner<'_> {
 struct Clock {
     last: Instant,
     timings: Vec<(&'static str, f64)>,
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Clock { last: Instant::now(), timings: Vec::new() }
-    }
 }
 
 impl Clock {

@@ -4,22 +4,23 @@
 
 use std::collections::HashMap;
 
-use bytemuck::{Pod, Zeroable};
 use bytes::Bytes;
 use infer_kernels::{Args, Call, Isa, Operand, reference};
 
-use crate::calls::{BufferKind, Calls, KernelCall, LowerNode, Span, Tensor};
+use crate::calls::{Buffer, BufferKind, Calls, KernelCall, LowerNode, Span, Tensor};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
+use crate::error::Result as MemoryResult;
 use crate::expansion::{self, Expanded};
 use crate::node_types::{InputType, NodeTypes};
 use crate::node_values::NodeValues;
 use crate::ops::{Operator, StringUse};
-use crate::tensor_type::{DataType, TensorType};
+use crate::plan::AlignedBytes;
+use crate::tensor_type::{DataType, MAX_RANK, TensorType};
 use crate::value::{Strings, Value};
 
 /// The most memory that the calls of one node may use beside its inputs.
-const MAX_BYTES: u64 = 1 << 31;
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Which kernels compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +122,12 @@ fn execute_tensors(
     }
     let types = op.infer(&node)?;
     for ty in &types {
+        if ty.rank() > MAX_RANK {
+            return Err(Reason::new(format!(
+                "an output would have {} dimensions, at most {MAX_RANK} are supported",
+                ty.rank()
+            )));
+        }
         if ty.checked_elements().is_none() {
             return Err(Reason::new(format!("an output would be {ty}, which is too large")));
         }
@@ -142,7 +149,16 @@ fn run_expanded(
     for (value, input) in values.iter_mut().zip(inputs) {
         *value = input.map(|input| Value::Tensor(input.clone()));
     }
-    for node in expanded.nodes {
+    let mut is_read = vec![false; values.len()];
+    for wire in &expanded.outputs {
+        is_read[wire.index()] = true;
+    }
+    let mut last: Vec<Vec<usize>> = Vec::with_capacity(expanded.nodes.len());
+    for node in expanded.nodes.iter().rev() {
+        let wires = node.inputs.iter().flatten().chain(&node.outputs).map(|wire| wire.index());
+        last.push(wires.filter(|&wire| !std::mem::replace(&mut is_read[wire], true)).collect());
+    }
+    for (node, last) in expanded.nodes.into_iter().zip(last.into_iter().rev()) {
         if node.outputs.iter().all(|wire| values[wire.index()].is_some()) {
             continue;
         }
@@ -152,6 +168,10 @@ fn run_expanded(
         let results = execute(&*node.op, &inputs, &asked, backend)?;
         for (wire, value) in node.outputs.iter().zip(results) {
             values[wire.index()] = Some(value);
+        }
+        // What nobody reads afterwards.
+        for wire in last {
+            values[wire] = None;
         }
     }
     let output = |wire: &expansion::Wire| match values.get(wire.index()).cloned().flatten() {
@@ -238,7 +258,7 @@ pub fn evaluate(
         half_weights: false,
     })?;
 
-    let mut memory = Memory::of(&calls).map_err(|what| internal(op, what))?;
+    let mut memory = Memory::of(&calls).map_err(Reason::new)?;
     for call in &calls.calls {
         memory.run(call, backend).map_err(|failure| match failure {
             Failure::Values(what) => Reason::new(what),
@@ -257,52 +277,19 @@ fn internal(op: &dyn Operator, what: String) -> Reason {
         .help(format!("this is a mistake in the compiler's {}; please report it", op.name()))
 }
 
-/// As much memory as a cache line, aligned like one.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Line([u8; 64]);
-
-/// Bytes that begin on a cache line.
-#[derive(Default)]
-struct Lines {
-    lines: Vec<Line>,
-    bytes: usize,
-}
-
-impl Lines {
-    fn zeroed(bytes: u64) -> Self {
-        Lines {
-            lines: vec![Line::zeroed(); (bytes as usize).div_ceil(size_of::<Line>())],
-            bytes: bytes as usize,
-        }
-    }
-
-    fn copy_of(data: &[u8]) -> Self {
-        let mut copy = Lines::zeroed(data.len() as u64);
-        bytemuck::cast_slice_mut(&mut copy.lines)[..data.len()].copy_from_slice(data);
-        copy
-    }
-}
-
-impl AsRef<[u8]> for Lines {
-    fn as_ref(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.bytes]
-    }
-}
-
 /// The memory of one buffer.
 enum Store {
     /// Values that are known.
     Read(Bytes),
     /// What calls write.
-    Write(Lines),
+    Write(AlignedBytes),
 }
 
 impl Store {
     fn bytes(&self) -> &[u8] {
         match self {
             Store::Read(bytes) => bytes,
-            Store::Write(lines) => lines.as_ref(),
+            Store::Write(bytes) => bytes.as_slice(),
         }
     }
 }
@@ -328,14 +315,17 @@ impl Memory {
         }
         /// What every element type is aligned to.
         const ALIGNMENT: usize = 16;
-        let buffers = calls.buffers.iter().map(|buffer| match &buffer.kind {
-            BufferKind::Constant(data) if data.as_ptr().addr().is_multiple_of(ALIGNMENT) => {
-                Store::Read(data.clone())
-            }
-            BufferKind::Constant(data) => Store::Read(Bytes::from_owner(Lines::copy_of(data))),
-            _ => Store::Write(Lines::zeroed(buffer.bytes)),
-        });
-        Ok(Memory { buffers: buffers.collect() })
+        let store = |buffer: &Buffer| -> MemoryResult<Store> {
+            Ok(match &buffer.kind {
+                BufferKind::Constant(data) if data.as_ptr().addr().is_multiple_of(ALIGNMENT) => {
+                    Store::Read(data.clone())
+                }
+                BufferKind::Constant(data) => Store::Read(Bytes::from_owner(AlignedBytes::copy_of(data)?)),
+                _ => Store::Write(AlignedBytes::zeroed(buffer.bytes as usize)?),
+            })
+        };
+        let buffers = calls.buffers.iter().map(store).collect::<MemoryResult<_>>();
+        Ok(Memory { buffers: buffers.map_err(|error| error.to_string())? })
     }
 
     fn bytes(&self, span: &Span) -> Option<&[u8]> {
@@ -348,7 +338,12 @@ impl Memory {
     fn take(&mut self, span: Span) -> Option<Bytes> {
         let whole = self.bytes(&span)?.len() == self.buffers.get(span.buffer.0 as usize)?.bytes().len();
         match self.buffers.get_mut(span.buffer.0 as usize) {
-            Some(Store::Write(lines)) if whole => Some(Bytes::from_owner(std::mem::take(lines))),
+            Some(store @ Store::Write(_)) if whole => {
+                match std::mem::replace(store, Store::Read(Bytes::new())) {
+                    Store::Write(bytes) => Some(Bytes::from_owner(bytes)),
+                    Store::Read(bytes) => Some(bytes),
+                }
+            }
             _ => self.bytes(&span).map(Bytes::copy_from_slice),
         }
     }
@@ -356,8 +351,8 @@ impl Memory {
     fn run(&mut self, call: &KernelCall, backend: &Backend) -> Result<(), Failure> {
         let wrong = |what: &str| Failure::Call(what.to_owned());
         let entry = reference::find(&call.kernel).ok_or_else(|| wrong("it does not exist"))?;
-        let params = Lines::copy_of(&call.params);
-        let params = params.as_ref();
+        let params = AlignedBytes::copy_of(&call.params).map_err(|error| wrong(&error.to_string()))?;
+        let params = params.as_slice();
         let sizes: Vec<u64> = call.operands.iter().map(|span| span.map_or(0, |span| span.bytes)).collect();
         (entry.kernel.validate)(&Call { params, operand_bytes: &sizes }).map_err(|e| wrong(e.0))?;
 
@@ -366,7 +361,7 @@ impl Memory {
         let (inputs, outputs) = call.operands.split_at(first_output);
         // What a call reads while it writes the same buffer is copied, so that no operand aliases an output.
         let written = |span: &Span| outputs.iter().flatten().any(|output| output.buffer == span.buffer);
-        let mut copies: Vec<Lines> = Vec::new();
+        let mut copies: Vec<AlignedBytes> = Vec::new();
         let mut operands: Vec<Operand> = Vec::with_capacity(call.operands.len());
         for span in inputs {
             let Some(span) = span else {
@@ -375,8 +370,8 @@ impl Memory {
             };
             let bytes = self.bytes(span).ok_or_else(|| wrong("an input lies outside of its buffer"))?;
             let data = if written(span) {
-                copies.push(Lines::copy_of(bytes));
-                copies.last().map_or(std::ptr::null(), |copy| copy.lines.as_ptr().cast::<u8>())
+                copies.push(AlignedBytes::copy_of(bytes).map_err(|error| wrong(&error.to_string()))?);
+                copies.last().map_or(std::ptr::null(), |copy| copy.as_slice().as_ptr())
             } else {
                 bytes.as_ptr()
             };
@@ -396,11 +391,11 @@ impl Memory {
                 return Err(wrong("two outputs overlap"));
             }
             self.bytes(span).ok_or_else(|| wrong("an output lies outside of its buffer"))?;
-            let Some(Store::Write(lines)) = self.buffers.get_mut(span.buffer.0 as usize) else {
+            let Some(Store::Write(bytes)) = self.buffers.get_mut(span.buffer.0 as usize) else {
                 return Err(wrong("it writes into a constant"));
             };
             // In bounds: `bytes` has just found the span inside of the buffer.
-            let data = lines.lines.as_mut_ptr().cast::<u8>().wrapping_add(span.offset_bytes as usize);
+            let data = bytes.as_mut_ptr().wrapping_add(span.offset_bytes as usize);
             operands.push(Operand { data, bytes: span.bytes as usize });
         }
         let args = Args { params, operands: &operands };

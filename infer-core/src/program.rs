@@ -108,6 +108,11 @@ impl Program {
         &self.output_types
     }
 
+    /// Whether two runs alike give different results, as random operators do.
+    pub fn is_nondeterministic(&self) -> bool {
+        self.nodes.iter().any(|node| node.op.is_nondeterministic())
+    }
+
     fn find_last_readers(&mut self) {
         let mut is_read = vec![false; self.values];
         for &output in &self.outputs {

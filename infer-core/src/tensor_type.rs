@@ -191,6 +191,9 @@ pub struct TensorType {
 /// The most elements a tensor may have: larger ones are refused before anything is allocated for them.
 pub const MAX_ELEMENTS: usize = 1 << 33;
 
+/// The most dimensions a tensor may have.
+pub const MAX_RANK: usize = 64;
+
 impl TensorType {
     /// The type of a tensor of `dtype` elements with these extents.
     pub fn new(dtype: DataType, shape: impl Into<Vec<usize>>) -> Self {
@@ -204,7 +207,8 @@ impl TensorType {
 
     /// The number of elements. Shape inference has checked it against [`MAX_ELEMENTS`].
     pub fn elements(&self) -> usize {
-        self.shape.iter().product()
+        // The other extents of an empty tensor may be of any size.
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
     }
 
     /// The number of elements, or `None` above [`MAX_ELEMENTS`].
@@ -224,7 +228,7 @@ impl TensorType {
     pub fn strides(&self) -> Vec<i64> {
         let mut strides = vec![1i64; self.rank()];
         for axis in (1..self.rank()).rev() {
-            strides[axis - 1] = strides[axis] * self.shape[axis].max(1) as i64;
+            strides[axis - 1] = strides[axis].saturating_mul(self.shape[axis].max(1) as i64);
         }
         strides
     }

@@ -16,13 +16,12 @@ pub use tensor::{STRING, data_type_name, tensor_type, to_constant, to_dense, to_
 pub use value::{read_value, write_value};
 
 /// The oldest and the newest opset of ai.onnx that are understood.
-pub const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
+pub const OPSETS: std::ops::RangeInclusive<i64> = 6..=28;
 
 /// The oldest and the newest version of the file format that are understood.
 pub const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
 
-/// The most dimensions a tensor may have.
-pub const MAX_RANK: usize = 64;
+pub use crate::tensor_type::MAX_RANK;
 
 /// The domain `domain`, with the long name of the default one as the short one.
 pub fn normalize_domain(domain: &str) -> &str {

@@ -3,7 +3,7 @@
 use infer_kernels::call::BLOCK;
 
 use super::movement::{Direction, copy_part, result_type};
-use super::{Blocking, ImportNode, NodeTypes, Operator, Row, resolve_axis};
+use super::{Blocking, ImportNode, NodeTypes, Operator, Row, StringUse, resolve_axis};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
@@ -69,6 +69,10 @@ impl Operator for Concat {
             Some(parts) if channels_in_blocks(self.axis, &parts) => Blocking::Follows,
             _ => Blocking::Never,
         }
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

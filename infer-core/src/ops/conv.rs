@@ -155,8 +155,8 @@ fn channels(node: &NodeTypes<'_>, group: usize, transposed: bool) -> Result<(usi
         return Err(Reason::new(format!("input {x} and weights {w} differ in rank")));
     }
     let (in_total, in_channels, out_channels) =
-        if transposed { (w0, w0 / group, w1) } else { (w1 * group, w1, w0 / group) };
-    if c != in_total || !w0.is_multiple_of(group) {
+        if transposed { (w0, w0 / group, w1) } else { (w1.saturating_mul(group), w1, w0 / group) };
+    if c != in_total || !w0.is_multiple_of(group) || group > w0.max(1) {
         return Err(Reason::new(format!(
             "input {x} has {c} channels, weights {w} with group {group} take {in_total}"
         )));

@@ -1,7 +1,7 @@
 //! DepthToSpace and SpaceToDepth: blocks of pixels from channels and back.
 
 use super::movement::{choice, result_type};
-use super::{ImportNode, NodeTypes, Operator, Row};
+use super::{ImportNode, NodeTypes, Operator, Row, StringUse};
 use crate::calls::{LowerNode, picture};
 use crate::diagnostic::Reason;
 use crate::tensor_type::TensorType;
@@ -87,6 +87,10 @@ impl Operator for DepthSpace {
             (deep_walk.as_slice(), wide_walk.as_slice())
         };
         node.copy_between(&input, (from, 0), &output, (to, 0), &shape)
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

@@ -1,7 +1,7 @@
 //! Expand and Tile: repeat elements, by broadcasting or whole copies.
 
 use super::movement::{extent, result_type};
-use super::{NodeTypes, Operator, Row, broadcast};
+use super::{NodeTypes, Operator, Row, StringUse, broadcast};
 use crate::calls::{LowerNode, broadcast_strides};
 use crate::diagnostic::Reason;
 use crate::tensor_type::TensorType;
@@ -44,6 +44,10 @@ impl Operator for Expand {
         let strides = broadcast_strides(&input.ty, &output.ty.shape)?;
         node.copy_strided(&input, &strides, 0, &output, &output.ty.shape)
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Tile {
@@ -80,6 +84,10 @@ impl Operator for Tile {
             walk.extend([0, stride]);
         }
         node.copy_strided(&input, &walk, 0, &output, &shape)
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

@@ -5,8 +5,8 @@
 use half::f16;
 use infer_kernels::call;
 
-use super::movement::result_type;
-use super::{ImportNode, NodeTypes, Operator, Row, expect_dtype, resolve_axis};
+use super::movement::{kernel_width, result_type};
+use super::{ImportNode, NodeTypes, Operator, Row, StringUse, expect_dtype, resolve_axis};
 use crate::calls::{LowerNode, sized_kernel};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -53,10 +53,11 @@ impl Operator for Gather {
         let (data, indices, output) = (node.input(0)?, node.input(1)?, node.output(0)?);
         let axis = resolve_axis(self.axis, data.ty.rank())?;
         let product = |extents: &[usize]| extents.iter().product::<usize>() as u64;
+        let (width, parts) = kernel_width(data.ty.dtype);
         let params = call::Gather {
             outer: product(&data.ty.shape[..axis]),
             axis: data.ty.shape[axis] as u64,
-            inner: product(&data.ty.shape[axis + 1..]),
+            inner: product(&data.ty.shape[axis + 1..]) * parts as u64,
             indices: indices.ty.elements() as u64,
             index_bytes: indices.ty.dtype.size_bytes() as u64,
         };
@@ -65,7 +66,7 @@ impl Operator for Gather {
             table.filter(|table| table.data().len() >= LARGE_BYTES).and_then(Constant::to_f32s)
         else {
             let operands = [Some(data.span), Some(indices.span), Some(output.span)];
-            node.call(sized_kernel("gather", data.ty.dtype), &params, &operands);
+            node.call(format!("gather_b{width}"), &params, &operands);
             return Ok(());
         };
         let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
@@ -74,6 +75,10 @@ impl Operator for Gather {
         let operands = [Some(table), Some(indices.span), Some(selected.span)];
         node.call(sized_kernel("gather", DataType::F16), &params, &operands);
         node.elementwise("cast_f16_f32", &[&selected], &output, |_| {})
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

@@ -7,6 +7,7 @@ pub mod activation_expanded;
 pub mod along_axis;
 pub mod attention;
 pub mod attention_contrib;
+mod attention_core;
 mod attributes;
 pub mod binary;
 pub mod bitwise;
@@ -21,11 +22,15 @@ pub mod deform_conv;
 pub mod depth_to_space;
 pub mod einsum;
 pub mod element_type;
+mod elements;
 pub mod elementwise_layout;
 pub mod expand;
+mod flex_attention;
 pub mod fused_contrib;
 pub mod gather;
 pub mod gather_scatter;
+pub mod grid_sample;
+mod group_query_attention;
 mod host_kernels;
 pub mod image_decoder;
 pub mod linear_attention;
@@ -39,8 +44,11 @@ mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
 pub mod normalization_composed;
+pub mod normalization_contrib;
 pub mod normalization_expanded;
+mod number;
 mod numbers;
+pub mod one_hot;
 pub mod optional;
 pub mod pack;
 pub mod pad;
@@ -49,6 +57,7 @@ pub mod quantize;
 pub mod quantized;
 pub mod quantized_contrib;
 pub mod random;
+pub(crate) mod real;
 pub mod recurrent;
 pub mod reduce;
 pub mod region;
@@ -56,6 +65,8 @@ pub mod reorder;
 pub mod reshape;
 pub mod resize;
 pub mod rotary_embedding;
+mod scan;
+pub mod scatter;
 pub mod select;
 pub mod sequence;
 pub mod shape;
@@ -67,10 +78,12 @@ pub mod string;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub mod tf_idf;
+pub mod top_k;
 pub mod training;
 pub mod transpose;
 pub mod trigonometric;
 pub mod unary;
+mod value_parts;
 pub mod variadic;
 pub mod where_op;
 pub mod window;
@@ -255,6 +268,7 @@ pub static TABLE: &[&[Row]] = &[
     fused_contrib::OPERATORS,
     gather::OPERATORS,
     gather_scatter::OPERATORS,
+    grid_sample::OPERATORS,
     image_decoder::OPERATORS,
     linear_attention::OPERATORS,
     loss::OPERATORS,
@@ -265,7 +279,9 @@ pub static TABLE: &[&[Row]] = &[
     modulo::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
+    normalization_contrib::OPERATORS,
     normalization_expanded::OPERATORS,
+    one_hot::OPERATORS,
     optional::OPERATORS,
     pad::OPERATORS,
     pool::OPERATORS,
@@ -279,6 +295,7 @@ pub static TABLE: &[&[Row]] = &[
     reshape::OPERATORS,
     resize::OPERATORS,
     rotary_embedding::OPERATORS,
+    scatter::OPERATORS,
     select::OPERATORS,
     sequence::OPERATORS,
     shape::OPERATORS,
@@ -288,6 +305,7 @@ pub static TABLE: &[&[Row]] = &[
     split::OPERATORS,
     string::OPERATORS,
     tf_idf::OPERATORS,
+    top_k::OPERATORS,
     training::OPERATORS,
     transpose::OPERATORS,
     trigonometric::OPERATORS,

@@ -4,7 +4,7 @@ use bytemuck::Zeroable;
 use infer_kernels::call::{Elementwise, IndexMap, MAX_RANK};
 
 use super::ImportNode;
-use crate::calls::{LowerNode, Tensor, physical, sized_kernel};
+use crate::calls::{LowerNode, Tensor, physical};
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, MAX_ELEMENTS, TensorType};
 
@@ -78,12 +78,21 @@ pub(super) fn element_bits(dtype: DataType, value: f32) -> u64 {
     }
 }
 
+/// The width of the kernels that move elements of type `dtype`, and how many such parts make one.
+pub(super) fn kernel_width(dtype: DataType) -> (usize, usize) {
+    match dtype.size_bytes() {
+        16 => (8, 2),
+        width => (width, 1),
+    }
+}
+
 /// Writes `value`, the bytes of one element, into all of a plain `output`.
 pub(super) fn fill(node: &mut LowerNode<'_>, output: &Tensor, value: u64) -> Result<(), Reason> {
-    let mut call = Elementwise::new(&[output.ty.elements()], &[(&[1], 0)])
+    let (width, parts) = kernel_width(output.ty.dtype);
+    let mut call = Elementwise::new(&[output.ty.elements() * parts], &[(&[1], 0)])
         .ok_or_else(|| Reason::new(format!("{} cannot be filled", output.ty)))?;
     call.value = value;
-    node.call(sized_kernel("fill", output.ty.dtype), &call, &[Some(output.span)]);
+    node.call(format!("fill_b{width}"), &call, &[Some(output.span)]);
     Ok(())
 }
 
@@ -99,6 +108,10 @@ pub(super) fn index_map(
     let extents = input.ty.shape.iter().map(|&extent| extent as u64);
     let mut axes: Vec<(u64, Vec<i64>)> = extents.zip(tables.iter().cloned()).collect();
     axes.retain(|(extent, table)| *extent != 1 || table != &[0]);
+    let (width, parts) = kernel_width(output.ty.dtype);
+    if parts > 1 {
+        axes.push((parts as u64, (0..parts as i64).collect()));
+    }
     while axes.len() > MAX_RANK {
         // Two axes that stay as they are count as one; only then, because the merged table is their product.
         let merged = axes.windows(2).position(|pair| pair.iter().all(is_identity));
@@ -120,8 +133,7 @@ pub(super) fn index_map(
     }
     let entries: Vec<i64> = axes.into_iter().flat_map(|(_, table)| table).collect();
     let tables = node.data(&entries);
-    let kernel = sized_kernel("index_map", output.ty.dtype);
-    node.call(kernel, &call, &[Some(input.span), Some(tables), Some(output.span)]);
+    node.call(format!("index_map_b{width}"), &call, &[Some(input.span), Some(tables), Some(output.span)]);
     Ok(())
 }
 

@@ -377,7 +377,7 @@ impl Operator for LayerNormalization {
         with_output(node, &output, DataType::F32, |node, out| {
             let [scale, bias] = inside.map(|param| param.map(|param| param.span));
             let call =
-                LayerNorm { outer: outer as u64, inner: inner as u64, epsilon: self.epsilon, reserved: 0 };
+                LayerNorm { outer: outer as u64, inner: inner as u64, epsilon: self.epsilon, keep_mean: 0 };
             node.call("layer_norm_f32", &call, &[Some(x.span), scale, bias, Some(out.span)]);
             for (kernel, param) in ["mul_f32", "add_f32"].into_iter().zip(after) {
                 if let Some(param) = param {

@@ -3,7 +3,7 @@
 //! Pads and value are attributes before opset 11, inputs since; axes since opset 18, `wrap` since 19.
 
 use super::movement::{choice, element_bits, expect_table, fill, index_map, result_type};
-use super::{ImportNode, NodeTypes, Operator, Row, resolve_axes};
+use super::{ImportNode, NodeTypes, Operator, Row, StringUse, resolve_axes};
 use crate::calls::{LowerNode, Tensor};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -188,6 +188,10 @@ impl Operator for Pad {
         let tables: Vec<Vec<i64>> =
             extents.zip(&amounts).map(|((&from, &to), &pads)| self.table(pads, from, to)).collect();
         index_map(node, &input, &output, &tables, 0)
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

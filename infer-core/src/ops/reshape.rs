@@ -3,10 +3,13 @@
 //! Axes and shapes are attributes in old opsets, inputs in newer ones (Squeeze and Unsqueeze since 13).
 
 use super::movement::{element_bits, extent, fill, result_type};
-use super::{Blocking, ImportNode, NodeTypes, Operator, Row, resolve_axes, resolve_axis};
+use super::{
+    Blocking, ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, resolve_axes, resolve_axis,
+};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
 
 /// The rows of this file.
 pub const OPERATORS: &[Row] = &[
@@ -129,6 +132,10 @@ impl Operator for Reshape {
     fn is_view(&self) -> bool {
         true
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Flatten {
@@ -151,6 +158,10 @@ impl Operator for Flatten {
 
     fn is_view(&self) -> bool {
         true
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 
@@ -183,6 +194,10 @@ impl Operator for Squeeze {
     fn is_view(&self) -> bool {
         true
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Unsqueeze {
@@ -212,6 +227,10 @@ impl Operator for Unsqueeze {
     fn is_view(&self) -> bool {
         true
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
+    }
 }
 
 impl Operator for Identity {
@@ -227,12 +246,20 @@ impl Operator for Identity {
         Ok(())
     }
 
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        Ok(Some(vec![node.value(0)?.clone()]))
+    }
+
     fn is_view(&self) -> bool {
         true
     }
 
     fn blocking(&self, _node: &NodeTypes<'_>) -> Blocking {
         Blocking::Follows
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

@@ -19,7 +19,9 @@ use infer_kernels::call::{self, View};
 pub use taps::AxisPlan;
 use taps::Taps;
 
+use super::element_type::{converted, with_output};
 use super::movement::{choice, element_bits, extent, fill, index_map, result_type};
+use super::number::NUMBERS;
 use super::{Blocking, ImportNode, NodeTypes, Operator, Row, expect_dtype, resolve_axes};
 use crate::calls::{LowerNode, Tensor, picture};
 use crate::diagnostic::Reason;
@@ -284,14 +286,19 @@ impl Resize {
 
     /// Linear and cubic on plain tensors: two axes in one call, what lies between them
     /// being blocks and what lies inside them lanes.
-    fn lower_taps(&self, node: &mut LowerNode<'_>, axes: &[AxisPlan]) -> Result<(), Reason> {
-        let (input, output) = (node.input(0)?, node.output(0)?);
+    fn lower_taps(
+        &self,
+        node: &mut LowerNode<'_>,
+        axes: &[AxisPlan],
+        input: Tensor,
+        output: &Tensor,
+    ) -> Result<(), Reason> {
         let taps: Vec<Taps> = axes.iter().map(|axis| self.taps(axis)).collect::<Result<_, _>>()?;
         let inside: Vec<Range<usize>> = taps.iter().map(|taps| taps.inside.clone()).collect();
         let extrapolated =
             inside.iter().zip(&output.ty.shape).any(|(inside, &extent)| inside.len() != extent);
         if extrapolated {
-            fill(node, &output, element_bits(DataType::F32, self.extrapolation_value))?;
+            fill(node, output, element_bits(DataType::F32, self.extrapolation_value))?;
             if inside.iter().any(|inside| inside.is_empty()) {
                 return Ok(());
             }
@@ -336,7 +343,7 @@ impl Resize {
         }
         if !extrapolated {
             return if axes.iter().all(AxisPlan::is_identity) {
-                copy(node, &current, &output)
+                copy(node, &current, output)
             } else {
                 Ok(())
             };
@@ -344,7 +351,7 @@ impl Resize {
         let (from, to) = (current.ty.strides(), output.ty.strides());
         let offset =
             inside.iter().zip(&to).map(|(inside, stride)| inside.start as u64 * *stride as u64).sum();
-        node.copy_between(&current, (&from, 0), &output, (&to, offset), &current.ty.shape)
+        node.copy_between(&current, (&from, 0), output, (&to, offset), &current.ty.shape)
     }
 
     /// Any mode on blocked pictures, nearest being one tap of weight 1.
@@ -415,7 +422,7 @@ impl Operator for Resize {
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         let ty = node.ty(0)?;
         if self.mode != ResizeMode::Nearest {
-            expect_dtype(ty, &[DataType::F32])?;
+            expect_dtype(ty, NUMBERS)?;
         }
         let shape = self.plan(node)?.iter().map(|axis| axis.output).collect();
         Ok(vec![result_type(ty.dtype, shape)?])
@@ -431,7 +438,10 @@ impl Operator for Resize {
             return self.lower_blocked(node, &axes);
         }
         if self.mode != ResizeMode::Nearest {
-            return self.lower_taps(node, &axes);
+            let wide = converted(node, &input, DataType::F32)?;
+            return with_output(node, &output, DataType::F32, |node, output| {
+                self.lower_taps(node, &axes, wide, output)
+            });
         }
         if axes.iter().all(AxisPlan::is_identity) {
             return copy(node, &input, &output);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::movement::{element_bits, extent, result_type};
-use super::{ImportNode, NodeTypes, Operator, Row, expect_dtype};
+use super::{ImportNode, NodeTypes, Operator, Row, StringUse, expect_dtype};
 use crate::calls::LowerNode;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -83,7 +83,7 @@ fn import_range(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
 }
 
 /// Refuses a constant that is too large to be made while compiling.
-fn expect_small(ty: TensorType) -> Result<TensorType, Reason> {
+pub(super) fn expect_small(ty: TensorType) -> Result<TensorType, Reason> {
     match ty.elements().checked_mul(ty.dtype.size_bytes()) {
         Some(bytes) if bytes <= MAX_BYTES => Ok(ty),
         _ => Err(Reason::new(format!("the result {ty} has more than {MAX_BYTES} bytes"))),
@@ -91,7 +91,7 @@ fn expect_small(ty: TensorType) -> Result<TensorType, Reason> {
 }
 
 /// Copies what `operator` evaluates to into its output.
-fn lower_evaluated(operator: &dyn Operator, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+pub(super) fn lower_evaluated(operator: &dyn Operator, node: &mut LowerNode<'_>) -> Result<(), Reason> {
     let output = node.output(0)?;
     let values = node.with_types(|types| operator.evaluate(types))?.unwrap_or_default();
     let value = values.first().ok_or_else(|| Reason::new("its value is known only at run time"))?;
@@ -122,6 +122,10 @@ impl Operator for Shape {
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         lower_evaluated(self, node)
     }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Compares
+    }
 }
 
 impl Operator for Size {
@@ -140,6 +144,10 @@ impl Operator for Size {
 
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         lower_evaluated(self, node)
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Compares
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Starts, ends and axes are attributes before opset 10, inputs since.
 
-use super::{ImportNode, NodeTypes, Operator, Row, resolve_axes};
+use super::{ImportNode, NodeTypes, Operator, Row, StringUse, resolve_axes};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
 use crate::tensor_type::TensorType;
@@ -128,6 +128,10 @@ impl Operator for Slice {
             ranges.iter().zip(&strides).map(|(range, stride)| range.start as u64 * *stride as u64).sum();
         let walk: Vec<i64> = ranges.iter().zip(&strides).map(|(range, stride)| range.step * stride).collect();
         node.copy_strided(&input, &walk, offset, &output, &output.ty.shape)
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::concat::channels_in_blocks;
 use super::movement::{Direction, copy_part, extent};
-use super::{Blocking, ImportNode, NodeTypes, Operator, Row, resolve_axis};
+use super::{Blocking, ImportNode, NodeTypes, Operator, Row, StringUse, resolve_axis};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
 use crate::tensor_type::TensorType;
@@ -112,6 +112,10 @@ impl Operator for Split {
             }
             _ => Blocking::Never,
         }
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

@@ -1,6 +1,6 @@
 //! Transpose: permutes the axes.
 
-use super::{ImportNode, NodeTypes, Operator, Row, resolve_axes};
+use super::{ImportNode, NodeTypes, Operator, Row, StringUse, resolve_axes};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
 use crate::tensor_type::TensorType;
@@ -49,6 +49,10 @@ impl Operator for Transpose {
             self.permutation(input.ty.rank())?.into_iter().map(|axis| strides[axis]).collect();
         let shape = output.ty.shape.clone();
         node.copy_strided(&input, &walk, 0, &output, &shape)
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

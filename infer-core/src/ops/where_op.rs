@@ -1,12 +1,12 @@
 //! Where: elements of one tensor where a condition holds, else of another; all three broadcast.
 //!
 //! Specification: <https://onnx.ai/onnx/operators/onnx__Where.html>
-//! Types: elements of any type.
+//! Types: elements of any type but c128.
 //! History: since opset 9; 16 adds bf16.
 
 use crate::calls::{LowerNode, sized_kernel};
 use crate::diagnostic::Reason;
-use crate::ops::{ImportNode, NodeTypes, Operator, Row, broadcast, expect_dtype};
+use crate::ops::{ImportNode, NodeTypes, Operator, Row, StringUse, broadcast, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
 
 /// The rows of the operator table.
@@ -32,12 +32,19 @@ impl Operator for Where {
         if x.dtype != y.dtype {
             return Err(Reason::new(format!("`X` and `Y` are {} and {}, not of one type", x.dtype, y.dtype)));
         }
+        if x.dtype == DataType::C128 {
+            return Err(Reason::new(format!("element type {} is not supported", x.dtype)));
+        }
         Ok(vec![TensorType::new(x.dtype, broadcast(&[&condition.shape, &x.shape, &y.shape])?)])
     }
 
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         let (condition, x, y, output) = (node.input(0)?, node.input(1)?, node.input(2)?, node.output(0)?);
         node.elementwise(sized_kernel("where", output.ty.dtype), &[&condition, &x, &y], &output, |_| ())
+    }
+
+    fn string_use(&self) -> StringUse {
+        StringUse::Moves
     }
 }
 

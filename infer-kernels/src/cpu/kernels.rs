@@ -10,6 +10,7 @@ pub use super::depthwise::{DEPTHWISE_F16W, DEPTHWISE_F32};
 pub use super::elementwise::*;
 pub use super::norm::*;
 pub use super::pool::*;
+pub use super::recurrent::*;
 pub use super::reduce::*;
 pub use super::resize::*;
 pub use super::softmax::*;

@@ -77,6 +77,7 @@ pub mod kernels;
 pub(crate) mod math;
 pub(crate) mod norm;
 pub(crate) mod pool;
+pub(crate) mod recurrent;
 pub(crate) mod reduce;
 pub(crate) mod reduce_ops;
 pub(crate) mod resize;

@@ -81,7 +81,10 @@ unsafe fn layer_norm<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) ->
         unsafe {
             let (from, to) = (input.add(row * inner), output.add(row * inner));
             let (mean, variance) = statistics::<V>(from, inner);
-            let (centre, inverse) = (V::splat(mean), V::splat(1.0 / (variance + params.epsilon).sqrt()));
+            // The mean square is the variance and the square of the mean.
+            let (mean, spread) =
+                if params.keep_mean == 1 { (0.0, variance + mean * mean) } else { (mean, variance) };
+            let (centre, inverse) = (V::splat(mean), V::splat(1.0 / (spread + params.epsilon).sqrt()));
             for at in (0..inner).step_by(BLOCK) {
                 let count = (inner - at).min(BLOCK);
                 let mut out = (load::<V>(from.add(at), count) - centre) * inverse;
@@ -267,10 +270,12 @@ mod tests {
         for (outer, inner) in [(1, 1), (3, 15), (2, 16), (1, 17), (4, 64), (3, 100), (2, 200), (0, 5), (5, 0)]
         {
             let (x, scale, bias) = (random.units(outer * inner), random.units(inner), random.units(inner));
-            let params = LayerNorm { outer: outer as u64, inner: inner as u64, epsilon: 1e-5, reserved: 0 };
-            for (scale, bias) in [(&scale[..], &bias[..]), (&[], &bias), (&scale, &[]), (&[], &[])] {
-                let inputs = [bytes(&x), bytes(scale), bytes(bias)];
-                check_f32("layer_norm_f32", &params, &inputs, &[x.len() * 4], tolerance(inner));
+            for keep_mean in [0, 1] {
+                let params = LayerNorm { outer: outer as u64, inner: inner as u64, epsilon: 1e-5, keep_mean };
+                for (scale, bias) in [(&scale[..], &bias[..]), (&[], &bias), (&scale, &[]), (&[], &[])] {
+                    let inputs = [bytes(&x), bytes(scale), bytes(bias)];
+                    check_f32("layer_norm_f32", &params, &inputs, &[x.len() * 4], tolerance(inner));
+                }
             }
         }
     }
@@ -338,7 +343,7 @@ mod tests {
         for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = Random::new(6).units(3 * 20);
             x[25] = special;
-            let layer = LayerNorm { outer: 3, inner: 20, epsilon: 1e-5, reserved: 0 };
+            let layer = LayerNorm { outer: 3, inner: 20, epsilon: 1e-5, keep_mean: 0 };
             check_f32("layer_norm_f32", &layer, &[bytes(&x), &[], &[]], &[240], tolerance(20));
             let group = GroupNorm { n: 1, groups: 3, channels: 6, inner: 10, epsilon: 1e-5, reserved: 0 };
             check_f32("group_norm_f32", &group, &[bytes(&x), &[], &[]], &[240], tolerance(20));
@@ -354,7 +359,7 @@ mod tests {
         let inputs = [bytes(&x), bytes(&x[..30]), bytes(&x[..30])];
         attack(
             "layer_norm_f32",
-            &LayerNorm { outer: 2, inner: 30, epsilon: 0.1, reserved: 0 },
+            &LayerNorm { outer: 2, inner: 30, epsilon: 0.1, keep_mean: 0 },
             &inputs,
             &[240],
         );

@@ -13,8 +13,12 @@ mod copy;
 mod elementwise;
 mod norm;
 mod pool;
+mod recurrent;
 mod reduce;
 mod resize;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use crate::{Args, Kernel, RunError};
 
@@ -44,11 +48,15 @@ pub static REGISTRY: &[&[Registered]] = &[
     conv_nd::REGISTRY,
     norm::REGISTRY,
     pool::REGISTRY,
+    recurrent::REGISTRY,
     reduce::REGISTRY,
     resize::REGISTRY,
 ];
 
 /// The kernel called `name`.
 pub fn find(name: &str) -> Option<&'static Registered> {
-    REGISTRY.iter().flat_map(|family| family.iter()).find(|entry| entry.kernel.name == name)
+    static BY_NAME: LazyLock<HashMap<&str, &Registered>> = LazyLock::new(|| {
+        REGISTRY.iter().flat_map(|family| family.iter()).map(|entry| (entry.kernel.name, entry)).collect()
+    });
+    BY_NAME.get(name).copied()
 }

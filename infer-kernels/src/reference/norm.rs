@@ -42,18 +42,18 @@ unsafe fn optional(operand: &Operand, index: usize, absent: f32) -> f32 {
     if operand.bytes == 0 { absent } else { unsafe { *operand.ptr::<f32>().add(index) } }
 }
 
-/// Normalises `count` elements from `base` on, scale and bias of element i being those numbered `channel(i)`.
+/// Normalises `count` elements from `base` on, to zero mean or keeping the mean, scale and bias of element i being those numbered `channel(i)`.
 unsafe fn normalise(
     args: &Args<'_>,
     base: usize,
     count: usize,
-    epsilon: f32,
+    (keep_mean, epsilon): (bool, f32),
     channel: impl Fn(usize) -> usize,
 ) {
     let (input, output) = (args.operands[0].ptr::<f32>(), args.operands[3].ptr::<f32>());
     // SAFETY: the caller's call was validated.
     let x = |i: usize| unsafe { *input.add(base + i) };
-    let mean = (0..count).fold(0.0, |sum, i| sum + x(i)) / count as f32;
+    let mean = if keep_mean { 0.0 } else { (0..count).fold(0.0, |sum, i| sum + x(i)) / count as f32 };
     let variance = (0..count).fold(0.0, |sum, i| sum + (x(i) - mean) * (x(i) - mean)) / count as f32;
     for i in 0..count {
         // SAFETY: the caller's call was validated.
@@ -70,7 +70,7 @@ unsafe fn layer_norm(args: &Args<'_>) -> Result<(), RunError> {
     let inner = p.inner as usize;
     for row in 0..if inner == 0 { 0 } else { p.outer as usize } {
         // SAFETY: the caller's promises are passed on.
-        unsafe { normalise(args, row * inner, inner, p.epsilon, |i| i) };
+        unsafe { normalise(args, row * inner, inner, (p.keep_mean == 1, p.epsilon), |i| i) };
     }
     Ok(())
 }
@@ -85,7 +85,7 @@ unsafe fn group_norm(args: &Args<'_>) -> Result<(), RunError> {
     for group in 0..p.n as usize * groups {
         let channel = |i| group % groups * channels + i / inner;
         // SAFETY: the caller's promises are passed on.
-        unsafe { normalise(args, group * channels * inner, channels * inner, p.epsilon, channel) };
+        unsafe { normalise(args, group * channels * inner, channels * inner, (false, p.epsilon), channel) };
     }
     Ok(())
 }

@@ -1,0 +1,510 @@
+//! GridSample and AffineGrid: pictures read at places that a grid names, and such grids.
+//!
+//! <https://onnx.ai/onnx/operators/onnx__GridSample.html>: of two spatial axes since opset 16, of any number since 20,
+//! which also renames the modes `bilinear` and `bicubic`; bf16 since 22. Elements of every type where the mode is
+//! nearest, else of real and complex numbers. <https://onnx.ai/onnx/operators/onnx__AffineGrid.html>: since opset 20.
+//!
+//! Both are computed on values. Each place is turned into the elements it reads and their weights once, for all
+//! channels.
+
+use bytemuck::{AnyBitPattern, NoUninit};
+use rayon::prelude::*;
+
+use crate::constant::Constant;
+use crate::diagnostic::{Reason, quote};
+use crate::node_values::NodeValues;
+use crate::ops::real::{Real, Rounding, expect_small, from_reals, to_reals, with_real, with_types};
+use crate::ops::{ImportNode, NodeTypes, Operator, Row, expect_dtype};
+use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
+
+/// The table's rows.
+pub const OPERATORS: &[Row] = &[
+    Row { name: "AffineGrid", domain: "", since: 20, inputs: 2..=2, outputs: 1..=1, import: import_affine },
+    Row { name: "GridSample", domain: "", since: 16, inputs: 2..=2, outputs: 1..=1, import: import_sample },
+];
+
+const FLOATS: [DataType; 4] = [DataType::F32, DataType::F64, DataType::F16, DataType::Bf16];
+
+/// The most spatial axes: each place reads up to 4 elements for each.
+const MAX_AXES: usize = 5;
+
+/// Places whose elements are found before any channel is read.
+const BLOCK: usize = 256;
+
+/// How elements beside a place are weighted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The nearest one, of two the even one.
+    Nearest,
+    /// Linear between two along each axis.
+    Linear,
+    /// Cubic convolution of four along each axis.
+    Cubic,
+}
+
+/// What lies outside of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// Zeros.
+    Zeros,
+    /// The outermost elements.
+    Border,
+    /// The picture, reflected.
+    Reflection,
+}
+
+/// A picture read at the places of a grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GridSample {
+    /// How.
+    pub mode: Mode,
+    /// What lies outside.
+    pub padding: Padding,
+    /// Whether −1 and 1 are the centres of the outermost elements, not their outer edges.
+    pub align_corners: bool,
+}
+
+fn import_sample(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
+    let mode = match (node.attributes.string("mode")?.as_deref(), node.opset) {
+        (None | Some("linear"), 20..) | (None | Some("bilinear"), ..20) => Mode::Linear,
+        // Exporters write the other opset's names too.
+        (Some("linear" | "bilinear"), _) => Mode::Linear,
+        (Some("cubic" | "bicubic"), _) => Mode::Cubic,
+        (Some("nearest"), _) => Mode::Nearest,
+        (other, _) => {
+            return Err(Reason::new(format!("mode {} is not supported", quote(other.unwrap_or_default())))
+                .supported("\"nearest\", \"linear\", \"cubic\""));
+        }
+    };
+    let padding = match node.attributes.string("padding_mode")?.as_deref() {
+        None | Some("zeros") => Padding::Zeros,
+        Some("border") => Padding::Border,
+        Some("reflection") => Padding::Reflection,
+        Some(other) => {
+            return Err(Reason::new(format!("padding_mode {} is not supported", quote(other)))
+                .supported("\"zeros\", \"border\", \"reflection\""));
+        }
+    };
+    let align_corners = node.attributes.flag("align_corners", false)?;
+    Ok(Box::new(GridSample { mode, padding, align_corners }))
+}
+
+/// One spatial axis of a picture.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    extent: usize,
+    stride: usize,
+    /// Where reflection turns back.
+    low: f64,
+    high: f64,
+}
+
+impl Axis {
+    /// `x`, turned back at both ends until it is between them.
+    fn reflect(&self, x: f64, rounding: Rounding) -> f64 {
+        let range = self.high - self.low;
+        let beyond = if x < self.low {
+            self.low - x
+        } else if x > self.high {
+            x - self.high
+        } else {
+            return x;
+        };
+        if range <= 0.0 || !beyond.is_finite() {
+            return 0.0;
+        }
+        let turns = (rounding.round(beyond / range)).trunc();
+        let rest = rounding.round(beyond - rounding.round(turns * range));
+        let from_low = (x < self.low) == (turns % 2.0 == 0.0);
+        rounding.round(if from_low { self.low + rest } else { self.high - rest })
+    }
+
+    /// The element that position `index` reads, as its place along this axis; `None` for zero.
+    fn element(&self, index: f64, padding: Padding) -> Option<usize> {
+        let last = self.extent.checked_sub(1)? as f64;
+        let inside = match padding {
+            Padding::Zeros if index < 0.0 || index > last => return None,
+            Padding::Zeros => index,
+            Padding::Border => index.clamp(0.0, last),
+            Padding::Reflection => self.reflect(index, Rounding::of(DataType::F64)).trunc().clamp(0.0, last),
+        };
+        Some(inside as usize * self.stride)
+    }
+}
+
+/// Keys' weights of the four elements around a place that is `x` beyond the second.
+fn cubic(x: f64) -> [f64; 4] {
+    const A: f64 = -0.75;
+    let near = |d: f64| ((A + 2.0) * d - (A + 3.0)) * d * d + 1.0;
+    let far = |d: f64| ((A * d - 5.0 * A) * d + 8.0 * A) * d - 4.0 * A;
+    [far(x + 1.0), near(x), near(1.0 - x), far(2.0 - x)]
+}
+
+/// Memory that is used again for each place.
+#[derive(Default)]
+struct Scratch {
+    taps: Vec<(Option<usize>, f64)>,
+    before: Vec<(usize, f64)>,
+}
+
+/// The elements of pictures as one tensor: for each block of places, `blocks` of which make an image, there are those of
+/// all channels, channel after channel.
+pub(super) fn join_blocks<T: Copy>(read: &[Vec<T>], blocks: usize, channels: usize) -> Vec<T> {
+    let mut joined = Vec::with_capacity(read.iter().map(Vec::len).sum());
+    for image in read.chunks(blocks.max(1)) {
+        for channel in 0..channels {
+            for block in image {
+                let count = block.len() / channels;
+                joined
+                    .extend_from_slice(block.get(channel * count..(channel + 1) * count).unwrap_or_default());
+            }
+        }
+    }
+    joined
+}
+
+impl GridSample {
+    /// The elements along one axis that place `n`, counted from −1 to 1, reads, and their weights.
+    fn taps(&self, axis: &Axis, n: f64, rounding: Rounding, taps: &mut Vec<(Option<usize>, f64)>) {
+        taps.clear();
+        let extent = axis.extent as f64;
+        let step = |value: f64| rounding.round(value);
+        let mut x = if self.align_corners {
+            step(step(step(n + 1.0) / 2.0) * (extent - 1.0))
+        } else {
+            step(step(step(step(n + 1.0) * extent) - 1.0) / 2.0)
+        };
+        if x.is_nan() {
+            // Somewhere outside.
+            x = -2.0;
+        }
+        if self.mode == Mode::Nearest {
+            x = x.round_ties_even();
+        }
+        if x < axis.low || x > axis.high {
+            match self.padding {
+                Padding::Zeros => (),
+                Padding::Border => x = x.clamp(0.0, (extent - 1.0).max(0.0)),
+                Padding::Reflection => x = axis.reflect(x, rounding),
+            }
+        }
+        let floor = x.floor();
+        let mut tap = |index: f64, weight: f64| taps.push((axis.element(index, self.padding), weight));
+        match self.mode {
+            Mode::Nearest => tap(x.trunc(), 1.0),
+            // What is infinitely far reads nothing, rather than nothing times an infinite weight.
+            _ if !x.is_finite() => tap(x, 0.0),
+            Mode::Linear => {
+                tap(floor, 1.0 - (x - floor));
+                tap(floor + 1.0, x - floor);
+            }
+            Mode::Cubic => {
+                for (index, weight) in cubic(x - floor).into_iter().enumerate() {
+                    tap(floor - 1.0 + index as f64, weight);
+                }
+            }
+        }
+    }
+
+    /// Adds to `reads` the elements of one channel that a place reads, and their weights: none for what is zero.
+    fn place(
+        &self,
+        axes: &[Axis],
+        place: &[f64],
+        rounding: Rounding,
+        reads: &mut Vec<(usize, f64)>,
+        scratch: &mut Scratch,
+    ) {
+        let start = reads.len();
+        reads.push((0, 1.0));
+        // A place names the innermost axis first.
+        for (axis, &n) in axes.iter().zip(place.iter().rev()) {
+            self.taps(axis, n, rounding, &mut scratch.taps);
+            scratch.before.clear();
+            scratch.before.extend(reads.drain(start..));
+            for &(at, weight) in &scratch.before {
+                let inside = scratch.taps.iter().filter_map(|&(tap, part)| Some((at + tap?, weight * part)));
+                reads.extend(inside);
+            }
+        }
+    }
+
+    /// Reads a picture of elements `T`, of which `combine` makes one from weighted ones.
+    fn sample<T: Copy + Send + Sync + AnyBitPattern + NoUninit>(
+        &self,
+        x: &Constant,
+        grid: &Constant,
+        output: TensorType,
+        combine: impl Fn(&[T], &[(usize, f64)]) -> T + Sync,
+    ) -> Result<Constant, Reason> {
+        if output.elements() == 0 {
+            return Constant::checked::<T>(output, &[]).ok_or_else(|| Reason::new("no elements"));
+        }
+        let spatial = x.ty().shape.get(2..).unwrap_or_default();
+        let channels = x.ty().shape.get(1).copied().unwrap_or(0);
+        let strides = TensorType::new(x.ty().dtype, spatial).strides();
+        let axes: Vec<Axis> = spatial
+            .iter()
+            .zip(strides)
+            .map(|(&extent, stride)| {
+                let (low, high) = if self.align_corners { (0.0, -1.0) } else { (-0.5, -0.5) };
+                Axis { extent, stride: stride as usize, low, high: extent as f64 + high }
+            })
+            .collect();
+        let rounding = Rounding::of(grid.ty().dtype);
+        let (values, places) = (x.values::<T>(), to_reals(grid)?);
+        let picture: usize = spatial.iter().product();
+        let points: usize = output.shape.get(2..).unwrap_or_default().iter().product();
+        let images = x.ty().shape.first().copied().unwrap_or(0);
+        let blocks = points.div_ceil(BLOCK);
+        let read: Vec<Vec<T>> = (0..images * blocks)
+            .into_par_iter()
+            .map(|item| {
+                let (image, first) = (item / blocks, item % blocks * BLOCK);
+                let count = (points - first).min(BLOCK);
+                let (mut reads, mut ends) = (Vec::new(), Vec::with_capacity(count));
+                let mut scratch = Scratch::default();
+                let from = (image * points + first) * axes.len();
+                for place in places.get(from..).unwrap_or_default().chunks(axes.len()).take(count) {
+                    self.place(&axes, place, rounding, &mut reads, &mut scratch);
+                    ends.push(reads.len());
+                }
+                let mut out = Vec::with_capacity(count * channels);
+                for channel in 0..channels {
+                    let from = (image * channels + channel) * picture;
+                    let plane = values.get(from..from + picture).unwrap_or_default();
+                    let mut start = 0;
+                    for &end in &ends {
+                        out.push(combine(plane, reads.get(start..end).unwrap_or_default()));
+                        start = end;
+                    }
+                }
+                out
+            })
+            .collect();
+        let result = join_blocks(&read, blocks, channels);
+        Constant::checked(output, &result).ok_or_else(|| Reason::new("a grid of another size"))
+    }
+}
+
+/// The first element, or zero: of the one that is nearest.
+fn first<T: Copy + AnyBitPattern>(plane: &[T], reads: &[(usize, f64)]) -> T {
+    reads.first().and_then(|&(at, _)| plane.get(at).copied()).unwrap_or_else(T::zeroed)
+}
+
+/// The weighted sum.
+fn sum<T: Real>(plane: &[T], reads: &[(usize, f64)]) -> T {
+    let term = |&(at, weight): &(usize, f64)| plane.get(at).map_or(0.0, |value| value.get() * weight);
+    T::of(reads.iter().map(term).sum())
+}
+
+/// The weighted sum of complex numbers.
+fn sum_complex<T: Real>(plane: &[[T; 2]], reads: &[(usize, f64)]) -> [T; 2] {
+    [0, 1].map(|part: usize| {
+        let term =
+            |&(at, weight): &(usize, f64)| plane.get(at).map_or(0.0, |value| value[part].get() * weight);
+        T::of(reads.iter().map(term).sum())
+    })
+}
+
+impl Operator for GridSample {
+    fn name(&self) -> &'static str {
+        "GridSample"
+    }
+
+    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        let (x, grid) = (node.ty(0)?, node.ty(1)?);
+        expect_dtype(grid, &FLOATS)?;
+        let complex = matches!(x.dtype, DataType::C64 | DataType::C128);
+        if self.mode != Mode::Nearest && !complex {
+            with_real!(x.dtype, T => { let _: Option<T> = None; },
+                else return Err(Reason::new(format!("element type {} is not supported", x.dtype))
+                    .help("mode \"nearest\" takes every type")));
+        }
+        let axes = x.rank().saturating_sub(2);
+        if axes == 0 || axes > MAX_AXES {
+            return Err(Reason::new(format!("input `X` is {x}, not of 1 to {MAX_AXES} spatial axes")));
+        }
+        let fits = grid.rank() == x.rank()
+            && grid.shape.first() == x.shape.first()
+            && grid.shape.last() == Some(&axes);
+        if !fits {
+            return Err(Reason::new(format!("input `grid` is {grid}, which names no places in {x}")));
+        }
+        let mut shape = x.shape[..2].to_vec();
+        shape.extend(&grid.shape[1..grid.rank() - 1]);
+        Ok(vec![TensorType::new(x.dtype, shape)])
+    }
+
+    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
+        true
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        let (x, grid) = (node.tensor(0)?, node.tensor(1)?);
+        let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
+        expect_small(&output)?;
+        let tensor = match (self.mode, x.ty().dtype, x.ty().dtype.size_bytes()) {
+            (Mode::Nearest, _, 1) => self.sample(x, grid, output, first::<u8>),
+            (Mode::Nearest, _, 2) => self.sample(x, grid, output, first::<u16>),
+            (Mode::Nearest, _, 4) => self.sample(x, grid, output, first::<u32>),
+            (Mode::Nearest, _, 8) => self.sample(x, grid, output, first::<u64>),
+            (Mode::Nearest, _, 16) => self.sample(x, grid, output, first::<u128>),
+            (_, DataType::C64, _) => self.sample(x, grid, output, sum_complex::<f32>),
+            (_, DataType::C128, _) => self.sample(x, grid, output, sum_complex::<f64>),
+            (_, dtype, _) => with_real!(dtype, T => self.sample(x, grid, output, sum::<T>),
+                else Err(Reason::new(format!("element type {dtype} is not supported")))),
+        };
+        Ok(Some(vec![Value::Tensor(tensor?)]))
+    }
+}
+
+/// The places that affine transforms send the elements of a picture to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffineGrid {
+    /// Whether −1 and 1 are the centres of the outermost elements, not their outer edges.
+    pub align_corners: bool,
+}
+
+fn import_affine(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
+    Ok(Box::new(AffineGrid { align_corners: node.attributes.flag("align_corners", false)? }))
+}
+
+impl AffineGrid {
+    /// Where element `index` of `extent` lies between −1 and 1.
+    fn position(&self, index: usize, extent: usize) -> f64 {
+        match (self.align_corners, extent) {
+            (true, 1) => -1.0,
+            (true, _) => 2.0 * index as f64 / (extent as f64 - 1.0) - 1.0,
+            (false, _) => (2.0 * index as f64 + 1.0) / extent as f64 - 1.0,
+        }
+    }
+}
+
+impl Operator for AffineGrid {
+    fn name(&self) -> &'static str {
+        "AffineGrid"
+    }
+
+    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        let theta = node.ty(0)?;
+        expect_dtype(theta, &FLOATS)?;
+        let size = node.known_i64s(1, "size")?.unwrap_or_default();
+        let axes = size.len().saturating_sub(2);
+        let extents: Option<Vec<usize>> = size.iter().map(|&extent| usize::try_from(extent).ok()).collect();
+        let Some(extents) = extents.filter(|_| axes == 2 || axes == 3) else {
+            return Err(Reason::new(format!("input `size` is {size:?}"))
+                .supported("[N, C, H, W] and [N, C, D, H, W]"));
+        };
+        if theta.shape != [extents[0], axes, axes + 1] {
+            return Err(Reason::new(format!("input `theta` is {theta}, but input `size` is {size:?}")));
+        }
+        let mut shape = vec![extents[0]];
+        shape.extend(&extents[2..]);
+        shape.push(axes);
+        let output = TensorType::new(theta.dtype, shape);
+        expect_small(&output)?;
+        Ok(vec![output])
+    }
+
+    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
+        true
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
+        let theta = to_reals(node.tensor(0)?)?;
+        let extents = &output.shape[1..output.rank() - 1];
+        let points: usize = extents.iter().product();
+        let axes = extents.len();
+        let mut places = Vec::with_capacity(output.elements());
+        if points > 0 {
+            for transform in theta.chunks_exact(axes * (axes + 1)) {
+                for point in 0..points {
+                    // Innermost axis first, then the one that the constant column is multiplied by.
+                    let mut position = Vec::with_capacity(axes + 1);
+                    let mut rest = point;
+                    for &extent in extents.iter().rev() {
+                        position.push(self.position(rest % extent, extent));
+                        rest /= extent;
+                    }
+                    position.push(1.0);
+                    for row in transform.chunks_exact(axes + 1) {
+                        places.push(row.iter().zip(&position).map(|(a, b)| a * b).sum());
+                    }
+                }
+            }
+        }
+        Ok(Some(vec![Value::Tensor(from_reals(output, &places)?)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{check, f32s, i64s, import, infer, tensor};
+
+    fn sample(attributes: &[(&str, Attribute)], x: &Constant, grid: &[f32], expected: &Constant) {
+        let grid = f32s([1, 1, grid.len() / 2, 2], grid);
+        check(("GridSample", 22), attributes, &[x.clone(), grid], expected);
+    }
+
+    #[test]
+    fn places_between_elements_are_weighted() {
+        let x = f32s([1, 2, 2, 2], &[1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]);
+        let corners = [("align_corners", Attribute::Int(1))];
+        let grid = [-1.0, -1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 1.0];
+        sample(&corners, &x, &grid, &f32s([1, 2, 1, 4], &[1.0, 2.5, 2.0, 3.5, 10.0, 25.0, 20.0, 35.0]));
+        // The outermost elements' outer edges are half outside.
+        sample(&[], &x, &[-1.0, -1.0, -0.5, -0.5], &f32s([1, 2, 1, 2], &[0.25, 1.0, 2.5, 10.0]));
+        let border = [("padding_mode", Attribute::from("border"))];
+        sample(&border, &x, &[-9.0, -1.0, 9.0, 9.0], &f32s([1, 2, 1, 2], &[1.0, 4.0, 10.0, 40.0]));
+    }
+
+    #[test]
+    fn outside_is_zero_or_reflected() {
+        let x = f32s([1, 1, 1, 4], &[1.0, 2.0, 3.0, 4.0]);
+        let mode = |mode: &str, padding: &str| {
+            [("mode", Attribute::from(mode)), ("padding_mode", Attribute::from(padding))]
+        };
+        // Positions −1, 4 and 6.
+        let grid = [-1.25, 0.0, 1.25, 0.0, 2.25, 0.0];
+        sample(&mode("nearest", "zeros"), &x, &grid, &f32s([1, 1, 1, 3], &[0.0, 0.0, 0.0]));
+        sample(&mode("nearest", "reflection"), &x, &grid, &f32s([1, 1, 1, 3], &[1.0, 4.0, 2.0]));
+        sample(&mode("cubic", "border"), &x, &[-0.25, 0.0], &f32s([1, 1, 1, 1], &[2.0]));
+        for padding in ["zeros", "border", "reflection"] {
+            for kind in ["nearest", "linear", "cubic"] {
+                let grid = f32s([1, 1, 3, 2], &[f32::NAN, 0.0, f32::INFINITY, 0.0, f32::MAX, f32::MIN]);
+                let inputs = [x.clone(), grid];
+                let y = crate::ops::test_support::run(("GridSample", 20), &mode(kind, padding), &inputs);
+                assert!(y.unwrap().values::<f32>().iter().all(|v| v.is_finite()), "{kind} {padding}");
+            }
+        }
+    }
+
+    #[test]
+    fn types_that_are_only_moved_stay_exact() {
+        let x = tensor(DataType::I64, [1, 1, 1, 2], &[i64::MAX - 1, i64::MIN]);
+        let nearest = [("mode", Attribute::from("nearest"))];
+        sample(&nearest, &x, &[-0.5, 0.0, 0.5, 0.0], &x);
+        let bools = TensorType::new(DataType::Bool, [1, 1, 2, 2]);
+        let grid = TensorType::new(DataType::F32, [1, 3, 3, 2]);
+        assert!(infer(("GridSample", 16), &nearest, &[bools.clone(), grid.clone()]).is_ok());
+        assert!(infer(("GridSample", 16), &[], &[bools.clone(), grid]).is_err());
+        let other = TensorType::new(DataType::F32, [1, 3, 3, 3]);
+        assert!(infer(("GridSample", 16), &nearest, &[bools, other]).is_err());
+        assert!(import(("GridSample", 16), &[("mode", "area".into())], 2, 1).is_err());
+    }
+
+    #[test]
+    fn grids_are_transformed_positions() {
+        let theta = f32s([1, 2, 3], &[1.0, 0.0, 0.5, 0.0, 2.0, 0.0]);
+        let expected = [0.0, -1.0, 1.0, -1.0, 0.0, 1.0, 1.0, 1.0];
+        let size = i64s([4], &[1, 3, 2, 2]);
+        check(("AffineGrid", 20), &[], &[theta.clone(), size], &f32s([1, 2, 2, 2], &expected));
+        let huge = i64s([4], &[1, 1, i64::MAX, i64::MAX]);
+        assert!(crate::ops::test_support::run(("AffineGrid", 20), &[], &[theta, huge]).is_err());
+    }
+}

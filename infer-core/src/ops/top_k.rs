@@ -1,0 +1,253 @@
+//! TopK and Hardmax: the greatest or least elements along an axis.
+//!
+//! Specification: <https://onnx.ai/onnx/operators/onnx__TopK.html>, <https://onnx.ai/onnx/operators/onnx__Hardmax.html>
+//! Types: numbers; NaN counts as the greatest, of equal elements the first comes first.
+//! History: TopK has `k` as an attribute before opset 10, as an input since, `largest` and `sorted` since 11. Hardmax
+//! flattens all axes from `axis` on (1 where left out) before opset 13, and works along one (the last) since.
+
+use std::cmp::Ordering;
+
+use super::elements::around;
+use super::number::{NUMBERS, Number, narrowed, no_numbers, tensor_of, widened, with_number};
+use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype, resolve_axis};
+use crate::constant::Constant;
+use crate::diagnostic::Reason;
+use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
+
+/// The rows of this file.
+pub const OPERATORS: &[Row] = &[
+    Row { name: "Hardmax", domain: "", since: 1, inputs: 1..=1, outputs: 1..=1, import: import_hardmax },
+    Row { name: "TopK", domain: "", since: 1, inputs: 1..=2, outputs: 1..=2, import: import_top_k },
+];
+
+/// TopK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopK {
+    /// The axis.
+    pub axis: i64,
+    /// How many, where an attribute says so.
+    pub k: Option<i64>,
+    /// Whether the greatest come first.
+    pub largest: bool,
+}
+
+/// Hardmax: 1 at the first greatest element, 0 elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hardmax {
+    /// The axis.
+    pub axis: i64,
+    /// Whether the axes from that one on count as one.
+    pub flattens: bool,
+}
+
+fn import_top_k(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
+    // What is not to be sorted may be.
+    node.attributes.flag("sorted", true)?;
+    let k = node.attributes.int("k")?;
+    if k.is_none() && !node.inputs.get(1).copied().unwrap_or(false) {
+        return Err(Reason::new("`k` is missing"));
+    }
+    Ok(Box::new(TopK {
+        axis: node.attributes.int("axis")?.unwrap_or(-1),
+        k,
+        largest: node.attributes.flag("largest", true)?,
+    }))
+}
+
+fn import_hardmax(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
+    let flattens = node.opset < 13;
+    let default = if flattens { 1 } else { -1 };
+    Ok(Box::new(Hardmax { axis: node.attributes.int("axis")?.unwrap_or(default), flattens }))
+}
+
+impl TopK {
+    /// The axis, and the shape of the results.
+    fn shape(&self, shape: &[usize], k: Option<&[i64]>) -> Result<(usize, Vec<usize>), Reason> {
+        let axis = resolve_axis(self.axis, shape.len())?;
+        let k = match (self.k, k) {
+            (Some(k), _) | (None, Some(&[k])) => k,
+            (None, Some(several)) => {
+                return Err(Reason::new(format!("input `K` has {} elements, not one", several.len())));
+            }
+            (None, None) => return Err(Reason::new("input `K` is missing")),
+        };
+        let mut result = shape.to_vec();
+        result[axis] = usize::try_from(k)
+            .ok()
+            .filter(|&k| k <= shape[axis])
+            .ok_or_else(|| Reason::new(format!("the top {k} of axis {axis} of {shape:?} are asked for")))?;
+        Ok((axis, result))
+    }
+
+    fn select<T: Number>(
+        &self,
+        input: &Constant,
+        axis: usize,
+        shape: &[usize],
+    ) -> Result<[Constant; 2], Reason> {
+        let values = input.values::<T>();
+        let (outer, length, inner) = around(&input.ty().shape, axis);
+        let k = shape[axis];
+        let count = outer * k * inner;
+        let (mut best, mut indices) = (vec![T::ZERO; count], vec![0i64; count]);
+        let mut lane: Vec<(T, usize)> = Vec::with_capacity(length);
+        let order = |a: &(T, usize), b: &(T, usize)| -> Ordering {
+            let order = a.0.compare(&b.0);
+            (if self.largest { order.reverse() } else { order }).then(a.1.cmp(&b.1))
+        };
+        for (outer, inner_at) in (0..outer).flat_map(|outer| (0..inner).map(move |inner| (outer, inner))) {
+            lane.clear();
+            lane.extend((0..length).map(|at| (values[(outer * length + at) * inner + inner_at], at)));
+            if 0 < k && k < length {
+                lane.select_nth_unstable_by(k - 1, order);
+                lane.truncate(k);
+            }
+            lane.sort_unstable_by(order);
+            for (rank, &(value, index)) in lane.iter().take(k).enumerate() {
+                let at = (outer * k + rank) * inner + inner_at;
+                (best[at], indices[at]) = (value, index as i64);
+            }
+        }
+        Ok([tensor_of(input.ty().dtype, shape, &best)?, tensor_of(DataType::I64, shape, &indices)?])
+    }
+}
+
+impl Operator for TopK {
+    fn name(&self) -> &'static str {
+        "TopK"
+    }
+
+    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        let ty = node.ty(0)?;
+        expect_dtype(ty, NUMBERS)?;
+        let k = node.known_i64s(1, "K")?;
+        let (_, shape) = self.shape(&ty.shape, k.as_deref())?;
+        let mut types = vec![TensorType::new(ty.dtype, shape.clone()), TensorType::new(DataType::I64, shape)];
+        types.truncate(node.outputs.len().max(1));
+        Ok(types)
+    }
+
+    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
+        true
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        let input = node.tensor(0)?;
+        let dtype = input.ty().dtype;
+        let k = node.optional_i64s(1)?;
+        let (axis, shape) = self.shape(&input.ty().shape, k.as_deref())?;
+        let input = widened(input);
+        let [values, indices] = with_number!(
+            input.ty().dtype,
+            T => self.select::<T>(&input, axis, &shape)?,
+            return Err(no_numbers(dtype))
+        );
+        let mut results = vec![narrowed(values, dtype).into(), indices.into()];
+        results.truncate(node.outputs.len().max(1));
+        Ok(Some(results))
+    }
+}
+
+impl Hardmax {
+    fn hard<T: Number>(&self, input: &Constant, axis: usize) -> Result<Constant, Reason> {
+        let values = input.values::<T>();
+        let shape = &input.ty().shape;
+        let (outer, length, inner) = match self.flattens {
+            true => (shape[..axis].iter().product(), shape[axis..].iter().product(), 1),
+            false => around(shape, axis),
+        };
+        let mut result = vec![T::ZERO; values.len()];
+        for (outer, inner_at) in (0..outer).flat_map(|outer| (0..inner).map(move |inner| (outer, inner))) {
+            let positions = (0..length).map(|at| (outer * length + at) * inner + inner_at);
+            let first = positions.reduce(|best, at| match values[at].compare(&values[best]) {
+                Ordering::Greater => at,
+                _ => best,
+            });
+            if let Some(first) = first {
+                result[first] = T::ONE;
+            }
+        }
+        tensor_of(input.ty().dtype, shape, &result)
+    }
+
+    fn axis(&self, rank: usize) -> Result<usize, Reason> {
+        // Flattened, the axis after the last stands for rows of one element.
+        if self.flattens && self.axis == rank as i64 { Ok(rank) } else { resolve_axis(self.axis, rank) }
+    }
+}
+
+impl Operator for Hardmax {
+    fn name(&self) -> &'static str {
+        "Hardmax"
+    }
+
+    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        let ty = node.ty(0)?;
+        expect_dtype(ty, &[DataType::F32, DataType::F64, DataType::F16, DataType::Bf16])?;
+        self.axis(ty.rank())?;
+        Ok(vec![ty.clone()])
+    }
+
+    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
+        true
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        let input = node.tensor(0)?;
+        let dtype = input.ty().dtype;
+        let axis = self.axis(input.ty().rank())?;
+        let input = widened(input);
+        let result = match input.ty().dtype {
+            DataType::F32 => self.hard::<f32>(&input, axis)?,
+            DataType::F64 => self.hard::<f64>(&input, axis)?,
+            _ => return Err(no_numbers(dtype)),
+        };
+        Ok(Some(vec![narrowed(result, dtype).into()]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{check, f32s, i64s, infer, run, run_all, tensor};
+
+    #[test]
+    fn the_greatest_and_least_come_in_order() {
+        let input = f32s([2, 4], &[1., 4., f32::NAN, 4., -1., -2., 0., -2.]);
+        let top = |attributes: &[(&str, Attribute)], k: i64| {
+            run_all(("TopK", 11), attributes, &[Some(input.clone()), Some(i64s([1], &[k]))], 2)
+        };
+        let [values, indices] = top(&[], 3).unwrap().try_into().unwrap();
+        assert_eq!(indices, i64s([2, 3], &[2, 1, 3, 2, 0, 1]));
+        assert_eq!(values.values::<f32>()[1..], [4., 4., 0., -1., -2.]);
+        let least = top(&[("largest", 0.into()), ("axis", 0.into())], 1).unwrap();
+        assert_eq!(least, [f32s([1, 4], &[-1., -2., 0., -2.]), i64s([1, 4], &[1, 1, 1, 1])]);
+        assert_eq!(top(&[], 0).unwrap()[1], i64s([2, 0], &[]));
+        for wrong in [5, -1, i64::MIN] {
+            assert!(top(&[], wrong).is_err());
+        }
+        let attribute = [("k", Attribute::Int(1))];
+        check(("TopK", 7), &attribute, &[f32s([3], &[1., 3., 2.])], &f32s([1], &[3.]));
+        let large = tensor(DataType::U64, [2], &[u64::MAX, 1]);
+        check(("TopK", 11), &[], &[large, i64s([1], &[1])], &tensor(DataType::U64, [1], &[u64::MAX]));
+        let types = [input.ty().clone(), TensorType::new(DataType::I64, [1])];
+        assert!(infer(("TopK", 11), &[], &types).unwrap_err().at_run_time);
+    }
+
+    #[test]
+    fn the_first_greatest_is_one() {
+        let input = f32s([2, 1, 2], &[1., 3., 3., 3.]);
+        let hard = |opset, axis: i64, expected: &[f32]| {
+            let expected = f32s([2, 1, 2], expected);
+            check(("Hardmax", opset), &[("axis", axis.into())], std::slice::from_ref(&input), &expected);
+        };
+        hard(13, -1, &[0., 1., 1., 0.]);
+        hard(13, 0, &[0., 1., 1., 0.]);
+        hard(13, 1, &[1.; 4]);
+        hard(11, 0, &[0., 1., 0., 0.]);
+        hard(11, 1, &[0., 1., 1., 0.]);
+        assert!(run(("Hardmax", 13), &[("axis", 3.into())], &[input]).is_err());
+    }
+}
