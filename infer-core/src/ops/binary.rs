@@ -101,7 +101,6 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let &(kind, ..) =
         known.ok_or_else(|| Reason::new(format!("{} is no operation on two tensors", node.op_type)))?;
     if node.opset < 7 {
-        node.attributes.ignore("consumed_inputs");
         let broadcasts = node.attributes.flag("broadcast", false)?;
         let axis = node.attributes.int("axis")?.filter(|_| broadcasts);
         let axis = if kind == BinaryKind::PRelu { Some(1) } else { axis };

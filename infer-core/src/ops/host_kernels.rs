@@ -165,6 +165,33 @@ pub enum Pooling {
     Norm,
 }
 
+/// The elements of a window along one axis. Windows may be far larger than the picture: nothing walks over what lies
+/// outside of it.
+#[derive(Clone, Copy)]
+struct Taps {
+    /// The first element of the input.
+    first: usize,
+    /// How many lie in the input.
+    inside: u64,
+    /// How many lie in the input or the padding.
+    padded: u64,
+}
+
+impl Taps {
+    fn of(p: &PoolNd, axis: usize, at: usize) -> Taps {
+        let (dilation, pad, extent) = (p.dilation[axis].max(1), p.pad_begin[axis], p.input[axis]);
+        let start = at as u64 * p.stride[axis];
+        // The taps before the first of which the place is at least `place`.
+        let before = |place: u64| place.saturating_sub(start).div_ceil(dilation).min(p.kernel[axis]);
+        let (skipped, end) = (before(pad), before(pad + extent));
+        Taps {
+            first: (start + skipped * dilation).saturating_sub(pad) as usize,
+            inside: end - skipped,
+            padded: before(pad + extent + p.pad_end[axis]),
+        }
+    }
+}
+
 /// A pool of f64, and the positions of the greatest elements.
 pub fn pool(
     x: &Constant,
@@ -176,24 +203,13 @@ pub fn pool(
     let x = x.values::<f64>();
     let size = count(p.input);
     let (mut values, mut indices) = (Vec::with_capacity(elements), Vec::with_capacity(elements));
-    let window = ConvNd {
-        input: p.input,
-        stride: p.stride,
-        dilation: p.dilation,
-        pad_begin: p.pad_begin,
-        ..ConvNd::default()
-    };
     for outer in 0..p.outer as usize {
         for at in positions(p.output) {
-            let (mut sum, mut greatest, mut found, mut padded) = (0.0, f64::NEG_INFINITY, None, 0u64);
-            let mut seen = 0u64;
-            for tap in positions(p.kernel) {
-                let in_padding = (0..3).all(|axis| {
-                    let reach = at[axis] as u64 * p.stride[axis] + tap[axis] as u64 * p.dilation[axis];
-                    reach < p.pad_begin[axis] + p.input[axis] + p.pad_end[axis]
-                });
-                padded += u64::from(in_padding);
-                let Some(position) = input_position(&window, at, tap) else { continue };
+            let (mut sum, mut greatest, mut found, mut seen) = (0.0, f64::NEG_INFINITY, None, 0u64);
+            let taps: [Taps; 3] = std::array::from_fn(|axis| Taps::of(p, axis, at[axis]));
+            for tap in positions(taps.map(|taps| taps.inside)) {
+                let position: [usize; 3] =
+                    std::array::from_fn(|axis| taps[axis].first + tap[axis] * p.dilation[axis] as usize);
                 let value = x.get(outer * size + flat(position, p.input)).copied().unwrap_or(0.0);
                 seen += 1;
                 match kind {
@@ -207,6 +223,7 @@ pub fn pool(
                     }
                 }
             }
+            let padded: u64 = taps.iter().map(|taps| taps.padded).product();
             let counted = if p.count_include_pad == 1 { padded } else { seen };
             values.push(match kind {
                 Pooling::Max => greatest,
@@ -223,4 +240,102 @@ pub fn pool(
     }
     let places = TensorType::new(DataType::I64, output.shape.clone());
     Ok((numbers::of(output, &values)?, numbers::of(places, &indices)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{check, f32s, i64s, run, run_all, tensor};
+
+    fn doubled(tensor: &Constant) -> Constant {
+        let values: Vec<f64> = tensor.values::<f32>().iter().map(|&value| value.into()).collect();
+        Constant::of(TensorType::new(DataType::F64, tensor.ty().shape.clone()), &values)
+    }
+
+    fn ramp(shape: &[usize]) -> Constant {
+        let ty = TensorType::new(DataType::F32, shape);
+        let values: Vec<f32> = (0..ty.elements()).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
+        Constant::of(ty, &values)
+    }
+
+    /// f64 gives what the kernels of f32 give, where both are exact.
+    fn same(op: &str, attributes: &[(&str, Attribute)], inputs: &[Constant], outputs: usize) {
+        let all = |inputs: Vec<Constant>| {
+            let inputs: Vec<_> = inputs.into_iter().map(Some).collect();
+            run_all((op, 13), attributes, &inputs, outputs).unwrap()
+        };
+        let (single, double) = (all(inputs.to_vec()), all(inputs.iter().map(doubled).collect()));
+        assert_eq!(double[0].ty().dtype, DataType::F64);
+        assert_eq!(double[0].ty().shape, single[0].ty().shape);
+        for (a, b) in double[0].values::<f64>().iter().zip(&*single[0].values::<f32>()) {
+            assert!((a - f64::from(*b)).abs() < 1e-5, "{op}: {a} is not {b}");
+        }
+        assert!(double[1..] == single[1..]);
+    }
+
+    #[test]
+    fn doubles_compute_as_singles_do() {
+        let ints = |name, values: &[i64]| (name, Attribute::Ints(values.to_vec()));
+        let (x, w) = (ramp(&[2, 4, 5, 6]), ramp(&[6, 2, 3, 2]));
+        let attributes = [
+            ints("pads", &[1, 0, 2, 1]),
+            ints("strides", &[2, 1]),
+            ints("dilations", &[1, 2]),
+            ("group", Attribute::Int(2)),
+        ];
+        same("Conv", &attributes, &[x.clone(), w, ramp(&[6])], 1);
+        same("ConvTranspose", &attributes, &[x.clone(), ramp(&[4, 3, 3, 2]), ramp(&[6])], 1);
+        let window = [
+            ints("kernel_shape", &[3, 2]),
+            ints("pads", &[1, 1, 2, 0]),
+            ints("strides", &[2, 1]),
+            ints("dilations", &[2, 1]),
+        ];
+        same("MaxPool", &window, &[x.clone()], 2);
+        same("AveragePool", &window[..3], &[x.clone()], 1);
+        let counted = [window[0].clone(), window[1].clone(), ("count_include_pad", Attribute::Int(1))];
+        same("AveragePool", &counted, &[x.clone()], 1);
+        same("LpPool", &window[..2], &[x.clone()], 1);
+        same("MatMul", &[], &[ramp(&[2, 3, 4]), ramp(&[4, 5])], 1);
+        let gemm = [("transA", Attribute::Int(1)), ("alpha", Attribute::Float(0.5)), ("beta", 2.0.into())];
+        same("Gemm", &gemm, &[ramp(&[4, 3]), ramp(&[4, 5]), ramp(&[5])], 1);
+    }
+
+    #[test]
+    fn integers_multiply_and_wrap() {
+        let (a, b) = (i64s([1, 2], &[1 << 62, 3]), i64s([2, 1], &[4, 5]));
+        check(("MatMul", 13), &[], &[a, b], &i64s([1, 1], &[15]));
+        let unsigned = |shape: [usize; 2], values: &[u32]| tensor(DataType::U32, shape, values);
+        let product = unsigned([1, 1], &[u32::MAX]);
+        check(("MatMul", 13), &[], &[unsigned([1, 1], &[u32::MAX]), unsigned([1, 1], &[1])], &product);
+    }
+
+    #[test]
+    fn short_types_compute_in_wider_ones() {
+        let bytes = tensor(DataType::U8, [1, 1, 4], &[3u8, 200, 100, 7]);
+        let kernel = [("kernel_shape", Attribute::Ints(vec![2]))];
+        check(("MaxPool", 12), &kernel, &[bytes], &tensor(DataType::U8, [1, 1, 3], &[200u8, 200, 100]));
+        let halves = |shape: [usize; 3], values: &[f32]| {
+            let values: Vec<_> = values.iter().map(|&value| half::f16::from_f32(value)).collect();
+            tensor(DataType::F16, shape, &values)
+        };
+        let (x, w) = (halves([1, 1, 3], &[1.0, 2.0, 3.0]), halves([1, 1, 2], &[1.0, -1.0]));
+        check(("Conv", 11), &[], &[x.clone(), w.clone()], &halves([1, 1, 2], &[-1.0, -1.0]));
+        check(("MatMul", 13), &[], &[x, halves([1, 3, 1], &[1.0; 3])], &halves([1, 1, 1], &[6.0]));
+        assert!(run(("MatMul", 13), &[], &[f32s([1, 1], &[1.0]), i64s([1, 1], &[1])]).is_err());
+    }
+
+    #[test]
+    fn large_windows_take_no_longer() {
+        let x = doubled(&ramp(&[1, 1, 2, 2]));
+        let huge = (1i64 << 31) - 1;
+        let attributes = [
+            ("kernel_shape", Attribute::Ints(vec![huge, huge])),
+            ("pads", Attribute::Ints(vec![huge - 1, huge - 1, 0, 0])),
+            ("strides", Attribute::Ints(vec![huge, huge])),
+        ];
+        let y = run(("MaxPool", 12), &attributes, &[x]).unwrap();
+        assert_eq!(*y.values::<f64>(), [-5.0]);
+    }
 }

@@ -33,7 +33,7 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let mut size = |name: &str, default: Option<i64>| {
         let value = node.attributes.int(name)?.or(default);
         let value = value.ok_or_else(|| Reason::new(format!("attribute `{name}` is missing")))?;
-        let in_range = usize::try_from(value).ok().filter(|size| (1..1 << 31).contains(size));
+        let in_range = usize::try_from(value).ok().filter(|size| (1..1 << 28).contains(size));
         in_range.ok_or_else(|| Reason::new(format!("{name} is {value}, which is no extent")))
     };
     let op = MatMulNBits {
@@ -59,7 +59,8 @@ impl MatMulNBits {
         let ty = TensorType::new(DataType::F32, [self.k, self.n]);
         let elements = numbers::checked_elements(&ty)?;
         expect_dtype(b.ty(), &[DataType::U8])?;
-        if b.ty().elements() != self.n * blocks * block_bytes {
+        let expected = (self.n * blocks).checked_mul(block_bytes);
+        if Some(b.ty().elements()) != expected {
             return Err(Reason::new(format!("weights {} for K {} and N {}", b.ty(), self.k, self.n)));
         }
         if scales.ty().elements() != self.n * blocks {

@@ -100,10 +100,7 @@ fn import_batch(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let spatial = node.opset >= 9 || node.attributes.flag("spatial", true)?;
     let asks_for_more = node.outputs.iter().skip(1).any(|&asked| asked);
     let trains = match node.opset {
-        ..7 => {
-            node.attributes.ignore("consumed_inputs");
-            !node.attributes.flag("is_test", false)?
-        }
+        ..7 => !node.attributes.flag("is_test", false)?,
         7..14 => asks_for_more,
         _ => node.attributes.flag("training_mode", false)?,
     };

@@ -236,7 +236,8 @@ impl Operator for Pool {
         };
         let params = self.general(x.ty(), &self.windows(x.ty())?);
         let (values, places) = host_kernels::pool(x, &params, kind, output)?;
-        Ok(Some(vec![values.into(), places.into()]))
+        let places = (self.kind == PoolKind::Max).then_some(places);
+        Ok(Some([values].into_iter().chain(places).map(Value::from).collect()))
     }
 
     fn blocking(&self, node: &NodeTypes<'_>) -> Blocking {

@@ -83,7 +83,9 @@ impl Layout {
         }
         let mut expected = x.shape.clone();
         expected[axis] = extent.div_ceil(self.block_size);
-        if param.shape == expected { Ok(Granularity::Block(axis, self.block_size)) } else { Err(wrong()) }
+        // A block longer than the axis holds all of it.
+        let size = self.block_size.min(extent.max(1));
+        if param.shape == expected { Ok(Granularity::Block(axis, size)) } else { Err(wrong()) }
     }
 
     /// `param` so that it broadcasts to `x`.

@@ -135,7 +135,7 @@ impl Quantized {
     fn concat(&self, nodes: &mut Expansion<'_>) -> Result<Wire, Reason> {
         let axis = self.int("axis").ok_or_else(|| Reason::new("attribute `axis` is missing"))?;
         let count = nodes.types.inputs.len();
-        if !(count - 2).is_multiple_of(3) {
+        if !count.saturating_sub(2).is_multiple_of(3) {
             return Err(Reason::new(format!("{count} inputs, not two and three for each tensor")));
         }
         let mut parts = Vec::new();
