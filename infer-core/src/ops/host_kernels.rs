@@ -292,11 +292,11 @@ mod tests {
             ints("strides", &[2, 1]),
             ints("dilations", &[2, 1]),
         ];
-        same("MaxPool", &window, &[x.clone()], 2);
-        same("AveragePool", &window[..3], &[x.clone()], 1);
+        same("MaxPool", &window, std::slice::from_ref(&x), 2);
+        same("AveragePool", &window[..3], std::slice::from_ref(&x), 1);
         let counted = [window[0].clone(), window[1].clone(), ("count_include_pad", Attribute::Int(1))];
-        same("AveragePool", &counted, &[x.clone()], 1);
-        same("LpPool", &window[..2], &[x.clone()], 1);
+        same("AveragePool", &counted, std::slice::from_ref(&x), 1);
+        same("LpPool", &window[..2], std::slice::from_ref(&x), 1);
         same("MatMul", &[], &[ramp(&[2, 3, 4]), ramp(&[4, 5])], 1);
         let gemm = [("transA", Attribute::Int(1)), ("alpha", Attribute::Float(0.5)), ("beta", 2.0.into())];
         same("Gemm", &gemm, &[ramp(&[4, 3]), ramp(&[4, 5]), ramp(&[5])], 1);
