@@ -613,7 +613,7 @@ fn half_weights_are_rounded_once() {
     );
     let inputs = inputs(&graph);
     let expected = reference(&graph, &inputs);
-    passes::run(&mut graph, |_| {}).unwrap();
+    passes::run(&mut graph, |_, _| {}).unwrap();
     let halves = compiled(&graph, &inputs, Precision::Fp16);
     // Three layers, each with weights off by at most 2⁻¹¹ of their value.
     assert_close(&halves, &expected, 3.0 / 2048.0, "halves");

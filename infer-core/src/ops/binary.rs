@@ -3,18 +3,15 @@
 //! Specification: <https://onnx.ai/onnx/operators/>, one page an operator.
 //! Types: both inputs have the same, but for Pow; f16 and bf16 compute in f32, integers without a kernel of their own
 //! in a wider one. Comparisons and logic give bool. Equal compares strings too.
-//! History: numpy's broadcasting since opset 7, before it `broadcast` and the `axis` of the first input at which the
-//! second begins (for PRelu, that of the channels); LessOrEqual and GreaterOrEqual since 12; Pow's exponent may have
+//! History: numpy's broadcasting since opset 7; LessOrEqual and GreaterOrEqual since 12; Pow's exponent may have
 //! another type since 12; types were added in between.
 
-use super::compose::{reshape, scalar};
+use super::compose::scalar;
 use super::element_type::{cast_kernel, converted, expect_kernel, with_output};
 use super::elementwise_layout;
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
-use crate::ops::{
-    Blocking, Expansion, ImportNode, NodeTypes, Operator, Row, StringUse, Wire, broadcast, resolve_axis,
-};
+use crate::ops::{Blocking, Expansion, ImportNode, NodeTypes, Operator, Row, StringUse, Wire, broadcast};
 use crate::tensor_type::{DataType, TensorType};
 
 macro_rules! kinds {
@@ -103,46 +100,7 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let known = KINDS.iter().find(|(_, name, _)| *name == node.op_type);
     let &(kind, ..) =
         known.ok_or_else(|| Reason::new(format!("{} is no operation on two tensors", node.op_type)))?;
-    if node.opset < 7 {
-        let broadcasts = node.attributes.flag("broadcast", false)?;
-        let axis = node.attributes.int("axis")?.filter(|_| broadcasts);
-        let axis = if kind == BinaryKind::PRelu { Some(1) } else { axis };
-        if let Some(axis) = axis {
-            return Ok(Box::new(AlignedBinary { kind, axis }));
-        }
-    }
     Ok(Box::new(Binary { kind }))
-}
-
-/// An operation on two tensors as opsets before 7 broadcast: the second begins at an axis of the first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AlignedBinary {
-    /// Which.
-    pub kind: BinaryKind,
-    /// The axis.
-    pub axis: i64,
-}
-
-impl Operator for AlignedBinary {
-    fn name(&self) -> &'static str {
-        Binary { kind: self.kind }.name()
-    }
-
-    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
-        let (a, b) = (nodes.input(0)?, nodes.input(1)?);
-        let (rank, mut shape) = (nodes.shape(a)?.len(), nodes.shape(b)?.to_vec());
-        if nodes.ty(b)?.elements() == 1 {
-            shape.clear();
-        } else {
-            let trailing = resolve_axis(self.axis, rank)? + shape.len();
-            let missing = rank.checked_sub(trailing).ok_or_else(|| {
-                Reason::new(format!("{shape:?} at axis {} is beyond {rank} axes", self.axis))
-            })?;
-            shape.extend(std::iter::repeat_n(1, missing));
-        }
-        let b = reshape(nodes, b, &shape)?;
-        Ok(Some(vec![nodes.node(self.name(), &[a, b], &[])?]))
-    }
 }
 
 impl Operator for Binary {
@@ -204,7 +162,6 @@ impl Operator for Binary {
 mod tests {
     use super::*;
     use crate::constant::Constant;
-    use crate::ops::Attribute;
     use crate::ops::test_support::{bools, check, f32s, i64s, infer, run, run_values, tensor};
     use crate::value::{Strings, Value};
 
@@ -247,16 +204,6 @@ mod tests {
             &[f32s([2, 1], &[-2.0, 3.0]), f32s([], &[0.5])],
             &f32s([2, 1], &[-1.0, 3.0]),
         );
-    }
-
-    #[test]
-    fn the_second_may_begin_at_an_axis() {
-        let (a, b) = (f32s([2, 2], &[1.0, 2.0, 3.0, 4.0]), f32s([2], &[10.0, 20.0]));
-        let attributes = [("broadcast", Attribute::Int(1)), ("axis", Attribute::Int(0))];
-        check(("Add", 6), &attributes, &[&a, &b], &f32s([2, 2], &[11.0, 12.0, 23.0, 24.0]));
-        check(("Add", 6), &attributes[..1], &[&a, &b], &f32s([2, 2], &[11.0, 22.0, 13.0, 24.0]));
-        let x = f32s([1, 2, 2], &[-1.0, 1.0, -1.0, 1.0]);
-        check(("PRelu", 6), &[], &[&x, &b], &f32s([1, 2, 2], &[-10.0, 1.0, -20.0, 1.0]));
     }
 
     #[test]

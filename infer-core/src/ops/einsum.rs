@@ -8,6 +8,7 @@
 //! Einsum becomes simpler nodes, operand by operand: diagonals by Slice, sums by ReduceSum, and products by MatMul where
 //! labels are contracted, by Mul where none are.
 
+use super::elements::expect_elements;
 use super::number::{narrowed, no_numbers, tensor_of, widened};
 use super::{Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, expect_dtype};
 use crate::diagnostic::Reason;
@@ -157,7 +158,8 @@ impl Operand {
             let rest: Vec<usize> = (0..shape.len()).filter(|&axis| axis != first && axis != second).collect();
             let perm: Vec<i64> = rest.iter().chain(&[first, second]).map(|&axis| axis as i64).collect();
             let mut merged: Vec<usize> = rest.iter().map(|&axis| shape[axis]).collect();
-            merged.push(extent * extent);
+            merged.push(extent.saturating_mul(extent));
+            expect_elements(&merged, 1)?;
             let wire = nodes.node("Transpose", &[self.wire], &[("perm", perm.into())])?;
             let wire = reshaped(nodes, wire, &merged)?;
             let [start, end, axis, step] =
@@ -221,7 +223,9 @@ fn product(
     let labels = [&*batch, &rows, &columns].concat();
     let shape = [&*batch_shape, &rows_shape, &columns_shape].concat();
 
-    let merged = |shape: &[usize]| shape.iter().product::<usize>();
+    // Where there is no matrix product, all the single ones are there at once.
+    let products = [&*batch_shape, &rows_shape, &summed_shape, &columns_shape].concat();
+    let merged = |shape: &[usize]| shape.iter().fold(1usize, |n, &extent| n.saturating_mul(extent));
     let (m, k, n) = (merged(&rows_shape), merged(&summed_shape), merged(&columns_shape));
     let lead = if batch.is_empty() { Vec::new() } else { vec![merged(&batch_shape)] };
     let with = |extents: &[usize]| [&*lead, extents].concat();
@@ -233,6 +237,7 @@ fn product(
             return Ok(Operand { wire: reshaped(nodes, wire, &shape)?, labels });
         }
     }
+    expect_elements(&products, size_of::<f64>())?;
     let a = reshaped(nodes, left.wire, &with(&[m, k, 1]))?;
     let b = reshaped(nodes, right.wire, &with(&[1, k, n]))?;
     let wire = nodes.node("Mul", &[a, b], &[])?;
@@ -408,7 +413,7 @@ impl Operator for Det {
             DataType::F64 => wide.values::<f64>().into_owned(),
             _ => return Err(no_numbers(dtype)),
         };
-        let count = super::elements::expect_elements(lead, 8)?;
+        let count = expect_elements(lead, 8)?;
         let determinants: Vec<f64> = match rows * columns {
             // The empty product.
             0 => vec![1.0; count],

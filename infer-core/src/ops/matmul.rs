@@ -26,7 +26,7 @@ use crate::value::Value;
 /// The table's rows.
 pub const OPERATORS: &[Row] = &[
     Row { name: "MatMul", domain: "", since: 1, inputs: 2..=2, outputs: 1..=1, import: import_matmul },
-    Row { name: "Gemm", domain: "", since: 1, inputs: 2..=3, outputs: 1..=1, import: import_gemm },
+    Row { name: "Gemm", domain: "", since: 6, inputs: 2..=3, outputs: 1..=1, import: import_gemm },
 ];
 
 /// Rows of the left matrix and columns of the right one from which the left one is copied into blocks.
@@ -65,10 +65,6 @@ fn import_matmul(_: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
 }
 
 fn import_gemm(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
-    if node.opset < 7 {
-        // Where it is not set the shapes agree.
-        node.attributes.ignore("broadcast");
-    }
     Ok(Box::new(MatMul {
         gemm: true,
         trans_a: node.attributes.flag("transA", false)?,

@@ -20,6 +20,7 @@ pub mod control_flow;
 pub mod conv;
 pub mod deform_conv;
 pub mod depth_to_space;
+pub mod dropout;
 pub mod einsum;
 pub mod element_type;
 mod elements;
@@ -33,12 +34,21 @@ pub mod grid_sample;
 mod group_query_attention;
 mod host_kernels;
 pub mod image_decoder;
+mod jpeg;
+mod jpeg_huffman;
+mod legacy;
 pub mod linear_attention;
 pub mod loss;
 pub mod matmul;
 pub mod matmul_n_bits;
 pub mod ml;
+mod ml_common;
+pub mod ml_label;
+pub mod ml_linear;
+pub mod ml_map;
+pub mod ml_svm;
 pub mod ml_tree;
+pub mod ml_tree_classic;
 pub mod modulo;
 mod movement;
 pub mod non_max_suppression;
@@ -60,6 +70,7 @@ pub mod random;
 pub(crate) mod real;
 pub mod recurrent;
 pub mod reduce;
+mod regex_syntax;
 pub mod region;
 pub mod reorder;
 pub mod reshape;
@@ -263,6 +274,7 @@ pub static TABLE: &[&[Row]] = &[
     conv::OPERATORS,
     deform_conv::OPERATORS,
     depth_to_space::OPERATORS,
+    dropout::OPERATORS,
     einsum::OPERATORS,
     expand::OPERATORS,
     fused_contrib::OPERATORS,
@@ -275,7 +287,12 @@ pub static TABLE: &[&[Row]] = &[
     matmul::OPERATORS,
     matmul_n_bits::OPERATORS,
     ml::OPERATORS,
+    ml_label::OPERATORS,
+    ml_linear::OPERATORS,
+    ml_map::OPERATORS,
+    ml_svm::OPERATORS,
     ml_tree::OPERATORS,
+    ml_tree_classic::OPERATORS,
     modulo::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
@@ -333,7 +350,10 @@ pub fn import(row: &Row, mut node: ImportNode) -> Result<Box<dyn Operator>, Reas
     }
     expect_arity("inputs", node.inputs.len(), &row.inputs)?;
     expect_arity("outputs", node.outputs.len(), &row.outputs)?;
-    let op = (row.import)(&mut node)?;
+    let op = match legacy::import(row.name, &mut node)? {
+        Some(op) => op,
+        None => (row.import)(&mut node)?,
+    };
     let unread: Vec<String> = node.attributes.unread().map(quote).collect();
     match unread.as_slice() {
         [] => Ok(op),

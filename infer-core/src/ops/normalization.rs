@@ -2,7 +2,7 @@
 //!
 //! Specification: <https://onnx.ai/onnx/operators/>, one page an operator.
 //! Types: f32; f16 and bf16 compute in f32; f64, and statistics as outputs, are written as other operators.
-//! History: BatchNormalization lost `spatial` with opset 9 and `is_test` with 7, gained `training_mode` with 14 (before, further outputs ask
+//! History: BatchNormalization lost `spatial` with opset 9, gained `training_mode` with 14 (before, further outputs ask
 //! for it), and let its statistics have a type of their own with 15; LayerNormalization came with 17,
 //! GroupNormalization with 18, whose scale and bias are by channel, not by group, since 21.
 
@@ -99,11 +99,8 @@ fn import_batch(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let momentum = node.attributes.float("momentum")?.unwrap_or(0.9);
     let spatial = node.opset >= 9 || node.attributes.flag("spatial", true)?;
     let asks_for_more = node.outputs.iter().skip(1).any(|&asked| asked);
-    let trains = match node.opset {
-        ..7 => !node.attributes.flag("is_test", false)?,
-        7..14 => asks_for_more,
-        _ => node.attributes.flag("training_mode", false)?,
-    };
+    let trains =
+        if node.opset < 14 { asks_for_more } else { node.attributes.flag("training_mode", false)? };
     if asks_for_more && !trains {
         return Err(Reason::new("running statistics are outputs in training mode alone"));
     }

@@ -87,7 +87,7 @@ fn take(value: &Value, shape: &[usize], axis: Option<usize>, rows: &[usize]) -> 
     let (outer, length, inner) = around(shape, axis);
     let mut result = shape.to_vec();
     result[axis] = rows.len();
-    let mut positions = Vec::with_capacity(expect_elements(&result, 1)?);
+    let mut positions = Vec::with_capacity(expect_elements(&result, size_of::<usize>())?);
     for outer in 0..outer {
         for row in rows {
             let first = (outer * length + row) * inner;
@@ -106,6 +106,7 @@ impl Compress {
         if ty.dtype != DataType::Bool || ty.rank() != 1 || ty.elements() > length {
             return Err(Reason::new(format!("condition {ty} is not one of at most {length} elements")));
         }
+        expect_elements(&ty.shape, 2 * size_of::<usize>())?;
         let rows = condition.data().iter().enumerate().filter(|&(_, &holds)| holds != 0);
         Ok((axis, rows.map(|(row, _)| row).collect()))
     }
@@ -155,8 +156,8 @@ impl Operator for NonZero {
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let value = node.value(0)?;
-        let shape = shape_of(node, 0)?;
+        let (value, shape) = (node.value(0)?, shape_of(node, 0)?);
+        expect_elements(shape, 2 * size_of::<usize>())?;
         let found: Vec<usize> = match value {
             Value::Strings(strings) => positions(strings.data().iter().map(|string| !string.is_empty())),
             _ => {
@@ -199,8 +200,9 @@ impl Operator for Unique {
         let axis = self.axis.map(|axis| resolve_axis(axis, shape.len())).transpose()?;
         let (outer, length, inner) = match axis {
             Some(axis) => around(shape, axis),
-            None => (1, shape.iter().product(), 1),
+            None => (1, expect_elements(shape, 1)?, 1),
         };
+        expect_elements(&[length], 2 * size_of::<Vec<usize>>())?;
         let rows = Rows { outer, length, inner };
         let groups = match value {
             Value::Strings(strings) => rows.groups(|a, b| strings.data()[a].cmp(&strings.data()[b])),

@@ -71,8 +71,9 @@ const MAX_ROUNDS: usize = 32;
 #[derive(Debug)]
 pub struct PassError(pub String);
 
-/// Runs all passes, checking the graph after each. `log` is told the name of each pass that changed something.
-pub fn run(graph: &mut Graph, mut log: impl FnMut(&str)) -> Result<(), PassError> {
+/// Runs all passes, checking the graph after each. `log` is told the name of each pass that changed
+/// something, and sees the graph after it.
+pub fn run(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<(), PassError> {
     for round in 0.. {
         if round == MAX_ROUNDS {
             return Err(PassError(format!("passes still change the graph after {MAX_ROUNDS} rounds")));
@@ -91,11 +92,11 @@ pub fn run(graph: &mut Graph, mut log: impl FnMut(&str)) -> Result<(), PassError
     Ok(())
 }
 
-fn run_one(graph: &mut Graph, pass: &Pass, log: &mut impl FnMut(&str)) -> Result<bool, PassError> {
+fn run_one(graph: &mut Graph, pass: &Pass, log: &mut impl FnMut(&str, &Graph)) -> Result<bool, PassError> {
     let changed = (pass.run)(graph);
     if changed {
-        log(pass.name);
         graph.verify().map_err(|broken| PassError(format!("after {}: {broken}", pass.name)))?;
+        log(pass.name, graph);
     }
     Ok(changed)
 }

@@ -38,7 +38,7 @@ pub fn check_pass(pass: fn(&mut Graph) -> bool, text: &str, expected: &str) -> G
     pass(&mut lowered);
     let converted = lowered.values.iter().any(|value| value.layout != Layout::Plain);
     for finish in FINISH.iter().filter(|finish| !converted || finish.name != "convert_layout") {
-        run_one(&mut lowered, finish, &mut |_| {}).unwrap_or_else(|error| panic!("{}\n{before}", error.0));
+        run_one(&mut lowered, finish, &mut |_, _| {}).unwrap_or_else(|error| panic!("{}\n{before}", error.0));
     }
     let what = format!("{before}\n{}", lowered.to_text());
     assert_close(&compiled(&lowered, &inputs, Precision::Fp32), &outputs, 2e-5, &what);

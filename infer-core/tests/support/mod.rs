@@ -290,7 +290,7 @@ pub fn check(text: &str) -> String {
     let mut graph = model(text);
     let inputs = inputs(&graph);
     let expected = reference(&graph, &inputs);
-    passes::run(&mut graph, |_| {}).unwrap_or_else(|error| panic!("{}\n{text}", error.0));
+    passes::run(&mut graph, |_, _| {}).unwrap_or_else(|error| panic!("{}\n{text}", error.0));
     let lowered = graph.to_text();
     let outputs = compiled(&graph, &inputs, Precision::Fp32);
     assert_close(&outputs, &expected, 2e-5, &format!("{text}\n{lowered}"));

@@ -1,0 +1,211 @@
+//! The command line: subcommands, options, and their help.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use infer_core::options::Precision;
+
+use crate::compare::Tolerance;
+use crate::dims::Dims;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all is well
+  1  the model is not supported, its data does not fit, or what it computes is not what it should be
+  2  the command line is wrong";
+
+/// Look at ONNX models, run them, and compare what they compute with what others computed.
+#[derive(Debug, Parser)]
+#[command(name = "infer", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say what a model is: its interface, its operators, and what the compiler makes of it
+    Inspect(InspectArguments),
+    /// Run a model on data from files, or on random data
+    Run(RunArguments),
+    /// Run a model on recorded inputs and compare its outputs with those recorded
+    Check(CheckArguments),
+    /// Run every case of a conformance suite, each in a process of its own
+    Conformance(ConformanceArguments),
+    /// Run one case of a suite: what `conformance` starts for each
+    #[command(hide = true)]
+    Case(CaseArguments),
+}
+
+/// What all commands that compile a model take.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArguments {
+    /// The ONNX file
+    pub model: PathBuf,
+    /// Symbolic dimensions: NAME=SIZE, separated by commas; an axis without a name is called INPUT[AXIS]
+    #[arg(long, value_name = "NAME=SIZE,…")]
+    pub dims: Vec<Dims>,
+}
+
+/// How a model runs.
+#[derive(Args, Clone, Debug)]
+pub struct EngineArguments {
+    /// How weights are stored: fp32 or fp16
+    #[arg(long, default_value = "fp32", value_parser = parse_precision)]
+    pub precision: Precision,
+    /// The most threads that take part [default: what INFER_THREADS says, or as many as there are processors]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// What to run on: cpu or cuda
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    pub backend: Backend,
+}
+
+/// What to run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// The processor
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+}
+
+impl Backend {
+    /// Refuses what this build cannot run on.
+    pub fn expect_available(self) -> anyhow::Result<()> {
+        if self == Backend::Cuda {
+            bail!("this build of infer has no CUDA; --backend cpu is what it has");
+        }
+        Ok(())
+    }
+}
+
+/// `infer inspect`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  infer inspect model.onnx
+  infer inspect bert.onnx --dims batch=1,seq=128
+  infer inspect model.onnx --json | jq .flops
+
+Exit code 1 where the model is not supported: every node at fault is named.")]
+pub struct InspectArguments {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// How weights are stored: fp32 or fp16
+    #[arg(long, default_value = "fp32", value_parser = parse_precision)]
+    pub precision: Precision,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `infer run`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  infer run model.onnx                              random inputs, a summary of the outputs
+  infer run model.onnx --inputs data --outputs out  data/input_0.npy … to out/output_0.npy …
+  infer run bert.onnx --dims batch=1,seq=128 --threads 2
+
+Inputs are input_0.npy or input_0.pb and so on, in the order of the graph's inputs; dimensions that --dims does not \
+give are taken from them. What npy cannot hold (strings, sequences, bfloat16 …) is read from and written to .pb.
+
+Exit code 1 where the model is not supported or the inputs do not fit it.")]
+pub struct RunArguments {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// The folder of input_<j>.npy or input_<j>.pb [default: random values]
+    #[arg(long, value_name = "DIR")]
+    pub inputs: Option<PathBuf>,
+    /// The folder for output_<j>.npy or output_<j>.pb, made where it is not there
+    #[arg(long, value_name = "DIR")]
+    pub outputs: Option<PathBuf>,
+    /// The seed of random inputs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// How it runs.
+    #[command(flatten)]
+    pub engine: EngineArguments,
+}
+
+/// `infer check`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  infer check model.onnx --case test_data_set_0
+  infer check model.onnx --case test_data_set_0 --rtol 1e-3 --atol 1e-5
+
+An element agrees where |ours - recorded| <= atol + rtol * |recorded|. Without --rtol and --atol, tolerance.json \
+beside the model says how much is tolerated, or else rtol is 1e-3 and atol 1e-5. Integers, flags and strings are equal; \
+for integers of models with quantised operators the tolerance holds too.
+
+Exit code 1 where an output does not agree.")]
+pub struct CheckArguments {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// The folder of input_<j> and output_<j>, .npy or .pb
+    #[arg(long, value_name = "DIR")]
+    pub case: PathBuf,
+    /// The relative difference that is tolerated
+    #[arg(long, value_name = "R", value_parser = Tolerance::parse)]
+    pub rtol: Option<f64>,
+    /// The absolute difference that is tolerated
+    #[arg(long, value_name = "A", value_parser = Tolerance::parse)]
+    pub atol: Option<f64>,
+    /// How it runs.
+    #[command(flatten)]
+    pub engine: EngineArguments,
+}
+
+/// `infer conformance`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  infer conformance suite
+  infer conformance suite --filter softmax --jobs 4
+  infer conformance suite --expect tests/conformance.txt
+
+The suite lies in DIR/<group>/<case>/model.onnx with tolerance.json and test_data_set_<i> beside. Each case runs in a \
+process of its own for 30 seconds at most; an error, a crash and a hang are that case's failure. A file for --expect \
+has one `group/case reason` a line for each case that is known to fail.
+
+Exit code 1 where a case fails, or, with --expect, where a case fails that is not listed or passes though it is.")]
+pub struct ConformanceArguments {
+    /// The folder of the suite
+    pub dir: PathBuf,
+    /// Only cases whose group/name holds this
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// How many cases run at a time [default: as many as there are processors]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// The file of cases that are known to fail
+    #[arg(long, value_name = "FILE")]
+    pub expect: Option<PathBuf>,
+    /// What to run on: cpu or cuda
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    pub backend: Backend,
+}
+
+/// `infer case`.
+#[derive(Args, Debug)]
+pub struct CaseArguments {
+    /// The folder of the case
+    pub dir: PathBuf,
+    /// The most threads that take part
+    #[arg(long)]
+    pub threads: Option<usize>,
+}
+
+fn parse_precision(text: &str) -> Result<Precision, String> {
+    let names = Precision::ALL.map(Precision::name).join(" or ");
+    Precision::from_name(text).ok_or_else(|| format!("there is {names}"))
+}

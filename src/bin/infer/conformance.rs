@@ -1,0 +1,210 @@
+//! `infer conformance`: every case of a suite, each in a process of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use std::{env, fs};
+
+use anyhow::{Context, bail};
+use infer_core::diagnostic::quote;
+use wait_timeout::ChildExt;
+
+use crate::Verdict;
+use crate::arguments::ConformanceArguments;
+use crate::progress::Counter;
+use crate::suite::{self, Case};
+
+/// How long a case may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The longest reason that is printed, in characters.
+const LONGEST_REASON: usize = 400;
+
+/// Runs the command.
+pub fn conformance(arguments: &ConformanceArguments) -> anyhow::Result<Verdict> {
+    arguments.backend.expect_available()?;
+    let mut cases = suite::cases(&arguments.dir)?;
+    let expected = match &arguments.expect {
+        Some(path) => expected_failures(path)?,
+        None => HashMap::new(),
+    };
+    let unknown = expected.keys().find(|title| cases.iter().all(|case| case.title() != **title));
+    if let (Some(title), Some(path)) = (unknown, &arguments.expect) {
+        bail!("{} lists {}, which {} does not have", path.display(), quote(title), arguments.dir.display());
+    }
+    if let Some(filter) = &arguments.filter {
+        cases.retain(|case| case.title().contains(filter.as_str()));
+    }
+    if cases.is_empty() {
+        let filter = arguments
+            .filter
+            .as_ref()
+            .map_or_else(String::new, |filter| format!(" with {} in its name", quote(filter)));
+        bail!(
+            "{} holds no case{filter}; cases are folders <group>/<case>/model.onnx",
+            arguments.dir.display()
+        );
+    }
+
+    let failures = run_all(&cases, arguments.jobs)?;
+    let mut out = io::stdout().lock();
+    let mut groups: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    let mut surprises = 0;
+    for (case, failure) in cases.iter().zip(&failures) {
+        let (passed, all) = groups.entry(&case.group).or_default();
+        *all += 1;
+        *passed += usize::from(failure.is_none());
+        let title = case.title();
+        let is_expected = expected.contains_key(&title);
+        match failure {
+            Some(reason) if is_expected => writeln!(out, "fail, as expected: {title}: {reason}")?,
+            Some(reason) => {
+                surprises += 1;
+                writeln!(out, "FAIL: {title}: {reason}")?;
+            }
+            None if is_expected => {
+                surprises += 1;
+                writeln!(out, "PASS, though listed as a failure: {title}")?;
+            }
+            None => {}
+        }
+    }
+    for (group, (passed, all)) in &groups {
+        writeln!(out, "{group}: {passed} of {all} passed")?;
+    }
+    if arguments.expect.is_some() {
+        writeln!(out, "{surprises} not as expected")?;
+    }
+    let failed = failures.iter().flatten().count();
+    writeln!(out, "{} passed, {failed} failed", failures.len() - failed)?;
+    Ok(if surprises > 0 { Verdict::Bad } else { Verdict::Good })
+}
+
+/// The cases that are known to fail, with the reasons: `group/name reason…` a line, `#` before comments.
+fn expected_failures(path: &Path) -> anyhow::Result<HashMap<String, String>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut expected = HashMap::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let at = || format!("{}, line {}", path.display(), index + 1);
+        let (title, reason) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        if !title.contains('/') {
+            bail!("{}: {} is no group/case", at(), quote(title));
+        }
+        if reason.trim().is_empty() {
+            bail!("{}: {} is listed without a reason", at(), quote(title));
+        }
+        if expected.insert(title.to_owned(), reason.trim().to_owned()).is_some() {
+            bail!("{}: {} is listed twice", at(), quote(title));
+        }
+    }
+    Ok(expected)
+}
+
+/// For each case why it fails, if it does.
+fn run_all(cases: &[Case], jobs: Option<usize>) -> anyhow::Result<Vec<Option<String>>> {
+    let program = env::current_exe().context("cannot find the program to start for each case")?;
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let jobs = jobs.unwrap_or(processors).clamp(1, cases.len());
+    // Cases share the processors, unless the user says how many threads each may have.
+    let threads = env::var_os("INFER_THREADS").is_none().then(|| (processors / jobs).max(1));
+    let mut failures = vec![None; cases.len()];
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let (done, results) = mpsc::channel();
+        for _ in 0..jobs {
+            let (done, next, program) = (done.clone(), &next, &program);
+            scope.spawn(move || {
+                while let Some((index, case)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    cases.get(index).map(|case| (index, case))
+                } {
+                    let failure = run_one(program, &case.path, threads);
+                    if done.send((index, failure)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(done);
+        let mut counter = Counter::new(cases.len());
+        let mut failed = 0;
+        for (index, failure) in results {
+            failed += usize::from(failure.is_some());
+            failures[index] = failure;
+            counter.advance(failed);
+        }
+        counter.finish();
+    });
+    Ok(failures)
+}
+
+/// Why the case in `folder` fails, if it does.
+fn run_one(program: &Path, folder: &Path, threads: Option<usize>) -> Option<String> {
+    let mut command = Command::new(program);
+    command.arg("case").arg(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("RUST_BACKTRACE", "0");
+    if let Some(threads) = threads {
+        command.arg("--threads").arg(threads.to_string());
+    }
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Some(format!("the process does not start: {error}")),
+    };
+    // Read while it runs: a full pipe would stop it.
+    let output = child.stdout.take().map(|pipe| thread::spawn(move || text_of(pipe)));
+    let errors = child.stderr.take().map(|pipe| thread::spawn(move || text_of(pipe)));
+    let status = child.wait_timeout(LIMIT);
+    if !matches!(status, Ok(Some(_))) {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let text = |reader: Option<thread::JoinHandle<String>>| {
+        reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
+    };
+    let (output, errors) = (text(output), text(errors));
+    match status {
+        Ok(Some(status)) if status.success() => None,
+        Ok(Some(status)) => Some(shortened(&reason(status, &output, &errors))),
+        Ok(None) => Some(format!("it takes longer than {} s", LIMIT.as_secs())),
+        Err(error) => Some(format!("waiting for the process failed: {error}")),
+    }
+}
+
+fn text_of(mut pipe: impl Read) -> String {
+    const MOST: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    let _ = pipe.by_ref().take(MOST).read_to_end(&mut bytes);
+    let _ = io::copy(&mut pipe, &mut io::sink());
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What a process says that has not succeeded.
+fn reason(status: ExitStatus, output: &str, errors: &str) -> String {
+    let last = |text: &str| text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned);
+    if status.code() == Some(1) {
+        return last(output).or_else(|| last(errors)).unwrap_or_else(|| "it fails without a word".to_owned());
+    }
+    // `thread 'main' panicked at FILE:LINE:COLUMN:` and the message on the next line.
+    let mut lines = errors.lines().skip_while(|line| !line.contains("panicked at "));
+    if let Some((_, place)) = lines.next().and_then(|line| line.split_once("panicked at ")) {
+        return format!("panic at {} {}", place.trim(), lines.next().unwrap_or_default().trim());
+    }
+    let what = last(errors).map_or_else(String::new, |line| format!(": {line}"));
+    format!("crash, {status}{what}")
+}
+
+fn shortened(reason: &str) -> String {
+    match reason.char_indices().nth(LONGEST_REASON) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason.to_owned(),
+    }
+}

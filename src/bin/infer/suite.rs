@@ -1,0 +1,218 @@
+//! Cases: a model, its data, and what it should compute.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use infer_core::diagnostic::quote;
+use infer_core::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use infer_core::options::{Options, Precision};
+use infer_core::session::Session;
+use infer_core::value::Value;
+
+use crate::compare::{Tolerance, compare};
+use crate::model::File;
+use crate::{dims, files, model};
+
+/// What is tolerated in a case without tolerance.json: what ONNX's own runner tolerates.
+const DEFAULT: Tolerance = Tolerance { rtol: 1e-3, atol: 1e-7, integers: false };
+
+/// A model, compiled for the sizes of its data.
+pub struct Runner {
+    path: PathBuf,
+    file: File,
+    /// How weights are stored.
+    pub precision: Precision,
+    /// The most threads that take part.
+    pub threads: Option<usize>,
+    /// The last one, with its dimensions.
+    session: Option<(Vec<(String, u64)>, Session)>,
+}
+
+impl Runner {
+    /// The model that has been read from `path`.
+    pub fn new(path: &Path, mut file: File) -> Self {
+        // The compiler reads it again; weights need not be there twice.
+        file.proto = ModelProto::default();
+        Runner { path: path.to_owned(), file, precision: Precision::default(), threads: None, session: None }
+    }
+
+    /// The inputs in `folder`.
+    pub fn read_inputs(&self, folder: &Path) -> anyhow::Result<Vec<Value>> {
+        files::read(folder, "input", &self.file.inputs)
+    }
+
+    /// The outputs for `inputs`, which lie in `folder`, and how long that took in seconds. Dimensions that are not
+    /// `given` are those of the inputs.
+    pub fn run(
+        &mut self,
+        inputs: &[Value],
+        given: &[(String, u64)],
+        folder: &Path,
+    ) -> anyhow::Result<(Vec<Value>, f64)> {
+        files::expect_types(&self.file.inputs, inputs, folder)?;
+        let dims = dims::bind(&self.file.inputs, inputs, given)?;
+        self.run_with(inputs, &dims)
+    }
+
+    /// The outputs for `inputs` with all dimensions given, and how long that took in seconds.
+    pub fn run_with(
+        &mut self,
+        inputs: &[Value],
+        dims: &[(String, u64)],
+    ) -> anyhow::Result<(Vec<Value>, f64)> {
+        let session = self.session(dims)?;
+        let start = Instant::now();
+        let outputs = crate::progress::while_working("running", || session.run(inputs))?;
+        Ok((outputs, start.elapsed().as_secs_f64()))
+    }
+
+    /// The model, compiled for `dims`.
+    pub fn session(&mut self, dims: &[(String, u64)]) -> anyhow::Result<&Session> {
+        if self.session.as_ref().is_none_or(|(known, _)| known != dims) {
+            let mut options = Options::new(&self.path);
+            options.precision = self.precision;
+            options.dims = dims.to_vec();
+            self.session = Some((dims.to_vec(), model::open(&options, self.threads)?));
+        }
+        self.session.as_ref().map(|(_, session)| session).context("the model has not been compiled")
+    }
+}
+
+/// Runs the case in `folder` on all its data.
+///
+/// # Errors
+///
+/// If it fails, why.
+pub fn run_case(folder: &Path, threads: Option<usize>) -> anyhow::Result<()> {
+    let path = folder.join("model.onnx");
+    let file = File::read(&path)?;
+    let mut tolerance = Tolerance::read(&folder.join("tolerance.json"))?.unwrap_or(DEFAULT);
+    tolerance.integers = has_quantized_nodes(&file.proto);
+    let outputs = file.outputs.clone();
+    let mut runner = Runner::new(&path, file);
+    runner.threads = threads;
+    let sets = data_sets(folder)?;
+    for data in &sets {
+        let run = || {
+            let inputs = runner.read_inputs(data)?;
+            let ours = runner.run(&inputs, &[], data)?.0;
+            let recorded = files::read(data, "output", &outputs)?;
+            for ((port, ours), recorded) in outputs.iter().zip(&ours).zip(&recorded) {
+                let wrong = match compare(ours, recorded, tolerance) {
+                    Ok(difference) => difference.describe(),
+                    Err(wrong) => Some(wrong),
+                };
+                if let Some(wrong) = wrong {
+                    bail!("output {}: {wrong}", quote(&port.name));
+                }
+            }
+            Ok(())
+        };
+        let result: anyhow::Result<()> = { run }();
+        // With one set there is nothing to tell apart.
+        match data.file_name().filter(|_| sets.len() > 1) {
+            Some(name) => result.with_context(|| name.display().to_string())?,
+            None => result?,
+        }
+    }
+    Ok(())
+}
+
+/// The folders `test_data_set_<i>`, by number.
+fn data_sets(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut sets: Vec<(usize, PathBuf)> = Vec::new();
+    for path in folders(folder)? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix("test_data_set_")?.parse().ok());
+        sets.extend(number.map(|number| (number, path)));
+    }
+    if sets.is_empty() {
+        bail!("the case has no data: there is no folder test_data_set_0");
+    }
+    sets.sort();
+    Ok(sets.into_iter().map(|(_, path)| path).collect())
+}
+
+/// A case of a suite.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Case {
+    /// The folder it lies in.
+    pub group: String,
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl Case {
+    /// `group/name`.
+    pub fn title(&self) -> String {
+        format!("{}/{}", self.group, self.name)
+    }
+}
+
+/// The cases in `folder`, sorted: `<group>/<case>`. Every such folder is a case, with a model in it or not.
+pub fn cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
+    let name =
+        |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let mut cases = Vec::new();
+    for group in folders(folder)? {
+        if group.join("model.onnx").is_file() {
+            bail!(
+                "{} is a case; the folder of the suite holds groups, and those the cases\n       help: \
+                 infer conformance {}",
+                group.display(),
+                folder
+                    .parent()
+                    .filter(|parent| !parent.as_os_str().is_empty())
+                    .unwrap_or(Path::new(".."))
+                    .display()
+            );
+        }
+        for path in folders(&group)? {
+            cases.push(Case { group: name(&group), name: name(&path), path });
+        }
+    }
+    cases.sort();
+    Ok(cases)
+}
+
+fn folders(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let cannot = || format!("cannot read the folder {}", folder.display());
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(folder).with_context(cannot)? {
+        let path = entry.with_context(cannot)?.path();
+        if path.is_dir() {
+            folders.push(path);
+        }
+    }
+    Ok(folders)
+}
+
+/// Whether a node computes with quantised integers: then numpy's tolerance holds for integers too.
+pub fn has_quantized_nodes(model: &ModelProto) -> bool {
+    fn any(nodes: &[NodeProto]) -> bool {
+        nodes.iter().any(|node| {
+            let graphs = node.attribute.iter().flat_map(|a| a.g.iter().map(|g| &**g).chain(&a.graphs));
+            is_quantized(&node.op_type)
+                || graphs.map(|graph: &GraphProto| &graph.node).any(|nodes| any(nodes))
+        })
+    }
+    fn is_quantized(op_type: &str) -> bool {
+        op_type.starts_with("QLinear")
+            || matches!(
+                op_type,
+                "QuantizeLinear"
+                    | "DynamicQuantizeLinear"
+                    | "ConvInteger"
+                    | "MatMulInteger"
+                    | "QGemm"
+                    | "DynamicQuantizeMatMul"
+                    | "MatMulIntegerToFloat"
+            )
+    }
+    model.graph.as_ref().is_some_and(|graph| any(&graph.node))
+        || model.functions.iter().any(|function| any(&function.node))
+}
