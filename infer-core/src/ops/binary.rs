@@ -7,7 +7,7 @@
 //! another type since 12; types were added in between.
 
 use super::compose::scalar;
-use super::element_type::{converted, expect_kernel, with_output};
+use super::element_type::{cast_kernel, converted, expect_kernel, with_output};
 use super::elementwise_layout;
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
@@ -87,6 +87,9 @@ impl Binary {
         }
         if b.dtype == DataType::Bool {
             return Err(Reason::new("the exponent is bool, not a number"));
+        }
+        if cast_kernel(b.dtype, DataType::F64).is_none() {
+            return Err(Reason::new(format!("the exponent is {}, of which there are no powers", b.dtype)));
         }
         // A fractional exponent must not be cut to the base's integers before the power is taken.
         Ok(if b.dtype.is_float() && !a.dtype.is_float() { DataType::F64 } else { dtype })

@@ -125,7 +125,10 @@ impl Operator for Bitwise {
         let a = node.tensor(0)?;
         let b = if *self == Bitwise::Not { a } else { node.tensor(1)? };
         let ty = self.output(&[a.ty(), b.ty()])?;
-        numbers::checked_elements(&ty)?;
+        // As wide as the numbers that are computed with.
+        for shape in [&a.ty().shape, &b.ty().shape, &ty.shape] {
+            numbers::checked_elements(&TensorType::new(DataType::C128, shape.clone()))?;
+        }
         let integers = |tensor: &Constant| -> Result<Vec<i128>, Reason> {
             let all = numbers::numbers(tensor)?.map(|number| match number {
                 Number::Integer(x) => x,

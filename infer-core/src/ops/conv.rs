@@ -3,6 +3,8 @@
 //! <https://onnx.ai/onnx/operators/onnx__Conv.html>, since opset 1, unchanged but for types (11, 22).
 //! <https://onnx.ai/onnx/operators/onnx__ConvTranspose.html>, since opset 1 (11, 22).
 //!
+//! Types: f32; f16 and bf16 compute in f32, f64 on the host.
+//!
 //! Blocked pictures run on the packed kernels; what those cannot do (odd groups, three spatial axes, weights known
 //! only at run time) runs on the general ones. A transposed convolution of stride s is s² convolutions, one for each
 //! phase of the output, that write interleaved pixels.
@@ -10,11 +12,18 @@
 use infer_kernels::call::{self, Activation, BLOCK, View, residual};
 
 use crate::calls::{LowerNode, Span, Tensor};
+use crate::constant::Constant;
 use crate::diagnostic::Reason;
+use crate::ops::compose;
+use crate::ops::host_kernels;
 use crate::ops::pack::{Dense, pack_depthwise};
 use crate::ops::window::{AutoPad, Window, Windows};
-use crate::ops::{Blocking, ImportNode, NodeTypes, Operator, Row, expect_dtype};
+use crate::ops::{
+    Attribute, Blocking, Expansion, ImportNode, InputType, NodeTypes, NodeValues, Operator, Row, Wire,
+    expect_dtype,
+};
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
 
 /// The table's rows.
 pub const OPERATORS: &[Row] = &[
@@ -135,7 +144,7 @@ impl Geometry {
 /// Checks the types of a convolution, whose weights are `[M, C/group, …]`, or `[C, M/group, …]` transposed.
 fn channels(node: &NodeTypes<'_>, group: usize, transposed: bool) -> Result<(usize, usize, usize), Reason> {
     let (x, w) = (node.ty(0)?, node.ty(1)?);
-    expect_dtype(x, &[DataType::F32])?;
+    expect_dtype(x, &[DataType::F32, DataType::F64, DataType::F16, DataType::Bf16])?;
     if w.dtype != x.dtype {
         return Err(Reason::new(format!("weights are {}, the input {}", w.dtype, x.dtype)));
     }
@@ -153,9 +162,9 @@ fn channels(node: &NodeTypes<'_>, group: usize, transposed: bool) -> Result<(usi
         )));
     }
     if let Some(bias) = node.optional(2)
-        && bias.shape != [out_channels * group]
+        && (bias.shape != [out_channels * group] || bias.dtype != x.dtype)
     {
-        return Err(Reason::new(format!("bias {bias} is not f32[{}]", out_channels * group)));
+        return Err(Reason::new(format!("bias {bias} is not {}[{}]", x.dtype, out_channels * group)));
     }
     Ok((n, in_channels, out_channels))
 }
@@ -169,7 +178,7 @@ fn output_type(node: &NodeTypes<'_>, geometry: &Geometry) -> Result<TensorType, 
 
 /// Whether a convolution with constant weights over one or two axes can run blocked, and with which input block.
 fn blocking(node: &NodeTypes<'_>, geometry: &Geometry) -> Blocking {
-    let picture = matches!(node.ty(0).map(TensorType::rank), Ok(3 | 4));
+    let picture = node.ty(0).is_ok_and(|x| matches!(x.rank(), 3 | 4) && x.dtype == DataType::F32);
     let constant = node.constant(1).is_some() && (node.optional(2).is_none() || node.constant(2).is_some());
     let supported = geometry.packed_groups().is_some() || geometry.is_depthwise();
     if !(picture && constant && supported) {
@@ -177,6 +186,61 @@ fn blocking(node: &NodeTypes<'_>, geometry: &Geometry) -> Blocking {
     }
     let dense = geometry.groups == 1;
     Blocking::Preferred { input_block: if dense { geometry.in_channels.clamp(1, BLOCK) } else { BLOCK } }
+}
+
+/// Computes in f32 where the elements are shorter floats.
+fn widened(
+    nodes: &mut Expansion<'_>,
+    name: &str,
+    attributes: &[(&str, Attribute)],
+) -> Result<Option<Vec<Wire>>, Reason> {
+    let dtype = nodes.types.ty(0)?.dtype;
+    if !matches!(dtype, DataType::F16 | DataType::Bf16) {
+        return Ok(None);
+    }
+    let mut inputs = Vec::new();
+    for index in 0..nodes.types.inputs.len() {
+        if let Some(ty) = nodes.types.optional(index) {
+            if ty.dtype != dtype {
+                return Err(Reason::new(format!("input {index} is {ty}, the first of {dtype}")));
+            }
+            inputs.push(compose::wide_input(nodes, index)?);
+        }
+    }
+    let result = nodes.node(name, &inputs, attributes)?;
+    Ok(Some(vec![compose::cast(nodes, result, dtype)?]))
+}
+
+/// Calls `infer` with the types of the inputs.
+fn with_types<R>(node: &NodeValues<'_>, infer: impl FnOnce(&NodeTypes<'_>) -> R) -> Result<R, Reason> {
+    let mut inputs = Vec::with_capacity(node.inputs.len());
+    for index in 0..node.inputs.len() {
+        let tensor = node.optional_tensor(index)?;
+        inputs.push(tensor.map(|tensor| InputType { ty: tensor.ty(), constant: Some(tensor) }));
+    }
+    Ok(infer(&NodeTypes { inputs: &inputs, outputs: node.outputs }))
+}
+
+/// A convolution of f64; `None` for other types.
+fn compute(
+    node: &NodeValues<'_>,
+    transposed: bool,
+    geometry: impl Fn(&NodeTypes<'_>) -> Result<Geometry, Reason>,
+) -> Result<Option<Vec<Value>>, Reason> {
+    let (x, w) = (node.tensor(0)?, node.tensor(1)?);
+    if x.ty().dtype != DataType::F64 {
+        return Ok(None);
+    }
+    let (params, output) = with_types(node, |types| {
+        let geometry = geometry(types)?;
+        Ok::<_, Reason>((geometry.general(Activation::NONE), output_type(types, &geometry)?))
+    })??;
+    let bias: Option<&Constant> = node.optional_tensor(2)?;
+    Ok(Some(vec![host_kernels::conv([x, w], bias, &params, transposed, output)?.into()]))
+}
+
+fn is_f64(node: &NodeTypes<'_>) -> bool {
+    node.optional(0).is_some_and(|x| x.dtype == DataType::F64)
 }
 
 impl Conv {
@@ -191,6 +255,20 @@ impl Conv {
 impl Operator for Conv {
     fn name(&self) -> &'static str {
         "Conv"
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let mut attributes = self.window.attributes();
+        attributes.push(("group", (self.group as i64).into()));
+        widened(nodes, "Conv", &attributes)
+    }
+
+    fn is_host(&self, node: &NodeTypes<'_>) -> bool {
+        is_f64(node)
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        compute(node, false, |types| self.geometry(types))
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -434,6 +512,26 @@ impl Phase {
 impl Operator for ConvTranspose {
     fn name(&self) -> &'static str {
         "ConvTranspose"
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let mut attributes = self.window.attributes();
+        attributes.push(("group", (self.group as i64).into()));
+        for (name, values) in [("output_padding", &self.output_padding), ("output_shape", &self.output_shape)]
+        {
+            if !values.is_empty() {
+                attributes.push((name, values.clone().into()));
+            }
+        }
+        widened(nodes, "ConvTranspose", &attributes)
+    }
+
+    fn is_host(&self, node: &NodeTypes<'_>) -> bool {
+        is_f64(node)
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        compute(node, true, |types| self.geometry(types))
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {

@@ -3,6 +3,9 @@
 //! <https://onnx.ai/onnx/operators/onnx__MatMul.html>: numpy's matmul. <https://onnx.ai/onnx/operators/onnx__Gemm.html>:
 //! alpha·A·B + beta·C, C optional since opset 11.
 //!
+//! Types: f32; f16 and bf16 compute in f32. Products of f64 and integers are computed on the host, and Gemm is written
+//! with them.
+//!
 //! Both are the convolution kernel on a picture of one row, with a pixel for each row of the left matrix. The left
 //! matrix is copied into blocks of 16 columns first where there is enough work to pay for that: rows a power of two
 //! apart would fall on the same lines of the cache.
@@ -11,9 +14,14 @@ use infer_kernels::call::{self, Activation, BLOCK, View, residual};
 
 use crate::calls::{LowerNode, Span, Tensor};
 use crate::diagnostic::Reason;
+use crate::ops::compose;
+use crate::ops::host_kernels::{self, Matrices};
 use crate::ops::pack::{Dense, store};
-use crate::ops::{ImportNode, NodeTypes, Operator, Row, broadcast, expect_dtype};
+use crate::ops::{
+    Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, broadcast, expect_dtype,
+};
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
 
 /// The table's rows.
 pub const OPERATORS: &[Row] = &[
@@ -68,6 +76,23 @@ fn import_gemm(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     }))
 }
 
+/// The types that ONNX multiplies matrices of.
+const NUMBERS: &[DataType] = &[
+    DataType::F32,
+    DataType::F64,
+    DataType::F16,
+    DataType::Bf16,
+    DataType::I32,
+    DataType::I64,
+    DataType::U32,
+    DataType::U64,
+];
+
+/// Whether products of such elements are computed on the host.
+fn is_host(dtype: DataType) -> bool {
+    !matches!(dtype, DataType::F32 | DataType::F16 | DataType::Bf16)
+}
+
 /// One side's matrices: extents of the leading axes, then rows and columns as multiplied.
 struct Side {
     lead: Vec<usize>,
@@ -100,7 +125,7 @@ impl MatMul {
     }
 
     fn product(&self, a: &TensorType, b: &TensorType) -> Result<Product, Reason> {
-        expect_dtype(a, &[DataType::F32])?;
+        expect_dtype(a, if self.gemm { &[DataType::F32] } else { NUMBERS })?;
         if a.dtype != b.dtype {
             return Err(Reason::new(format!("{a} times {b}: the element types differ")));
         }
@@ -129,6 +154,62 @@ impl MatMul {
 impl Operator for MatMul {
     fn name(&self) -> &'static str {
         if self.gemm { "Gemm" } else { "MatMul" }
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let dtype = nodes.types.ty(0)?.dtype;
+        match dtype {
+            DataType::F32 => return Ok(None),
+            _ if is_host(dtype) && !self.gemm => return Ok(None),
+            _ => expect_dtype(nodes.types.ty(0)?, NUMBERS)?,
+        }
+        if nodes.types.ty(1)?.dtype != dtype {
+            return Err(Reason::new(format!(
+                "{} times {}: the element types differ",
+                dtype,
+                nodes.types.ty(1)?
+            )));
+        }
+        if is_host(dtype) {
+            return Ok(Some(vec![self.compose(nodes, dtype)?]));
+        }
+        let mut inputs = Vec::new();
+        for index in 0..nodes.types.inputs.len() {
+            if nodes.types.optional(index).is_some() {
+                inputs.push(compose::wide_input(nodes, index)?);
+            }
+        }
+        let flag = |value: bool| i64::from(value).into();
+        let attributes = match self.gemm {
+            false => Vec::new(),
+            true => vec![
+                ("transA", flag(self.trans_a)),
+                ("transB", flag(self.trans_b)),
+                ("alpha", self.alpha.into()),
+                ("beta", self.beta.into()),
+            ],
+        };
+        let product = nodes.node(self.name(), &inputs, &attributes)?;
+        Ok(Some(vec![compose::cast(nodes, product, dtype)?]))
+    }
+
+    fn is_host(&self, node: &NodeTypes<'_>) -> bool {
+        !self.gemm && node.optional(0).is_some_and(|a| is_host(a.dtype))
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        let (a, b) = (node.tensor(0)?, node.tensor(1)?);
+        if self.gemm || !is_host(a.ty().dtype) {
+            return Ok(None);
+        }
+        let product = self.product(a.ty(), b.ty())?;
+        let matrices = Matrices {
+            lead_a: &product.a.lead,
+            lead_b: &product.b.lead,
+            lead: &product.lead,
+            extents: [product.a.rows, product.a.columns, product.b.columns],
+        };
+        Ok(Some(vec![host_kernels::matmul(a, b, &matrices, product.output)?.into()]))
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -215,6 +296,38 @@ impl Operator for MatMul {
 }
 
 impl MatMul {
+    /// Gemm of elements whose products are computed on the host.
+    fn compose(&self, nodes: &mut Expansion<'_>, dtype: DataType) -> Result<Wire, Reason> {
+        let mut sides = [nodes.input(0)?, nodes.input(1)?];
+        for (side, transposed) in sides.iter_mut().zip([self.trans_a, self.trans_b]) {
+            if nodes.shape(*side)?.len() != 2 {
+                return Err(Reason::new(format!("{}: Gemm multiplies matrices", nodes.ty(*side)?)));
+            }
+            if transposed {
+                *side = nodes.node("Transpose", &[*side], &[("perm", vec![1, 0].into())])?;
+            }
+        }
+        let times = |nodes: &mut Expansion<'_>, wire: Wire, factor: f32| {
+            if factor == 1.0 {
+                return Ok(wire);
+            }
+            // A fractional factor of integers must not be cut before it is applied.
+            let wide = compose::cast(nodes, wire, DataType::F64)?;
+            let factor = compose::scalar(nodes, DataType::F64, factor.into())?;
+            let scaled = nodes.node("Mul", &[wide, factor], &[])?;
+            compose::cast(nodes, scaled, dtype)
+        };
+        let product = nodes.node("MatMul", &sides, &[])?;
+        let product = times(nodes, product, self.alpha)?;
+        let Some(c) = nodes.optional_input(2) else { return Ok(product) };
+        let c = times(nodes, c, self.beta)?;
+        let sum = nodes.node("Add", &[product, c], &[])?;
+        if nodes.shape(sum)? != nodes.shape(product)? {
+            return Err(Reason::new(format!("input `C` does not broadcast to {}", nodes.ty(product)?)));
+        }
+        Ok(sum)
+    }
+
     /// The operand with its leading axes repeated as the product's are, where they broadcast unevenly.
     fn spread(
         &self,

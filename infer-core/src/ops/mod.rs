@@ -32,6 +32,7 @@ pub mod gather;
 pub mod gather_scatter;
 pub mod grid_sample;
 mod group_query_attention;
+mod host_kernels;
 pub mod image_decoder;
 mod jpeg;
 mod jpeg_huffman;
@@ -39,6 +40,7 @@ mod legacy;
 pub mod linear_attention;
 pub mod loss;
 pub mod matmul;
+pub mod matmul_n_bits;
 pub mod ml;
 mod ml_common;
 pub mod ml_label;
@@ -51,6 +53,7 @@ pub mod modulo;
 mod movement;
 pub mod non_max_suppression;
 pub mod normalization;
+pub mod normalization_composed;
 pub mod normalization_contrib;
 pub mod normalization_expanded;
 mod number;
@@ -282,6 +285,7 @@ pub static TABLE: &[&[Row]] = &[
     linear_attention::OPERATORS,
     loss::OPERATORS,
     matmul::OPERATORS,
+    matmul_n_bits::OPERATORS,
     ml::OPERATORS,
     ml_label::OPERATORS,
     ml_linear::OPERATORS,

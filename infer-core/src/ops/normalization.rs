@@ -1,19 +1,22 @@
 //! Normalisation: by stored statistics (BatchNormalization), or by those of the tensor itself.
 //!
 //! Specification: <https://onnx.ai/onnx/operators/>, one page an operator.
-//! Types: f32; f16 and bf16 compute in f32.
-//! History: BatchNormalization lost `spatial` with opset 9, gained `training_mode` with 14 (inference alone is
-//! supported), and let its statistics have a type of their own with 15; LayerNormalization came with 17,
+//! Types: f32; f16 and bf16 compute in f32; f64, and statistics as outputs, are written as other operators.
+//! History: BatchNormalization lost `spatial` with opset 9, gained `training_mode` with 14 (before, further outputs ask
+//! for it), and let its statistics have a type of their own with 15; LayerNormalization came with 17,
 //! GroupNormalization with 18, whose scale and bias are by channel, not by group, since 21.
 
 use infer_kernels::call::{GroupNorm, LayerNorm, Lrn as LrnParams};
 
 use super::element_type::{converted, expect_kernel, scalar, with_output};
 use super::elementwise_layout;
+use super::normalization_composed::{BatchStatistics, group, layer, local_response};
 use crate::calls::{LowerNode, Tensor};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
-use crate::ops::{Blocking, ImportNode, NodeTypes, Operator, Row, broadcast, expect_dtype, resolve_axis};
+use crate::ops::{
+    Blocking, Expansion, ImportNode, NodeTypes, Operator, Row, Wire, broadcast, expect_dtype, resolve_axis,
+};
 use crate::tensor_type::{DataType, TensorType};
 
 /// The rows of the operator table.
@@ -57,14 +60,6 @@ fn epsilon(node: &mut ImportNode) -> Result<f32, Reason> {
     Ok(node.attributes.float("epsilon")?.unwrap_or(1e-5))
 }
 
-fn refuse_other_outputs(node: &ImportNode) -> Result<(), Reason> {
-    match node.outputs.iter().skip(1).position(|&asked| asked) {
-        Some(index) => Err(Reason::new(format!("output {} (statistics) is not supported", index + 1))
-            .help("remove it from the model: inference needs output 0 alone")),
-        None => Ok(()),
-    }
-}
-
 /// Refuses an input of other than `count` elements in one dimension.
 fn expect_vector(node: &NodeTypes<'_>, index: usize, name: &str, count: usize) -> Result<(), Reason> {
     let ty = node.ty(index)?;
@@ -101,16 +96,23 @@ pub struct BatchNormalization {
 }
 
 fn import_batch(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
-    node.attributes.ignore("momentum");
-    if node.attributes.flag("training_mode", false)? {
-        return Err(
-            Reason::new("training_mode 1 is not supported").help("export the model in evaluation mode")
-        );
+    let momentum = node.attributes.float("momentum")?.unwrap_or(0.9);
+    let spatial = node.opset >= 9 || node.attributes.flag("spatial", true)?;
+    let asks_for_more = node.outputs.iter().skip(1).any(|&asked| asked);
+    let trains =
+        if node.opset < 14 { asks_for_more } else { node.attributes.flag("training_mode", false)? };
+    if asks_for_more && !trains {
+        return Err(Reason::new("running statistics are outputs in training mode alone"));
     }
-    if node.opset < 9 && !node.attributes.flag("spatial", true)? {
-        return Err(Reason::new("spatial 0 is not supported").supported("spatial 1"));
+    if trains || !spatial {
+        let outputs = match (trains, node.opset) {
+            (false, _) => 1,
+            (true, ..14) => node.outputs.len(),
+            (true, _) => node.outputs.len().min(3),
+        };
+        let momentum = trains.then_some(momentum);
+        return Ok(Box::new(BatchStatistics { epsilon: epsilon(node)?, momentum, spatial, outputs }));
     }
-    refuse_other_outputs(node)?;
     Ok(Box::new(BatchNormalization { epsilon: epsilon(node)? }))
 }
 
@@ -159,6 +161,16 @@ impl BatchNormalization {
 impl Operator for BatchNormalization {
     fn name(&self) -> &'static str {
         "BatchNormalization"
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let input = nodes.types.ty(0)?;
+        let statistics = (1..5).filter_map(|index| nodes.types.optional(index));
+        if input.dtype != DataType::F64 && statistics.clone().all(|ty| ty.dtype != DataType::F64) {
+            return Ok(None);
+        }
+        let composed = BatchStatistics { epsilon: self.epsilon, momentum: None, spatial: true, outputs: 1 };
+        composed.expand(nodes)
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -234,6 +246,15 @@ impl Operator for GroupNormalization {
         if self.num_groups.is_some() { "GroupNormalization" } else { "InstanceNormalization" }
     }
 
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let input = nodes.types.ty(0)?;
+        if input.dtype != DataType::F64 {
+            return Ok(None);
+        }
+        let groups = self.num_groups.unwrap_or(channels(input)?);
+        Ok(Some(vec![group(nodes, groups, self.scale_by_group, self.epsilon)?]))
+    }
+
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         let input = node.ty(0)?;
         expect_kernel("group_norm", input)?;
@@ -293,7 +314,6 @@ pub struct LayerNormalization {
 
 fn import_layer(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     expect_f32_stash(node)?;
-    refuse_other_outputs(node)?;
     let axis = node.attributes.int("axis")?.unwrap_or(-1);
     Ok(Box::new(LayerNormalization { axis, epsilon: epsilon(node)? }))
 }
@@ -306,6 +326,14 @@ fn stripped(shape: &[usize]) -> &[usize] {
 impl Operator for LayerNormalization {
     fn name(&self) -> &'static str {
         "LayerNormalization"
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let statistics = nodes.types.wants(1) || nodes.types.wants(2);
+        if !statistics && nodes.types.ty(0)?.dtype != DataType::F64 {
+            return Ok(None);
+        }
+        Ok(Some(layer(nodes, self.axis, self.epsilon)?))
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -384,6 +412,13 @@ fn import_lrn(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
 impl Operator for Lrn {
     fn name(&self) -> &'static str {
         "LRN"
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        if nodes.types.ty(0)?.dtype != DataType::F64 {
+            return Ok(None);
+        }
+        Ok(Some(vec![local_response(nodes, self.size, [self.alpha, self.beta, self.bias])?]))
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -501,11 +536,7 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_refused() {
-        let training = import(("BatchNormalization", 15), &[("training_mode", Attribute::Int(1))], 5, 1);
-        assert_eq!(training.unwrap_err().what, "training_mode 1 is not supported");
-        assert!(import(("BatchNormalization", 8), &[("spatial", Attribute::Int(0))], 5, 1).is_err());
-        assert!(import(("BatchNormalization", 8), &[], 5, 3).is_err());
-        assert!(import(("LayerNormalization", 17), &[], 2, 2).unwrap_err().what.contains("output 1"));
+        assert!(import(("BatchNormalization", 15), &[], 5, 3).unwrap_err().what.contains("training"));
         assert!(import(("LayerNormalization", 17), &[("stash_type", Attribute::Int(11))], 2, 1).is_err());
         assert!(import(("LRN", 13), &[("size", Attribute::Int(0))], 1, 1).is_err());
         assert!(import(("GroupNormalization", 21), &[("num_groups", Attribute::Int(-1))], 3, 1).is_err());

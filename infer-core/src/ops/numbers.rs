@@ -127,6 +127,7 @@ pub fn numbers(tensor: &Constant) -> Result<impl Iterator<Item = Number> + '_, R
 
 /// The elements of a tensor as f64, the nearest ones.
 pub fn to_f64s(tensor: &Constant) -> Result<Vec<f64>, Reason> {
+    checked_elements(&TensorType::new(DataType::F64, tensor.ty().shape.clone()))?;
     Ok(numbers(tensor)?.map(Number::to_f64).collect())
 }
 

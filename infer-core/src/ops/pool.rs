@@ -3,14 +3,18 @@
 //! <https://onnx.ai/onnx/operators/onnx__MaxPool.html>: since opset 1; 8 adds indices and storage_order, 10 ceil_mode and
 //! dilations. <https://onnx.ai/onnx/operators/onnx__AveragePool.html>: 7 adds count_include_pad, 10 ceil_mode, 19
 //! dilations. <https://onnx.ai/onnx/operators/onnx__LpPool.html>: 18 adds ceil_mode and dilations.
+//! Types: f32; f16, bf16 and bytes compute in f32, f64 on the host.
 
 use infer_kernels::call;
 
 use crate::calls::{LowerNode, picture};
 use crate::diagnostic::Reason;
+use crate::ops::element_type::{converted, with_output};
+use crate::ops::host_kernels::{self, Pooling};
 use crate::ops::window::{AutoPad, Window, Windows};
-use crate::ops::{Blocking, ImportNode, NodeTypes, Operator, Row, expect_dtype};
+use crate::ops::{Blocking, ImportNode, InputType, NodeTypes, NodeValues, Operator, Row, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
 
 /// The table's rows.
 pub const OPERATORS: &[Row] = &[
@@ -107,9 +111,26 @@ impl Pool {
         }
     }
 
+    /// The parameters of the general kernels.
+    fn general(&self, x: &TensorType, w: &Windows) -> call::PoolNd {
+        call::PoolNd {
+            outer: (x.shape[0] * x.shape[1]) as u64,
+            input: w.input.map(|v| v as u64),
+            output: w.output.map(|v| v as u64),
+            kernel: w.kernel.map(|v| v as u64),
+            stride: w.stride.map(|v| v as u64),
+            dilation: w.dilation.map(|v| v as u64),
+            pad_begin: w.pad_begin.map(|v| v as u64),
+            pad_end: w.pad_end.map(|v| v as u64),
+            count_include_pad: self.count_include_pad.into(),
+            column_major: self.column_major.into(),
+            p: self.p as u64,
+        }
+    }
+
     fn runs_blocked(&self, node: &NodeTypes<'_>) -> bool {
-        let rank = node.ty(0).map_or(0, TensorType::rank);
-        matches!(rank, 3 | 4) && self.kind != PoolKind::Lp && !node.wants(1)
+        let picture = node.ty(0).is_ok_and(|x| matches!(x.rank(), 3 | 4) && x.dtype == DataType::F32);
+        picture && self.kind != PoolKind::Lp && !node.wants(1)
     }
 }
 
@@ -127,7 +148,12 @@ impl Operator for Pool {
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         let x = node.ty(0)?;
-        expect_dtype(x, &[DataType::F32])?;
+        let floats = [DataType::F32, DataType::F64, DataType::F16, DataType::Bf16];
+        let bytes = [DataType::U8, DataType::I8];
+        match self.kind {
+            PoolKind::Max if bytes.contains(&x.dtype) => {}
+            _ => expect_dtype(x, &floats)?,
+        }
         let windows = self.windows(x)?;
         let mut shape = x.shape[..2].to_vec();
         match self.window {
@@ -150,33 +176,21 @@ impl Operator for Pool {
         let (x, y) = (node.input(0)?, node.output(0)?);
         let w = self.windows(&x.ty)?;
         let (Some(input), Some(output)) = (x.blocked, y.blocked) else {
-            let params = call::PoolNd {
-                outer: (x.ty.shape[0] * x.ty.shape[1]) as u64,
-                input: w.input.map(|v| v as u64),
-                output: w.output.map(|v| v as u64),
-                kernel: w.kernel.map(|v| v as u64),
-                stride: w.stride.map(|v| v as u64),
-                dilation: w.dilation.map(|v| v as u64),
-                pad_begin: w.pad_begin.map(|v| v as u64),
-                pad_end: w.pad_end.map(|v| v as u64),
-                count_include_pad: self.count_include_pad.into(),
-                column_major: self.column_major.into(),
-                p: self.p as u64,
-            };
-            match self.kind {
-                PoolKind::Max => {
-                    let indices = node.outputs.get(1).cloned().flatten().map(|t| t.span);
-                    node.call_with_outputs(
-                        "max_pool_nd_f32",
-                        &params,
-                        &[Some(x.span), Some(y.span), indices],
-                        2,
-                    );
+            let params = self.general(&x.ty, &w);
+            let x = converted(node, &x, DataType::F32)?;
+            return with_output(node, &y, DataType::F32, |node, y| {
+                let operands = [Some(x.span), Some(y.span)];
+                match self.kind {
+                    PoolKind::Max => {
+                        let indices = node.outputs.get(1).cloned().flatten().map(|t| t.span);
+                        let operands = [operands[0], operands[1], indices];
+                        node.call_with_outputs("max_pool_nd_f32", &params, &operands, 2);
+                    }
+                    PoolKind::Average => node.call("average_pool_nd_f32", &params, &operands),
+                    PoolKind::Lp => node.call("lp_pool_nd_f32", &params, &operands),
                 }
-                PoolKind::Average => node.call("average_pool_nd_f32", &params, &[Some(x.span), Some(y.span)]),
-                PoolKind::Lp => node.call("lp_pool_nd_f32", &params, &[Some(x.span), Some(y.span)]),
-            }
-            return Ok(());
+                Ok(())
+            });
         };
         let [n, c, in_h, in_w] = picture(&x.ty);
         let [_, _, out_h, out_w] = picture(&y.ty);
@@ -201,6 +215,29 @@ impl Operator for Pool {
         let kernel = if self.kind == PoolKind::Max { "max_pool_f32" } else { "average_pool_f32" };
         node.call(kernel, &params, &[Some(x.span), Some(y.span)]);
         Ok(())
+    }
+
+    fn is_host(&self, node: &NodeTypes<'_>) -> bool {
+        node.optional(0).is_some_and(|x| x.dtype == DataType::F64)
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        let x = node.tensor(0)?;
+        if x.ty().dtype != DataType::F64 {
+            return Ok(None);
+        }
+        let input = Some(InputType { ty: x.ty(), constant: Some(x) });
+        let types = self.infer(&NodeTypes { inputs: &[input], outputs: node.outputs })?;
+        let output = types.into_iter().next().ok_or_else(|| Reason::new("a pool without output"))?;
+        let kind = match self.kind {
+            PoolKind::Max => Pooling::Max,
+            PoolKind::Average => Pooling::Average,
+            PoolKind::Lp => Pooling::Norm,
+        };
+        let params = self.general(x.ty(), &self.windows(x.ty())?);
+        let (values, places) = host_kernels::pool(x, &params, kind, output)?;
+        let places = (self.kind == PoolKind::Max).then_some(places);
+        Ok(Some([values].into_iter().chain(places).map(Value::from).collect()))
     }
 
     fn blocking(&self, node: &NodeTypes<'_>) -> Blocking {

@@ -218,6 +218,11 @@ impl Operator for Unary {
                 let x = compose::wide_input(nodes, 0)?;
                 Ok(Some(vec![nodes.node("IsNaN", &[x], &[])?]))
             }
+            Some(DataType::U8 | DataType::U16 | DataType::U32 | DataType::U64)
+                if self.kind == UnaryKind::Abs =>
+            {
+                Ok(Some(vec![nodes.input(0)?]))
+            }
             _ => Ok(None),
         }
     }
@@ -337,6 +342,8 @@ mod tests {
     #[test]
     fn other_types_compute_in_their_own_or_a_wider_one() {
         check(("Relu", 14), &[], &[i64s([3], &[-5, 0, i64::MAX])], &i64s([3], &[0, 0, i64::MAX]));
+        let large = tensor(DataType::U64, [1], &[u64::MAX]);
+        check(("Abs", 13), &[], &[&large], &large);
         check(("Abs", 13), &[], &[i64s([2], &[-5, 1 << 60])], &i64s([2], &[5, 1 << 60]));
         check(
             ("Neg", 13),

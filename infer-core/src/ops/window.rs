@@ -1,7 +1,7 @@
 //! Sliding windows: the attributes that convolutions and pooling share, and the extents that follow from them.
 
 use crate::diagnostic::Reason;
-use crate::ops::ImportNode;
+use crate::ops::{Attribute, ImportNode};
 
 /// ONNX's `auto_pad`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,26 @@ impl Window {
             pads: attributes.ints("pads")?.unwrap_or_default(),
             ceil_mode: false,
         })
+    }
+
+    /// The attributes that [`Window::import`] reads this from.
+    pub fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let padding = match self.auto_pad {
+            AutoPad::NotSet => "NOTSET",
+            AutoPad::SameUpper => "SAME_UPPER",
+            AutoPad::SameLower => "SAME_LOWER",
+            AutoPad::Valid => "VALID",
+        };
+        let mut attributes = vec![("auto_pad", padding.into())];
+        let lists = [
+            ("kernel_shape", &self.kernel_shape),
+            ("strides", &self.strides),
+            ("dilations", &self.dilations),
+            ("pads", &self.pads),
+        ];
+        let given = lists.into_iter().filter(|(_, values)| !values.is_empty());
+        attributes.extend(given.map(|(name, values)| (name, values.clone().into())));
+        attributes
     }
 
     /// A window as large as the picture.
