@@ -3,6 +3,7 @@
 //! Y = softmax(softcap(scale · Q · Kᵀ) + bias) · V. The scale goes into Q, so that what remains is the form in which
 //! exporters spell attention: product, addition, softmax, product.
 
+pub(super) use super::compose::{cast, reshape, scalar};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, Wire, broadcast};
@@ -232,19 +233,6 @@ pub(super) fn expect_moderate(ty: &TensorType) -> Result<(), Reason> {
     }
 }
 
-/// A scalar constant of a floating-point type.
-pub(super) fn scalar(nodes: &mut Expansion<'_>, dtype: DataType, value: f64) -> Result<Wire, Reason> {
-    let ty = TensorType::new(dtype, []);
-    let constant = match dtype {
-        DataType::F32 => Constant::of(ty, &[value as f32]),
-        DataType::F64 => Constant::of(ty, &[value]),
-        DataType::F16 => Constant::of(ty, &[half::f16::from_f64(value)]),
-        DataType::Bf16 => Constant::of(ty, &[half::bf16::from_f64(value)]),
-        _ => return Err(Reason::new(format!("element type {dtype} is not floating-point"))),
-    };
-    Ok(nodes.constant(constant))
-}
-
 /// 0, 1, …, `count` − 1 as i64, each plus `first`, in a tensor of `shape`.
 pub(super) fn positions(
     nodes: &mut Expansion<'_>,
@@ -258,23 +246,6 @@ pub(super) fn positions(
     let values: Vec<i64> = (0..count as i64).map(|index| index.saturating_add(first)).collect();
     let constant = Constant::checked(TensorType::new(DataType::I64, shape), &values);
     Ok(nodes.constant(constant.ok_or_else(|| Reason::new(format!("{count} positions for {shape:?}")))?))
-}
-
-/// `wire` with elements of type `dtype`.
-pub(super) fn cast(nodes: &mut Expansion<'_>, wire: Wire, dtype: DataType) -> Result<Wire, Reason> {
-    if nodes.ty(wire)?.dtype == dtype {
-        return Ok(wire);
-    }
-    nodes.node("Cast", &[wire], &[("to", (dtype as i64).into())])
-}
-
-/// `wire` as a tensor of `shape`.
-pub(super) fn reshape(nodes: &mut Expansion<'_>, wire: Wire, shape: &[usize]) -> Result<Wire, Reason> {
-    if nodes.shape(wire)? == shape {
-        return Ok(wire);
-    }
-    let shape = extents_wire(nodes, shape);
-    nodes.node("Reshape", &[wire, shape], &[("allowzero", 1.into())])
 }
 
 /// `wire` broadcast to `shape`.
