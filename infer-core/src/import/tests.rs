@@ -482,7 +482,8 @@ fn gradients_are_computed_backwards() {
     proto.opset_import.push(opset("ai.onnx.preview.training", 1));
     graph_of(&mut proto).initializer = vec![floats("a", &[2.0, 3.0]), floats("b", &[5.0])];
     let model = compile(&proto, &[]).unwrap();
-    let known = |index: usize| model.graph.constant(model.graph.outputs[index]).unwrap().to_f32s().unwrap();
+    let known =
+        |index: usize| model.graph.constant(Some(model.graph.outputs[index])).unwrap().to_f32s().unwrap();
     assert_eq!(*known(0), [6.0, 6.0]);
     assert_eq!(*known(1), [5.0]);
     for (of, reason) in
