@@ -458,3 +458,38 @@ fn a_damaged_real_model_is_an_error_at_most() {
     });
     assert_eq!(result, Ok(()));
 }
+
+#[test]
+fn gradients_are_computed_backwards() {
+    let text = |name: &str, values: &[&str]| AttributeProto {
+        name: name.into(),
+        r#type: 8,
+        strings: values.iter().map(|value| Bytes::copy_from_slice(value.as_bytes())).collect(),
+        ..AttributeProto::default()
+    };
+    let y = |name: &'static str| AttributeProto {
+        name: "y".into(),
+        r#type: 3,
+        s: Some(Bytes::from_static(name.as_bytes())),
+        ..AttributeProto::default()
+    };
+    let gradient = |of: &'static str| {
+        let node = node("da db = ai.onnx.preview.training.Gradient(a b)");
+        with(with(node, text("xs", &["a", "b"])), y(of))
+    };
+    let nodes = vec![node("h = Mul(a b)"), node("y = Add(h a)"), node("r = Relu(y)"), gradient("y")];
+    let mut proto = model(nodes, vec![], vec![untyped("da"), untyped("db")]);
+    proto.opset_import.push(opset("ai.onnx.preview.training", 1));
+    graph_of(&mut proto).initializer = vec![floats("a", &[2.0, 3.0]), floats("b", &[5.0])];
+    let model = compile(&proto, &[]).unwrap();
+    let known =
+        |index: usize| model.graph.constant(Some(model.graph.outputs[index])).unwrap().to_f32s().unwrap();
+    assert_eq!(*known(0), [6.0, 6.0]);
+    assert_eq!(*known(1), [5.0]);
+    for (of, reason) in
+        [("r", "the derivative of `Relu` is not supported"), ("z", "the graph has no value `z`")]
+    {
+        graph_of(&mut proto).node[3] = gradient(of);
+        assert!(refused(&proto).contains(reason), "{}", refused(&proto));
+    }
+}
