@@ -39,15 +39,14 @@ class Graph:
         self.nodes.append(helper.make_node(op_type, inputs, names, name=f"{op_type}_{len(self.nodes)}", **attributes))
         return names if outputs else names[0]
 
-    def save(self, name, opset, inputs, outputs, ir_version=9, domains=()):
+    def save(self, name, opset, inputs, outputs, ir_version=9):
         """A port is a name, an element type and a shape, or a name and a type."""
         def port(name, *ty):
             return helper.make_tensor_value_info(name, *ty) if len(ty) == 2 else helper.make_value_info(name, *ty)
 
         ports = [[port(*one) for one in ports] for ports in (inputs, outputs)]
         graph = helper.make_graph(self.nodes, name, *ports, self.initializers)
-        opsets = [helper.make_opsetid(*one) for one in [("", opset), *domains]]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, HERE / f"{name}.onnx")
 
@@ -250,12 +249,12 @@ def run_time():
     g.save("reshape", 17, [("x", f32, [6]), ("shape", i64, [2])], [("y", f32, [2, 3])])
 
     g = Graph(43)
-    g("StringConcat", "names", "word", name="joined")
+    g("Concat", "names", g("Unsqueeze", "word", g.ints(0)), name="joined", axis=0)
     g("Gather", "names", "index", name="chosen", axis=0)
     g("Equal", "names", "chosen", name="same")
-    g("StringNormalizer", "names", name="kept", case_change_action="UPPER", stopwords=["a"])
+    g("Compress", "names", g("Not", "same"), name="kept", axis=0)
     g.save("strings", 20, [("names", string, [3]), ("word", string, []), ("index", i64, [])],
-           [("joined", string, [3]), ("chosen", string, []), ("same", boolean, [3]), ("kept", string, ["kept"])])
+           [("joined", string, [4]), ("chosen", string, []), ("same", boolean, [3]), ("kept", string, ["kept"])])
 
     floats = helper.make_tensor_type_proto(f32, ["n"])
     g = Graph(44)
@@ -284,9 +283,9 @@ def run_time():
 
     scores = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(f32, []))
     g = Graph(47)
-    g("ZipMap", "x", name="scores", domain="ai.onnx.ml", classlabels_int64s=[10, 20, 30])
-    g.save("maps", 17, [("x", f32, [2, 3])], [("scores", helper.make_sequence_type_proto(scores))],
-           domains=[("ai.onnx.ml", 1)])
+    scores = ("scores", helper.make_sequence_type_proto(scores))
+    g("Neg", "x", name="y")
+    g.save("maps", 17, [scores, ("x", f32, [2])], [scores, ("y", f32, [2])])
 
     g = Graph(48)
     g("Transpose", "floats", name="turned")
