@@ -62,7 +62,7 @@ pub mod __private {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __if_dynamic {
-    ({ { $($code:tt)* } else { $($error:tt)* } }) => { $($code)* };
+    ({ $($code:tt)* } else { $($error:tt)* }) => { $($code)* };
 }
 
 /// The code for models that need the feature `dynamic`, or else what stands in its place without it.
@@ -70,5 +70,5 @@ macro_rules! __if_dynamic {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __if_dynamic {
-    ({ { $($code:tt)* } else { $($error:tt)* } }) => { $($error)* };
+    ({ $($code:tt)* } else { $($error:tt)* }) => { $($error)* };
 }

@@ -80,7 +80,7 @@ impl PortInfo {
         let mut elements = 1;
         let mut axis = 0;
         while axis < shape.len() {
-            elements *= shape[axis];
+            elements = usize::saturating_mul(elements, shape[axis]);
             axis += 1;
         }
         Some(elements)

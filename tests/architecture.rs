@@ -23,7 +23,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for path in entries {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         // One rejected input a file: their names say what they are.
-        let listed = !matches!(name.as_str(), "target" | "rejected" | "accepted" | "data");
+        let listed =
+            !matches!(name.as_str(), "target" | "rejected" | "accepted" | "without_dynamic" | "data");
         if path.is_dir() && listed {
             sources(&path, found);
         } else if name.ends_with(".rs") || name.ends_with(".py") {

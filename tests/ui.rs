@@ -28,4 +28,8 @@ fn ui() {
     let cases = trybuild::TestCases::new();
     cases.pass("tests/ui/accepted/*.rs");
     cases.compile_fail("tests/ui/rejected/*.rs");
+    // Cases are built with the features that this test was built with.
+    if !cfg!(feature = "dynamic") {
+        cases.compile_fail("tests/ui/without_dynamic/*.rs");
+    }
 }

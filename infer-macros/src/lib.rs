@@ -16,6 +16,9 @@ mod fallback;
 /// and constants that describe the model; beside it appear `Yolov3Outputs`, with a field for each output, and
 /// `Yolov3Context`. Their documentation states shapes, element types and sizes.
 ///
+/// Models with shapes or values that only the run knows need the feature `dynamic` of infer-embed: there tensors of
+/// unknown shape are `Tensor<f32>`, strings `String`, sequences `Vec`, optionals `Option`, maps `BTreeMap`.
+///
 /// # Arguments
 ///
 /// After the path, in any order:

@@ -39,10 +39,14 @@ class Graph:
         self.nodes.append(helper.make_node(op_type, inputs, names, name=f"{op_type}_{len(self.nodes)}", **attributes))
         return names if outputs else names[0]
 
-    def save(self, name, opset, inputs, outputs):
-        ports = [[helper.make_tensor_value_info(*port) for port in ports] for ports in (inputs, outputs)]
+    def save(self, name, opset, inputs, outputs, ir_version=9):
+        """A port is a name, an element type and a shape, or a name and a type."""
+        def port(name, *ty):
+            return helper.make_tensor_value_info(name, *ty) if len(ty) == 2 else helper.make_value_info(name, *ty)
+
+        ports = [[port(*one) for one in ports] for ports in (inputs, outputs)]
         graph = helper.make_graph(self.nodes, name, *ports, self.initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, HERE / f"{name}.onnx")
 
@@ -232,6 +236,66 @@ def shapes():
     ])
 
 
+def run_time():
+    """Models with types or shapes that only the run knows; their tests compute what they expect."""
+    f32, i64, boolean, string = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING
+
+    g = Graph(41)
+    g("NonZero", g("Relu", "x", name="y"), name="positions")
+    g.save("nonzero", 17, [("x", f32, [3, 4])], [("y", f32, [3, 4]), ("positions", i64, [2, "count"])])
+
+    g = Graph(42)
+    g("Reshape", g("Neg", "x"), "shape", name="y")
+    g.save("reshape", 17, [("x", f32, [6]), ("shape", i64, [2])], [("y", f32, [2, 3])])
+
+    g = Graph(43)
+    g("Concat", "names", g("Unsqueeze", "word", g.ints(0)), name="joined", axis=0)
+    g("Gather", "names", "index", name="chosen", axis=0)
+    g("Equal", "names", "chosen", name="same")
+    g("Compress", "names", g("Not", "same"), name="kept", axis=0)
+    g.save("strings", 20, [("names", string, [3]), ("word", string, []), ("index", i64, [])],
+           [("joined", string, [4]), ("chosen", string, []), ("same", boolean, [3]), ("kept", string, ["kept"])])
+
+    floats = helper.make_tensor_type_proto(f32, ["n"])
+    g = Graph(44)
+    g("SplitToSequence", "x", g.constant(2, np.int64), name="pieces")
+    g("ConcatFromSequence", "parts", name="joined", axis=0)
+    g.save("sequences", 17, [("x", f32, [5]), ("parts", helper.make_sequence_type_proto(floats))],
+           [("pieces", helper.make_sequence_type_proto(floats)), ("joined", f32, ["n"])])
+
+    pair = helper.make_optional_type_proto(helper.make_tensor_type_proto(f32, [2]))
+    result = [helper.make_tensor_value_info("result", f32, [2])]
+    there = helper.make_graph([helper.make_node("OptionalGetElement", ["x"], ["result"])], "there", [], result)
+    zeros = numpy_helper.from_array(np.zeros(2, np.float32), "zeros")
+    missing = helper.make_graph([helper.make_node("Identity", ["zeros"], ["result"])], "missing", [], result, [zeros])
+    g = Graph(45)
+    g("If", g("OptionalHasElement", "x", name="given"), name="y", then_branch=there, else_branch=missing)
+    g("Identity", "x", name="same")
+    g.save("optionals", 18, [("x", pair)], [("y", f32, [2]), ("given", boolean, []), ("same", pair)])
+
+    result = [helper.make_tensor_value_info("result", f32, ["n"])]
+    whole = helper.make_graph([helper.make_node("Neg", ["x"], ["result"])], "whole", [], result)
+    first = numpy_helper.from_array(np.array([0], np.int64), "first")
+    part = helper.make_graph([helper.make_node("Gather", ["x", "first"], ["result"])], "part", [], result, [first])
+    g = Graph(46)
+    g("If", "all", name="y", then_branch=whole, else_branch=part)
+    g.save("branches", 17, [("all", boolean, []), ("x", f32, [3])], [("y", f32, ["n"])])
+
+    scores = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(f32, []))
+    g = Graph(47)
+    scores = ("scores", helper.make_sequence_type_proto(scores))
+    g("Neg", "x", name="y")
+    g.save("maps", 17, [scores, ("x", f32, [2])], [scores, ("y", f32, [2])])
+
+    g = Graph(48)
+    g("Transpose", "floats", name="turned")
+    g("Transpose", "nibbles", name="nibbles_turned")
+    f8, i4 = TensorProto.FLOAT8E4M3FN, TensorProto.INT4
+    g.save("small_types", 21, [("floats", f8, [2, 3]), ("nibbles", i4, [2, 3])],
+           [("turned", f8, [3, 2]), ("nibbles_turned", i4, [3, 2])], ir_version=10)
+
+
+run_time()
 convnet()
 transformer()
 shapes()

@@ -41,6 +41,18 @@ fn models() -> Vec<(&'static str, ModelProto)> {
                 [symbolic("y", &["batch", "seq"])],
             ),
         ),
+        (
+            "run_time_shape",
+            model(
+                [node("NonZero", "find", ["x"], "positions")],
+                [value("x", FLOAT, &[2])],
+                [typed(
+                    "positions",
+                    INT64,
+                    vec![dimension::Value::DimValue(1), dimension::Value::DimParam("count".to_owned())],
+                )],
+            ),
+        ),
         ("external_missing", external("weights.bin")),
         ("external_outside", external("../outside.bin")),
         ("unsupported_operators", unsupported_operators()),
