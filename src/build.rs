@@ -126,6 +126,7 @@ impl Config {
             crate_path: quote!(::infer_embed),
             embed: self.embed,
             file_name,
+            span: Span::call_site(),
             stored: &stored,
         })
         .map_err(|error| refused(&[error], &folder))?;

@@ -23,6 +23,7 @@
 //!
 //! - [`macro@model`] is the attribute; `build` does the same from a build script (feature `build`).
 //! - [`Model`] is what all compiled models have in common, for generic code.
+//! - [`Tensor`] is what a model takes or gives where only the run knows the shape; such models need the feature `dynamic`.
 //! - [`zeroed`], [`view`] and [`Element`] handle arrays too large for the stack.
 //! - `vision` loads and scales pictures, decodes boxes and draws them (feature `vision`).
 
@@ -30,6 +31,7 @@ mod array;
 #[cfg(feature = "build")]
 pub mod build;
 mod model;
+mod tensor;
 #[cfg(feature = "vision")]
 pub mod vision;
 
@@ -38,7 +40,8 @@ pub use infer_core::runtime::{Element, EngineOptions, Output};
 pub use infer_core::tensor_type::DataType;
 pub use infer_core::{Error, ErrorKind, Result};
 pub use infer_macros::model;
-pub use model::{Builder, Model, PortInfo};
+pub use model::{Builder, Model, PortInfo, PortType};
+pub use tensor::Tensor;
 
 pub use half::{bf16, f16};
 
@@ -47,5 +50,25 @@ pub use half::{bf16, f16};
 pub mod __private {
     pub use infer_core::plan::VERSION as PLAN_VERSION;
     pub use infer_core::runtime::{Context, Engine};
+    #[cfg(feature = "dynamic")]
+    pub use infer_core::session::{FromValue, Session, SessionContext};
     pub use infer_kernels::{Kernel, kernels};
+
+    pub use crate::__if_dynamic as if_dynamic;
+}
+
+/// The code for models that need the feature `dynamic`, or else what stands in its place without it.
+#[cfg(feature = "dynamic")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __if_dynamic {
+    ({ { $($code:tt)* } else { $($error:tt)* } }) => { $($code)* };
+}
+
+/// The code for models that need the feature `dynamic`, or else what stands in its place without it.
+#[cfg(not(feature = "dynamic"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __if_dynamic {
+    ({ { $($code:tt)* } else { $($error:tt)* } }) => { $($error)* };
 }

@@ -12,22 +12,83 @@ use infer_core::tensor_type::DataType;
 pub struct PortInfo {
     /// The name in the model.
     pub name: &'static str,
-    /// The type of the elements.
-    pub dtype: DataType,
-    /// The extents, outermost first; empty for a scalar.
-    pub shape: &'static [usize],
+    /// The type.
+    pub ty: PortType,
+}
+
+/// The type of an input or output. Extents stand outermost first; a scalar has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PortType {
+    /// A tensor of numbers whose shape is known: `[[f32; 3]; 2]`.
+    Array {
+        /// The type of the elements.
+        dtype: DataType,
+        /// The extents.
+        shape: &'static [usize],
+    },
+    /// A tensor of numbers whose shape only the run knows: `Tensor<f32>`.
+    Tensor {
+        /// The type of the elements.
+        dtype: DataType,
+        /// The extents, `None` where only the run knows; `None` where it alone knows how many there are.
+        shape: Option<&'static [Option<usize>]>,
+    },
+    /// A tensor of strings.
+    Strings {
+        /// As of [`PortType::Tensor`].
+        shape: Option<&'static [Option<usize>]>,
+    },
+    /// A sequence: `Vec<T>`.
+    Sequence(&'static PortType),
+    /// A value that may be missing: `Option<T>`.
+    Optional(&'static PortType),
+    /// A map: `BTreeMap<K, V>`.
+    Map {
+        /// The type of the keys, scalars.
+        key: &'static PortType,
+        /// The type of the values.
+        value: &'static PortType,
+    },
 }
 
 impl PortInfo {
-    /// The number of elements.
-    pub const fn elements(&self) -> usize {
+    /// A port that is an array.
+    pub const fn array(name: &'static str, dtype: DataType, shape: &'static [usize]) -> Self {
+        PortInfo { name, ty: PortType::Array { dtype, shape } }
+    }
+
+    /// The type of the elements; `None` where it is no array.
+    pub const fn dtype(&self) -> Option<DataType> {
+        match self.ty {
+            PortType::Array { dtype, .. } => Some(dtype),
+            _ => None,
+        }
+    }
+
+    /// The extents; `None` where it is no array.
+    pub const fn shape(&self) -> Option<&'static [usize]> {
+        match self.ty {
+            PortType::Array { shape, .. } => Some(shape),
+            _ => None,
+        }
+    }
+
+    /// The number of elements; `None` where it is no array.
+    pub const fn elements(&self) -> Option<usize> {
+        let Some(shape) = self.shape() else { return None };
         let mut elements = 1;
         let mut axis = 0;
-        while axis < self.shape.len() {
-            elements *= self.shape[axis];
+        while axis < shape.len() {
+            elements *= shape[axis];
             axis += 1;
         }
-        elements
+        Some(elements)
+    }
+
+    /// The size in bytes; `None` where it is no array.
+    pub fn bytes(&self) -> Option<usize> {
+        Some(self.elements()? * self.dtype()?.size_bytes())
     }
 }
 
@@ -77,11 +138,12 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// If the options, `INFER_ISA` or `INFER_THREADS` ask for what is not there.
     fn open(options: EngineOptions) -> Result<Self>;
 
-    /// Runs the model on the bytes of its inputs, row-major and little-endian, in the order of [`INPUTS`](Model::INPUTS).
+    /// Runs the model on the bytes of its inputs, row-major and little-endian, in the order of [`INPUTS`](Model::INPUTS),
+    /// where all inputs and outputs are arrays ([`PortType::Array`]).
     ///
     /// # Errors
     ///
-    /// If the number of inputs or outputs, or the size or alignment of one, is not the model's; if the model cannot
+    /// Of kind [`NotArrays`](crate::ErrorKind::NotArrays) if one is no array. If the number of inputs or outputs, or the size or alignment of one, is not the model's; if the model cannot
     /// compute with the values.
     fn run(&self, inputs: &[&[u8]], outputs: &mut [Output<'_>]) -> Result<()>;
 }

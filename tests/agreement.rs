@@ -58,7 +58,7 @@ fn floats<T: Element>(array: &T) -> Option<Vec<f64>> {
 fn untyped<M: Model>(net: &M, inputs: &[&[u8]]) -> Vec<Vec<u8>> {
     // Bytes that begin at a multiple of 8, and are not what any output is.
     let mut memory: Vec<Vec<u8>> =
-        M::OUTPUTS.iter().map(|port| vec![0xa5; port.elements() * port.dtype.size_bytes() + 8]).collect();
+        M::OUTPUTS.iter().map(|port| vec![0xa5; port.bytes().unwrap() + 8]).collect();
     let mut outputs: Vec<&mut [u8]> = memory
         .iter_mut()
         .map(|bytes| {

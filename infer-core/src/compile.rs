@@ -16,10 +16,13 @@ use crate::partition::{Partition, partition};
 use crate::passes;
 use crate::plan::{ModelInfo, PlanParts, Port};
 use crate::schedule::plan_memory;
-use crate::session::Parts;
+use crate::session::{self, Parts};
 use crate::shape_inference::infer;
 use crate::tensor_type::TensorType;
 use crate::value::{ValuePort, ValueType};
+
+/// How many nodes of those that the run alone knows are named.
+const RUN_TIME_EXAMPLES: usize = 5;
 
 /// What the generated code and the tools need to know of a compiled model, beside the plan itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Summary {
     /// How many nodes run with shapes or values that only the run knows, or have no kernels: where there are any, the
     /// plan is a program, for a [`Session`](crate::session::Session) to run.
     pub run_time_nodes: u64,
+    /// Some of these nodes with their operators, for messages.
+    pub run_time_examples: Vec<String>,
     /// The size of the packed weights in the plan.
     pub weight_bytes: u64,
     /// The size of the arena a context needs.
@@ -94,6 +99,7 @@ pub fn compile_file(file: ModelFile, options: &Options, start: Instant) -> Resul
         outputs: ports(&info.outputs, outputs),
         kernels: Vec::new(),
         run_time_nodes: 0,
+        run_time_examples: Vec::new(),
         weight_bytes: 0,
         arena_bytes: 0,
         flops: 0,
@@ -120,6 +126,9 @@ pub fn compile_file(file: ModelFile, options: &Options, start: Instant) -> Resul
                 regions.into_iter().map(|graph| planner.plan(graph)).collect::<Result<Vec<_>, _>>()?;
             summary.kernels.clear();
             summary.run_time_nodes = (record.nodes.len() - count) as u64;
+            let alone = record.nodes.iter().filter(|node| !session::is_region(node));
+            let named = alone.map(|node| format!("{} ({})", onnx::quote(&node.name), node.op_type));
+            summary.run_time_examples = named.take(RUN_TIME_EXAMPLES).collect();
             let parts = Parts {
                 inputs: summary.inputs.clone(),
                 outputs: summary.outputs.clone(),

@@ -15,6 +15,11 @@ pub enum ErrorKind {
     Configuration,
     /// An input's values cannot be computed with, such as an index out of range.
     Input,
+    /// A value has another shape or type than the model declares for it: an input that was given, or an output that
+    /// came out.
+    Shape,
+    /// The model does not run on bytes, as not all its inputs and outputs are arrays.
+    NotArrays,
     /// The system does not grant the memory that an inference needs.
     Memory,
 }

@@ -338,10 +338,12 @@ impl Memory {
     fn take(&mut self, span: Span) -> Option<Bytes> {
         let whole = self.bytes(&span)?.len() == self.buffers.get(span.buffer.0 as usize)?.bytes().len();
         match self.buffers.get_mut(span.buffer.0 as usize) {
-            Some(store @ Store::Write(_)) if whole => match std::mem::replace(store, Store::Read(Bytes::new())) {
-                Store::Write(bytes) => Some(Bytes::from_owner(bytes)),
-                Store::Read(bytes) => Some(bytes),
-            },
+            Some(store @ Store::Write(_)) if whole => {
+                match std::mem::replace(store, Store::Read(Bytes::new())) {
+                    Store::Write(bytes) => Some(Bytes::from_owner(bytes)),
+                    Store::Read(bytes) => Some(bytes),
+                }
+            }
             _ => self.bytes(&span).map(Bytes::copy_from_slice),
         }
     }

@@ -144,6 +144,25 @@ impl DataType {
         }
     }
 
+    /// The type whose values stand for one element, or its parts, in Rust: of integers below 8 bits those of 8, of 8-bit
+    /// and 4-bit floats the bytes, of complex numbers their two parts, of others the type itself.
+    pub fn storage(self) -> DataType {
+        match self {
+            DataType::F8E4M3FN
+            | DataType::F8E4M3FNUZ
+            | DataType::F8E5M2
+            | DataType::F8E5M2FNUZ
+            | DataType::F4E2M1
+            | DataType::F8E8M0
+            | DataType::U4
+            | DataType::U2 => DataType::U8,
+            DataType::I4 | DataType::I2 => DataType::I8,
+            DataType::C64 => DataType::F32,
+            DataType::C128 => DataType::F64,
+            other => other,
+        }
+    }
+
     /// How many bits one element has in files, where several share a byte.
     pub fn packed_bits(self) -> usize {
         match self {

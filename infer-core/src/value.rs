@@ -125,6 +125,12 @@ pub enum ElementType {
     String,
 }
 
+impl From<DataType> for ElementType {
+    fn from(dtype: DataType) -> Self {
+        ElementType::Number(dtype)
+    }
+}
+
 impl fmt::Display for ElementType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -165,6 +171,16 @@ impl ValueType {
                 Some(TensorType::new(*dtype, shape.iter().copied().collect::<Option<Vec<usize>>>()?))
             }
             _ => None,
+        }
+    }
+
+    /// The type of tensors of any shape where this is one of tensors.
+    pub fn without_shapes(&self) -> ValueType {
+        match self {
+            ValueType::Tensor { element, .. } => ValueType::Tensor { element: *element, shape: None },
+            ValueType::Sequence(ty) => ValueType::Sequence(Box::new(ty.without_shapes())),
+            ValueType::Optional(ty) => ValueType::Optional(Box::new(ty.without_shapes())),
+            ValueType::Map { .. } => self.clone(),
         }
     }
 

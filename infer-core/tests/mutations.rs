@@ -84,9 +84,8 @@ impl Random {
 
     /// A number that is likely to be at the edge of something.
     fn number(&mut self) -> i64 {
-        const EDGES: [i64; 14] = [
-            0, 1, -1, 2, -2, 3, 7, 64, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 40, i64::MAX, i64::MIN,
-        ];
+        const EDGES: [i64; 14] =
+            [0, 1, -1, 2, -2, 3, 7, 64, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 40, i64::MAX, i64::MIN];
         EDGES[self.below(EDGES.len())]
     }
 
@@ -241,7 +240,8 @@ fn mutate_graph(graph: &mut GraphProto, random: &mut Random) {
 fn mutate_type(graph: &mut GraphProto, random: &mut Random) {
     let ports = if random.below(3) == 0 { &mut graph.output } else { &mut graph.input };
     let Some(port) = random.pick(ports) else { return };
-    let Some(type_proto::Value::TensorType(tensor)) = port.r#type.as_mut().and_then(|ty| ty.value.as_mut()) else {
+    let Some(type_proto::Value::TensorType(tensor)) = port.r#type.as_mut().and_then(|ty| ty.value.as_mut())
+    else {
         port.r#type = None;
         return;
     };

@@ -112,6 +112,7 @@ fn compile(args: &ModelArgs, item: &ItemStruct) -> syn::Result<TokenStream> {
         crate_path: args.crate_path.clone(),
         embed: args.embed,
         file_name: file_name(&args.path.value()),
+        span: args.path.span(),
         stored: &stored,
     })
     .map_err(|diagnostic| located(&diagnostic, args, &folder))

@@ -59,6 +59,7 @@ impl Compiler {
             inputs: vec![port],
             outputs: Vec::new(),
             run_time_nodes: 0,
+            run_time_examples: Vec::new(),
             kernels: Vec::new(),
             weight_bytes: 0,
             arena_bytes: 0,

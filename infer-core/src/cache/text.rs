@@ -66,6 +66,9 @@ impl Entry {
             lines.push("kernel", kernel);
         }
         lines.push("run_time_nodes", summary.run_time_nodes);
+        for node in &summary.run_time_examples {
+            lines.push("run_time_example", node);
+        }
         lines.push("weight_bytes", summary.weight_bytes);
         lines.push("arena_bytes", summary.arena_bytes);
         lines.push("flops", summary.flops);
@@ -89,6 +92,7 @@ impl Entry {
             outputs: lines.all("output").iter().map(|port| parse_port(port)).collect::<Option<_>>()?,
             kernels: lines.all("kernel"),
             run_time_nodes: lines.one("run_time_nodes")?.parse().ok()?,
+            run_time_examples: lines.all("run_time_example"),
             weight_bytes: lines.one("weight_bytes")?.parse().ok()?,
             arena_bytes: lines.one("arena_bytes")?.parse().ok()?,
             flops: lines.one("flops")?.parse().ok()?,
@@ -231,6 +235,7 @@ mod tests {
                 inputs: vec![port("in put\\\n1", DataType::F32, &[1, 3, 8, 8]), port("", DataType::I64, &[])],
                 outputs: vec![port("y", DataType::Bool, &[0])],
                 run_time_nodes: 3,
+                run_time_examples: vec!["`find` (NonZero)".to_owned()],
                 kernels: vec!["conv_f32".to_owned(), "copy_b4".to_owned()],
                 weight_bytes: 1,
                 arena_bytes: 2,

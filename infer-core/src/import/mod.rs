@@ -8,6 +8,7 @@ mod attributes;
 mod body;
 mod dims;
 mod flatten;
+mod gradient;
 mod order;
 mod report;
 #[cfg(test)]
@@ -153,7 +154,8 @@ pub fn import_with(
         .graph
         .as_ref()
         .ok_or_else(|| one(Diagnostic::model(format!("{name}: the file holds no graph"))))?;
-    let flat = flatten::flatten(name, proto, graph).map_err(one)?;
+    let mut flat = flatten::flatten(name, proto, graph).map_err(one)?;
+    gradient::expand(&mut flat);
     let sources = Sources::of(name, graph, &flat).map_err(one)?;
     let order = order::sort(&flat.nodes, &sources.writers())
         .map_err(|cycle| one(describe_cycle(name, &flat, &cycle)))?;

@@ -5,7 +5,7 @@
 //! others.
 //! History: ReverseSequence since opset 10, CumSum since 11, Trilu since 14, CumProd since 26.
 
-use super::elements::{around, select, shape_of};
+use super::elements::{around, expect_elements, select, shape_of};
 use super::number::{NUMBERS, Number, narrowed, no_numbers, tensor_of, widened, with_number};
 use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, expect_dtype, resolve_axis};
 use crate::calls::{LowerNode, Tensor, sized_kernel};
@@ -189,7 +189,8 @@ impl Operator for ReverseSequence {
                 _ => at,
             }
         };
-        let positions: Vec<usize> = (0..shape.iter().product()).map(source).collect();
+        let count = expect_elements(shape, size_of::<usize>())?;
+        let positions: Vec<usize> = (0..count).map(source).collect();
         Ok(Some(vec![select(node.value(0)?, shape, &positions)?]))
     }
 
@@ -222,7 +223,7 @@ impl Trilu {
 
     /// Whether there are no kernels for it.
     fn is_large(ty: &TensorType) -> bool {
-        let matrix: usize = ty.shape.iter().rev().take(2).product();
+        let matrix = ty.shape.iter().rev().take(2).fold(1usize, |n, &extent| n.saturating_mul(extent));
         ty.dtype.size_bytes() > 8 || matrix > MAX_MASK
     }
 }
@@ -272,10 +273,13 @@ impl Operator for Trilu {
         let [.., rows, columns] = *input.ty().shape.as_slice() else {
             return Err(Reason::new(format!("{} holds no matrices", input.ty())));
         };
+        if input.data().is_empty() {
+            return Ok(Some(vec![node.value(0)?.clone()]));
+        }
         let k = Trilu::k(node.optional_i64s(1)?)?;
         let width = input.ty().dtype.size_bytes();
         let mut data = input.data().to_vec();
-        for matrix in data.chunks_exact_mut((rows * columns * width).max(1)) {
+        for matrix in data.chunks_exact_mut(rows * columns * width) {
             for (element, stays) in matrix.chunks_exact_mut(width).zip(self.mask(rows, columns, k)) {
                 if !stays {
                     element.fill(0);

@@ -29,6 +29,9 @@ pub const OPERATORS: &[Row] = &[
     },
 ];
 
+/// The most heads.
+const MAX_HEADS: usize = 1 << 20;
+
 /// The types of queries, keys and values.
 pub(super) const FLOATS: &[DataType] = &[DataType::F32, DataType::F16, DataType::Bf16, DataType::F64];
 
@@ -67,8 +70,11 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
             .map(Some)
             .map_err(|_| Reason::new(format!("{name} is {size}, neither −1 nor more"))),
     };
-    let (left_window, right_window) =
-        if node.opset >= 25 { (window("left_window_size")?, window("right_window_size")?) } else { (None, None) };
+    let (left_window, right_window) = if node.opset >= 25 {
+        (window("left_window_size")?, window("right_window_size")?)
+    } else {
+        (None, None)
+    };
     let scores = match node.attributes.int("qk_matmul_output_mode")?.unwrap_or(0) {
         0 => Scores::Raw,
         1 => Scores::Capped,
@@ -111,8 +117,8 @@ pub(super) fn scale_of(given: Option<f32>, size: usize) -> f64 {
 /// The number of heads that attribute `name` gives.
 pub(super) fn head_count(given: Option<i64>, name: &str) -> Result<usize, Reason> {
     let given = given.ok_or_else(|| Reason::new(format!("attribute `{name}` is missing")))?;
-    let count = usize::try_from(given).ok().filter(|&count| count > 0);
-    count.ok_or_else(|| Reason::new(format!("{name} is {given}, not positive")))
+    let count = usize::try_from(given).ok().filter(|count| (1..=MAX_HEADS).contains(count));
+    count.ok_or_else(|| Reason::new(format!("{name} is {given}, not 1 to {MAX_HEADS}")))
 }
 
 /// Keys and values, heads apart, and as what attends them takes them.
@@ -252,7 +258,8 @@ impl Attention {
         }
         let total = scores[3];
         let columns = nodes.shape(given)?.last().copied();
-        if let Some(columns) = columns.filter(|&columns| columns < total && (self.pads_mask || columns != 1)) {
+        if let Some(columns) = columns.filter(|&columns| columns < total && (self.pads_mask || columns != 1))
+        {
             let mut shape = nodes.shape(given)?.to_vec();
             if let Some(last) = shape.last_mut() {
                 *last = total - columns;
@@ -329,5 +336,99 @@ impl Operator for Attention {
             None => output,
         };
         Ok(Some(vec![output, cache.key.unwrap_or(output), cache.value, wanted]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constant::Constant;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{bools, check, f32s, i64s, import, run, run_all, tensor};
+
+    /// Two keys, of which the second matches positive queries more; values 1 and 3.
+    fn inputs(query: &[f32]) -> [Constant; 3] {
+        let query = tensor(DataType::F32, [1, 1, query.len(), 1], query);
+        [query, f32s([1, 1, 2, 1], &[0.0, 1.0]), f32s([1, 1, 2, 1], &[1.0, 3.0])]
+    }
+
+    fn with(query: &[f32], further: &[(usize, Constant)]) -> Vec<Option<Constant>> {
+        let mut all: Vec<Option<Constant>> = inputs(query).into_iter().map(Some).collect();
+        for (index, input) in further {
+            all.resize(all.len().max(index + 1), None);
+            all[*index] = Some(input.clone());
+        }
+        all
+    }
+
+    #[test]
+    fn values_are_averaged_by_the_softmax_of_scores() {
+        let three = 3f32.ln();
+        check(("Attention", 23), &[], &inputs(&[0.0, three]), &f32s([1, 1, 2, 1], &[2.0, 2.5]));
+        let causal = [("is_causal", Attribute::Int(1))];
+        check(("Attention", 23), &causal, &inputs(&[three, three]), &f32s([1, 1, 2, 1], &[1.0, 2.5]));
+        let scale = [("scale", Attribute::Float(2.0))];
+        check(("Attention", 23), &scale, &inputs(&[three]), &f32s([1, 1, 1, 1], &[2.8]));
+        let own = [("left_window_size", Attribute::Int(0)), ("right_window_size", Attribute::Int(0))];
+        check(("Attention", 25), &own, &inputs(&[three, three]), &f32s([1, 1, 2, 1], &[1.0, 3.0]));
+    }
+
+    #[test]
+    fn masks_forbid_or_add_and_rows_without_keys_are_zero() {
+        let output = |opset, query: &[f32], further: &[(usize, Constant)]| {
+            let outputs = run_all(("Attention", opset), &[], &with(query, further), 1).unwrap();
+            outputs[0].values::<f32>().into_owned()
+        };
+        let mask = bools([2, 2], &[false, false, true, false]);
+        assert_eq!(output(23, &[1.0, 1.0], &[(3, mask)]), [0.0, 1.0]);
+        let nothing = f32s([1, 2], &[f32::NEG_INFINITY; 2]);
+        assert_eq!(output(23, &[1.0], &[(3, nothing)]), [0.0]);
+        assert_eq!(output(24, &[1.0], &[(3, bools([1, 1], &[true]))]), [1.0]);
+        assert_eq!(output(24, &[0.0], &[(6, i64s([1], &[1]))]), [1.0]);
+        assert_eq!(output(24, &[0.0], &[(6, i64s([1], &[0]))]), [0.0]);
+    }
+
+    #[test]
+    fn heads_share_keys_and_the_past_comes_first() {
+        let heads = [("q_num_heads", Attribute::Int(2)), ("kv_num_heads", Attribute::Int(1))];
+        let flat =
+            [f32s([1, 1, 2], &[0.0, 3f32.ln()]), f32s([1, 2, 1], &[0.0, 1.0]), f32s([1, 2, 1], &[1.0, 3.0])];
+        check(("Attention", 23), &heads, &flat, &f32s([1, 1, 2], &[2.0, 2.5]));
+
+        let past = [(4, f32s([1, 1, 1, 1], &[0.0])), (5, f32s([1, 1, 1, 1], &[8.0]))];
+        let outputs = run_all(("Attention", 23), &[], &with(&[0.0], &past), 3).unwrap();
+        assert_eq!(*outputs[0].values::<f32>(), [4.0]);
+        assert_eq!(*outputs[1].values::<f32>(), [0.0, 0.0, 1.0]);
+        assert_eq!(*outputs[2].values::<f32>(), [8.0, 1.0, 3.0]);
+    }
+
+    #[test]
+    fn scores_are_an_output_at_every_stage() {
+        let stage = |mode: i64| {
+            let attributes = [("softcap", Attribute::Float(0.5)), ("qk_matmul_output_mode", mode.into())];
+            let added = [(3, f32s([1, 2], &[0.25, 0.0]))];
+            let outputs = run_all(("Attention", 23), &attributes, &with(&[2.0], &added), 4).unwrap();
+            outputs[3].values::<f32>()[1]
+        };
+        let capped = 0.5 * 4f32.tanh();
+        assert_eq!(stage(0), 2.0);
+        assert!((stage(1) - capped).abs() < 1e-6 && (stage(2) - capped).abs() < 1e-6);
+        assert!((stage(3) - 1.0 / (1.0 + (0.25 - capped).exp())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let refused = |further: &[(usize, Constant)]| {
+            run_all(("Attention", 24), &[], &with(&[1.0], further), 1).unwrap_err().what
+        };
+        assert!(refused(&[(4, f32s([1, 1, 1, 1], &[0.0]))]).contains("past_value"));
+        assert!(refused(&[(3, f32s([3, 1, 2], &[0.0; 6]))]).contains("attn_mask"));
+        assert!(refused(&[(6, i64s([2], &[0, 1]))]).contains("nonpad_kv_seqlen"));
+        let flat = [f32s([1, 1, 3], &[0.0; 3]), f32s([1, 1, 2], &[0.0; 2]), f32s([1, 1, 2], &[0.0; 2])];
+        assert!(run(("Attention", 23), &[], &flat).is_err());
+        let heads = [("q_num_heads", Attribute::Int(3)), ("kv_num_heads", Attribute::Int(2))];
+        assert!(run(("Attention", 23), &heads, &flat).is_err());
+        assert!(import(("Attention", 23), &[], 7, 1).is_err());
+        assert!(import(("Attention", 23), &[("softmax_precision", Attribute::Int(6))], 3, 1).is_err());
     }
 }

@@ -188,7 +188,8 @@ impl Common {
         let mut mask = Mask::default();
         if self.unidirectional && rows > 1 {
             let past = total.checked_sub(rows);
-            let past = past.ok_or_else(|| Reason::new(format!("{rows} queries, but {total} keys before them")))?;
+            let past =
+                past.ok_or_else(|| Reason::new(format!("{rows} queries, but {total} keys before them")))?;
             let own = positions(nodes, past as i64, rows, &[rows, 1])?;
             let keys = positions(nodes, 0, total, &[1, total])?;
             let before = nodes.node("LessOrEqual", &[keys, own], &[])?;
@@ -234,7 +235,7 @@ fn positive(nodes: &mut Expansion<'_>, mask: Wire) -> Result<Wire, Reason> {
 /// Pieces of a vector, of these sizes.
 fn pieces(nodes: &mut Expansion<'_>, vector: Wire, sizes: &[usize]) -> Result<Vec<Wire>, Reason> {
     let ty = nodes.ty(vector)?;
-    if ty.shape != [sizes.iter().sum::<usize>()] {
+    if ty.shape != [sizes.iter().fold(0usize, |sum, &size| sum.saturating_add(size))] {
         return Err(Reason::new(format!("`bias` is {ty}, not of {sizes:?} elements")));
     }
     split(nodes, vector, 0, sizes)
@@ -244,9 +245,10 @@ impl Attention {
     /// The sizes of queries, keys and values of a projection to `width`.
     fn sizes(&self, width: usize) -> Result<[usize; 3], Reason> {
         let Some(given) = &self.qkv_hidden_sizes else { return Ok([width / 3; 3]) };
-        let sizes: Vec<usize> = given.iter().filter_map(|&size| usize::try_from(size).ok()).collect();
+        let fitting = |&size: &i64| usize::try_from(size).ok().filter(|&size| size <= width);
+        let sizes: Vec<usize> = given.iter().filter_map(fitting).collect();
         <[usize; 3]>::try_from(sizes)
-            .map_err(|_| Reason::new(format!("qkv_hidden_sizes {given:?} are not three sizes")))
+            .map_err(|_| Reason::new(format!("qkv_hidden_sizes {given:?} are not three sizes in {width}")))
     }
 }
 
@@ -260,12 +262,15 @@ impl Operator for Attention {
         let dtype = nodes.ty(input)?.dtype;
         expect_dtype(nodes.ty(input)?, FLOATS)?;
         let heads = self.common.num_heads;
+        let input = cast(nodes, input, DataType::F32)?;
+        let weights = cast(nodes, weights, DataType::F32)?;
         let mut projected = nodes.node("MatMul", &[input, weights], &[])?;
         if let Some(bias) = nodes.optional_input(2) {
+            let bias = cast(nodes, bias, DataType::F32)?;
             projected = nodes.node("Add", &[projected, bias], &[])?;
         }
         let ty = nodes.ty(projected)?.clone();
-        let &[batch, _, width] = ty.shape.as_slice() else {
+        let &[_, _, width] = ty.shape.as_slice() else {
             return Err(Reason::new(format!("the projection is {ty}, not of 3 dimensions")));
         };
         let sizes = self.sizes(width)?;
@@ -278,14 +283,15 @@ impl Operator for Attention {
         let query = split_heads(nodes, query, heads)?;
         let past = nodes.optional_input(4);
         let mut value = split_heads(nodes, value, heads)?;
-        let (mut present, key_transposed);
+        let mut present = None;
+        let key_transposed;
         if past.is_none() && !nodes.types.wants(1) {
             let key = with_heads(nodes, key, heads)?;
             key_transposed = transpose(nodes, key, &[0, 2, 3, 1])?;
-            present = None;
         } else {
             let mut key = split_heads(nodes, key, heads)?;
             if let Some(past) = past {
+                let past = cast(nodes, past, DataType::F32)?;
                 let past_ty = nodes.ty(past)?.clone();
                 let &[2, b, h, length, size] = past_ty.shape.as_slice() else {
                     return Err(Reason::new(format!("`past` is {past_ty}, not [2, B, H, P, D]")));
@@ -298,22 +304,20 @@ impl Operator for Attention {
                 }
             }
             key_transposed = transpose(nodes, key, &[0, 1, 3, 2])?;
-            let [b, h, total, size] = extents(nodes, key)?;
-            present = None;
             if nodes.types.wants(1) {
+                let [b, h, total, size] = extents(nodes, key)?;
                 let key = reshape(nodes, key, &[1, b, h, total, size])?;
                 let [.., value_size] = extents(nodes, value)?;
                 let value = reshape(nodes, value, &[1, b, h, total, value_size])?;
-                present = Some(nodes.node("Concat", &[key, value], &[("axis", 0.into())])?);
+                let both = nodes.node("Concat", &[key, value], &[("axis", 0.into())])?;
+                present = Some(cast(nodes, both, dtype)?);
             }
         }
         let padding = nodes.optional_input(3);
         let added = nodes.optional_input(5);
-        let (output, _) =
-            self.common.attend(nodes, [query, key_transposed, value], padding, added, None)?;
+        let (output, _) = self.common.attend(nodes, [query, key_transposed, value], padding, added, None)?;
         let output = cast(nodes, output, dtype)?;
-        debug_assert_eq!(nodes.shape(output)?.first(), Some(&batch));
-        Ok(Some(vec![output, present.take().unwrap_or(output)]))
+        Ok(Some(vec![output, present.unwrap_or(output)]))
     }
 }
 
@@ -429,5 +433,88 @@ impl Operator for MultiHeadAttention {
             None => output,
         };
         Ok(Some(vec![output, key, value, scores]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constant::Constant;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{f32s, import, run_all, tensor};
+
+    const ATTENTION: (&str, i64) = ("com.microsoft::Attention", 1);
+    const MULTI_HEAD: (&str, i64) = ("com.microsoft::MultiHeadAttention", 1);
+
+    /// Attention over the values 1 and 3, every score being 0 before masks.
+    fn projected(
+        further: &[Option<Constant>],
+        attributes: &[(&str, Attribute)],
+        outputs: usize,
+    ) -> Vec<Constant> {
+        let mut inputs = vec![Some(f32s([1, 2, 1], &[1.0, 3.0])), Some(f32s([1, 3], &[0.0, 0.0, 1.0]))];
+        inputs.extend_from_slice(further);
+        let attributes = [&[("num_heads", Attribute::Int(1))], attributes].concat();
+        run_all(ATTENTION, &attributes, &inputs, outputs).unwrap()
+    }
+
+    fn masked(shape: &[usize], values: &[i32]) -> [f32; 2] {
+        let mask = Constant::checked(crate::tensor_type::TensorType::new(DataType::I32, shape), values);
+        let output = projected(&[None, mask], &[], 1);
+        [output[0].values::<f32>()[0], output[0].values::<f32>()[1]]
+    }
+
+    #[test]
+    fn masks_come_in_every_form() {
+        assert_eq!(masked(&[1, 2], &[1, 0]), [1.0, 1.0]);
+        assert_eq!(masked(&[1], &[1]), [1.0, 1.0]);
+        assert_eq!(masked(&[2], &[2, 1]), [3.0, 3.0]);
+        assert_eq!(masked(&[1, 2, 2], &[1, 1, 0, 1]), [2.0, 3.0]);
+        assert_eq!(masked(&[1, 1, 3, 3], &[0, 1, 0, 1, 0, 0, 0, 0, 0]), [3.0, 1.0]);
+        let causal = projected(&[], &[("unidirectional", Attribute::Int(1))], 1);
+        assert_eq!(*causal[0].values::<f32>(), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_past_precedes_and_the_present_has_both() {
+        let past = Some(f32s([2, 1, 1, 1, 1], &[0.0, 8.0]));
+        let outputs = projected(&[Some(f32s([3], &[0.0; 3])), None, past], &[], 2);
+        assert_eq!(*outputs[0].values::<f32>(), [4.0, 4.0]);
+        assert_eq!(outputs[1].ty().shape, [2, 1, 1, 3, 1]);
+        assert_eq!(*outputs[1].values::<f32>(), [0.0, 0.0, 0.0, 8.0, 1.0, 3.0]);
+    }
+
+    #[test]
+    fn queries_keys_and_values_may_be_packed() {
+        let heads = [("num_heads", Attribute::Int(2))];
+        let three = 3f32.ln();
+        // Two heads of size 1: of each token q, k and v.
+        let packed = f32s([1, 2, 2, 3, 1], &[three, 0.0, 1.0, 0.0, 0.0, 2.0, three, 1.0, 3.0, 0.0, 0.0, 4.0]);
+        let flat = |values: [f32; 4]| Some(f32s([1, 2, 2], &values));
+        let apart = [flat([three, 0.0, three, 0.0]), flat([0.0, 0.0, 1.0, 0.0]), flat([1.0, 2.0, 3.0, 4.0])];
+        let bias = Some(f32s([6], &[0.0, 0.0, 0.0, 0.0, 1.0, 0.0]));
+        let of = |inputs: &[Option<Constant>]| run_all(MULTI_HEAD, &heads, inputs, 1).unwrap().swap_remove(0);
+        let check = |inputs: &[Option<Constant>], expected: [f32; 4]| {
+            for (actual, expected) in of(inputs).values::<f32>().iter().zip(expected) {
+                assert!((actual - expected).abs() < 1e-5, "{actual}, not {expected}");
+            }
+        };
+        check(&[Some(packed.clone())], [2.5, 3.0, 2.5, 3.0]);
+        check(&apart, [2.5, 3.0, 2.5, 3.0]);
+        let [query, key, value] = apart;
+        check(&[Some(packed), None, None, bias.clone()], [3.5, 3.0, 3.5, 3.0]);
+        check(&[query, key, value, bias], [3.5, 3.0, 3.5, 3.0]);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let heads = ("num_heads", Attribute::Int(1));
+        assert!(import(ATTENTION, &[heads.clone(), ("do_rotary", Attribute::Int(1))], 2, 1).is_err());
+        assert!(import(MULTI_HEAD, std::slice::from_ref(&heads), 10, 1).is_err());
+        assert!(import(ATTENTION, &[], 2, 1).is_err());
+        let x = || Some(f32s([1, 2, 1], &[1.0, 3.0]));
+        let mask = Some(tensor(DataType::I32, [3], &[1i32; 3]));
+        let inputs = [x(), x(), x(), None, mask];
+        assert!(run_all(MULTI_HEAD, &[heads], &inputs, 1).unwrap_err().what.contains("mask"));
     }
 }

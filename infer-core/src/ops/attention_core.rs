@@ -6,7 +6,7 @@
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, Wire, broadcast};
-use crate::tensor_type::{DataType, TensorType};
+use crate::tensor_type::{DataType, MAX_ELEMENTS, TensorType};
 
 /// The longest sequence for which positions are written down.
 const MAX_POSITIONS: usize = 1 << 24;
@@ -58,6 +58,8 @@ impl Attend {
         if kv_heads == 0 || heads % kv_heads != 0 {
             return Err(Reason::new(format!("{heads} query heads do not share {kv_heads} key heads")));
         }
+        expect_moderate(&TensorType::new(dtype, [batch, heads, rows, total]))?;
+        expect_moderate(&TensorType::new(dtype, [batch, heads, rows, value_size]))?;
         // Rows of the heads that share a key are one matrix.
         let shared = [batch, kv_heads, heads / kv_heads * rows];
         let apart = [batch, heads, rows, total];
@@ -217,7 +219,17 @@ fn has_empty_row(mask: &Constant) -> bool {
 /// The extents of a value of four dimensions.
 pub(super) fn extents(nodes: &Expansion<'_>, wire: Wire) -> Result<[usize; 4], Reason> {
     let ty = nodes.ty(wire)?;
+    expect_moderate(ty)?;
     ty.shape.as_slice().try_into().map_err(|_| Reason::new(format!("{ty} has not 4 dimensions")))
+}
+
+/// Refuses extents whose products with each other could overflow, as those of a tensor without elements may.
+pub(super) fn expect_moderate(ty: &TensorType) -> Result<(), Reason> {
+    let product = ty.shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent.max(1)));
+    match product {
+        Some(product) if product <= MAX_ELEMENTS => Ok(()),
+        _ => Err(Reason::new(format!("{ty} is too large"))),
+    }
 }
 
 /// A scalar constant of a floating-point type.
@@ -322,6 +334,7 @@ pub(super) fn split(
 /// `[B, S, H·D]` as `[B, S, H, D]`.
 pub(super) fn with_heads(nodes: &mut Expansion<'_>, wire: Wire, heads: usize) -> Result<Wire, Reason> {
     let ty = nodes.ty(wire)?;
+    expect_moderate(ty)?;
     match *ty.shape.as_slice() {
         [batch, rows, hidden] if heads > 0 && hidden % heads == 0 => {
             reshape(nodes, wire, &[batch, rows, heads, hidden / heads])

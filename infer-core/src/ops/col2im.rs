@@ -49,12 +49,7 @@ struct Axis {
 
 impl Col2Im {
     /// The axes of the picture, and the shape of the result.
-    fn plan(
-        &self,
-        input: &[usize],
-        image: &[i64],
-        block: &[i64],
-    ) -> Result<(Vec<Axis>, Vec<usize>), Reason> {
+    fn plan(&self, input: &[usize], image: &[i64], block: &[i64]) -> Result<(Vec<Axis>, Vec<usize>), Reason> {
         let rank = image.len();
         let several = |given: &Option<Vec<i64>>, name: &str, count: usize, default: usize| match given {
             None => Ok(vec![default; count]),
@@ -81,7 +76,8 @@ impl Col2Im {
             })?;
             axes.push(Axis { image: image[axis], block, stride, dilation, pad: pads[axis], blocks });
         }
-        let product = |of: fn(&Axis) -> usize| axes.iter().try_fold(1usize, |n, axis| n.checked_mul(of(axis)));
+        let product =
+            |of: fn(&Axis) -> usize| axes.iter().try_fold(1usize, |n, axis| n.checked_mul(of(axis)));
         let (elements, blocks) = (product(|axis| axis.block), product(|axis| axis.blocks));
         match (input, elements, blocks) {
             (&[n, columns, count], Some(elements), Some(blocks))

@@ -137,7 +137,7 @@ impl DeformConv {
         }
         let strides = TensorType::new(x.dtype, x.shape[2..].to_vec()).strides();
         let mut axes = Vec::with_capacity(rank);
-        for axis in 0..rank {
+        for (axis, &step) in strides.iter().enumerate() {
             let (input, kernel) = (x.shape[axis + 2], w.shape[axis + 2]);
             let stride = Self::of(&self.strides, axis, 1, 1)?;
             let dilation = Self::of(&self.dilations, axis, 1, 1)?;
@@ -151,7 +151,7 @@ impl DeformConv {
             let output = output.filter(|&output| output <= LIMIT as usize).ok_or_else(|| {
                 Reason::new(format!("a kernel of {w} does not fit into {x} with pads {:?}", self.pads))
             })?;
-            axes.push(Axis { input, kernel, output, stride, dilation, pad, step: strides[axis] as usize });
+            axes.push(Axis { input, kernel, output, stride, dilation, pad, step: step as usize });
         }
         let extents = Extents { images, channels, outputs, axes };
         let taps = extents

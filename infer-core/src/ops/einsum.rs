@@ -8,6 +8,7 @@
 //! Einsum becomes simpler nodes, operand by operand: diagonals by Slice, sums by ReduceSum, and products by MatMul where
 //! labels are contracted, by Mul where none are.
 
+use super::elements::expect_elements;
 use super::number::{narrowed, no_numbers, tensor_of, widened};
 use super::{Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, expect_dtype};
 use crate::diagnostic::Reason;
@@ -100,7 +101,11 @@ fn import_einsum(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     };
     let inputs: Vec<Term> = inputs.split(',').map(Term::parse).collect::<Result<_, _>>()?;
     if inputs.len() != node.inputs.len() {
-        return Err(Reason::new(format!("an equation of {} operands for {}", inputs.len(), node.inputs.len())));
+        return Err(Reason::new(format!(
+            "an equation of {} operands for {}",
+            inputs.len(),
+            node.inputs.len()
+        )));
     }
     Ok(Box::new(Einsum { inputs, output }))
 }
@@ -151,10 +156,10 @@ impl Operand {
                 return Err(Reason::new(format!("axes {first} and {second} of {shape:?} have one label")));
             }
             let rest: Vec<usize> = (0..shape.len()).filter(|&axis| axis != first && axis != second).collect();
-            let perm: Vec<i64> =
-                rest.iter().chain(&[first, second]).map(|&axis| axis as i64).collect();
+            let perm: Vec<i64> = rest.iter().chain(&[first, second]).map(|&axis| axis as i64).collect();
             let mut merged: Vec<usize> = rest.iter().map(|&axis| shape[axis]).collect();
-            merged.push(extent * extent);
+            merged.push(extent.saturating_mul(extent));
+            expect_elements(&merged, 1)?;
             let wire = nodes.node("Transpose", &[self.wire], &[("perm", perm.into())])?;
             let wire = reshaped(nodes, wire, &merged)?;
             let [start, end, axis, step] =
@@ -218,7 +223,9 @@ fn product(
     let labels = [&*batch, &rows, &columns].concat();
     let shape = [&*batch_shape, &rows_shape, &columns_shape].concat();
 
-    let merged = |shape: &[usize]| shape.iter().product::<usize>();
+    // Where there is no matrix product, all the single ones are there at once.
+    let products = [&*batch_shape, &rows_shape, &summed_shape, &columns_shape].concat();
+    let merged = |shape: &[usize]| shape.iter().fold(1usize, |n, &extent| n.saturating_mul(extent));
     let (m, k, n) = (merged(&rows_shape), merged(&summed_shape), merged(&columns_shape));
     let lead = if batch.is_empty() { Vec::new() } else { vec![merged(&batch_shape)] };
     let with = |extents: &[usize]| [&*lead, extents].concat();
@@ -230,6 +237,7 @@ fn product(
             return Ok(Operand { wire: reshaped(nodes, wire, &shape)?, labels });
         }
     }
+    expect_elements(&products, size_of::<f64>())?;
     let a = reshaped(nodes, left.wire, &with(&[m, k, 1]))?;
     let b = reshaped(nodes, right.wire, &with(&[1, k, n]))?;
     let wire = nodes.node("Mul", &[a, b], &[])?;
@@ -250,12 +258,18 @@ impl Einsum {
             let mut once: Vec<char> =
                 letters().filter(|&letter| letters().filter(|&other| other == letter).count() == 1).collect();
             once.sort_unstable();
-            return Ok((0..hidden).rev().map(Label::Hidden).chain(once.into_iter().map(Label::Letter)).collect());
+            return Ok((0..hidden)
+                .rev()
+                .map(Label::Hidden)
+                .chain(once.into_iter().map(Label::Letter))
+                .collect());
         };
         let named: Vec<char> = term.letters().collect();
         for (index, &letter) in named.iter().enumerate() {
             if named[..index].contains(&letter) || !letters().any(|other| other == letter) {
-                return Err(Reason::new(format!("the result of the equation cannot have the label {letter:?}")));
+                return Err(Reason::new(format!(
+                    "the result of the equation cannot have the label {letter:?}"
+                )));
             }
         }
         let hidden = if term.after.is_some() { hidden } else { 0 };
@@ -341,9 +355,8 @@ impl Det {
     fn determinant(mut matrix: Vec<f64>, n: usize) -> f64 {
         let mut determinant = 1.0;
         for column in 0..n {
-            let greatest = (column..n).max_by(|&a, &b| {
-                matrix[a * n + column].abs().total_cmp(&matrix[b * n + column].abs())
-            });
+            let greatest = (column..n)
+                .max_by(|&a, &b| matrix[a * n + column].abs().total_cmp(&matrix[b * n + column].abs()));
             let pivot_row = greatest.unwrap_or(column);
             let pivot = matrix[pivot_row * n + column];
             if pivot == 0.0 {
@@ -400,7 +413,7 @@ impl Operator for Det {
             DataType::F64 => wide.values::<f64>().into_owned(),
             _ => return Err(no_numbers(dtype)),
         };
-        let count = super::elements::expect_elements(lead, 8)?;
+        let count = expect_elements(lead, 8)?;
         let determinants: Vec<f64> = match rows * columns {
             // The empty product.
             0 => vec![1.0; count],
@@ -446,7 +459,11 @@ mod tests {
             ("iii->i", &[&square], f32s([2], &[1., 8.])),
             ("ij,kj->ikj", &[&a, &f32s([1, 3], &[1., 0., 2.])], f32s([2, 1, 3], &[1., 0., 6., 4., 0., 12.])),
             ("...j,...j->...", &[&a, &f32s([1, 3], &[1., 1., 1.])], f32s([2], &[6., 15.])),
-            ("i,j,i->j", &[&f32s([2], &[1., 2.]), &f32s([1], &[3.]), &f32s([2], &[1., 1.])], f32s([1], &[9.])),
+            (
+                "i,j,i->j",
+                &[&f32s([2], &[1., 2.]), &f32s([1], &[3.]), &f32s([2], &[1., 1.])],
+                f32s([1], &[9.]),
+            ),
             ("ij->ij", &[&a], a.clone()),
         ];
         for (text, inputs, expected) in cases {

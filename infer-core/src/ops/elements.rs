@@ -163,7 +163,7 @@ pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
 
 /// The offsets at which `strides` walk over `shape`, row-major.
 pub(super) fn offsets(shape: &[usize], strides: &[usize]) -> impl Iterator<Item = usize> {
-    let count: usize = shape.iter().product();
+    let count: usize = if shape.contains(&0) { 0 } else { shape.iter().product() };
     let (shape, strides) = (shape.to_vec(), strides.to_vec());
     let mut position = vec![0usize; shape.len()];
     let mut offset = 0usize;
@@ -182,8 +182,12 @@ pub(super) fn offsets(shape: &[usize], strides: &[usize]) -> impl Iterator<Item 
     })
 }
 
-/// What `axis` splits `shape` into: the elements before it, its own, and those after it.
+/// What `axis` splits `shape` into: the elements before it, its own, and those after it. Without elements nothing lies
+/// before or after, so that nobody walks over long axes of nothing.
 pub(super) fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
+    if shape.contains(&0) {
+        return (0, shape[axis], 0);
+    }
     (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())
 }
 

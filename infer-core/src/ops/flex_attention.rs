@@ -10,13 +10,11 @@
 use std::sync::Arc;
 
 use super::attention::{FLOATS, compute_type, precision, scale_of};
-use super::attention_core::{cast, extents, reshape, scalar, transpose};
+use super::attention_core::{cast, expect_moderate, extents, reshape, scalar, transpose};
 use crate::diagnostic::Reason;
 use crate::execute::execute;
 use crate::expansion::OPSET;
-use crate::ops::{
-    Expansion, ImportNode, NodeTypes, NodeValues, Operator, Wire, expect_dtype, find,
-};
+use crate::ops::{Expansion, ImportNode, NodeTypes, NodeValues, Operator, Wire, expect_dtype, find};
 use crate::program::Program;
 use crate::record::{Attribute, GraphRecord};
 use crate::tensor_type::{DataType, TensorType};
@@ -95,9 +93,8 @@ impl Modifier {
         for (id, _) in &record.inputs {
             set(&mut wires, *id, Some(input))?;
         }
-        let get = |wires: &[Option<Wire>], id: u32| {
-            wires.get(id as usize).copied().flatten().ok_or_else(damaged)
-        };
+        let get =
+            |wires: &[Option<Wire>], id: u32| wires.get(id as usize).copied().flatten().ok_or_else(damaged);
         for node in &record.nodes {
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for id in &node.inputs {
@@ -144,6 +141,7 @@ impl FlexAttention {
         let (query, key, value) = (node.ty(0)?, node.ty(1)?, node.ty(2)?);
         for ty in [query, key, value] {
             expect_dtype(ty, FLOATS)?;
+            expect_moderate(ty)?;
         }
         let mismatch = || Reason::new(format!("Q {query} does not fit K {key} and V {value}"));
         let of = |ty: &TensorType| <[usize; 4]>::try_from(ty.shape.as_slice()).map_err(|_| mismatch());
@@ -152,6 +150,8 @@ impl FlexAttention {
         if !fits || query.dtype != key.dtype || key.dtype != value.dtype {
             return Err(mismatch());
         }
+        expect_moderate(&TensorType::new(query.dtype, [q[0], q[1], q[2], v[2]]))?;
+        expect_moderate(&TensorType::new(query.dtype, [q[0], q[1], q[2], v[3]]))?;
         let compute = compute_type(&[query.dtype]);
         Ok(Shapes { query: q, value: v, compute, precision: self.precision.unwrap_or(compute) })
     }
@@ -290,5 +290,64 @@ impl Operator for Part {
             }
         };
         Ok(Some(vec![output]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constant::Constant;
+    use crate::ops::test_support::{f32s, run};
+    use crate::record::NodeRecord;
+
+    const NAME: (&str, i64) = ("ai.onnx.preview::FlexAttention", 1);
+
+    /// A graph that applies `op_type` with a constant, its nodes of opset `opset`.
+    fn graph(op_type: &str, constant: Constant, opset: i64) -> Attribute {
+        let node = NodeRecord {
+            op_type: op_type.to_owned(),
+            opset,
+            inputs: vec![Some(0), Some(1)],
+            own_inputs: 2,
+            outputs: vec![Some(2)],
+            ..NodeRecord::default()
+        };
+        Attribute::Graph(Arc::new(GraphRecord {
+            values: 3,
+            inputs: vec![(0, None)],
+            outputs: vec![(2, None)],
+            constants: vec![(1, Value::Tensor(constant))],
+            captures: Vec::new(),
+            nodes: vec![node],
+        }))
+    }
+
+    fn inputs() -> [Constant; 3] {
+        let zeros = f32s([1, 2, 1, 1], &[0.0; 2]);
+        [zeros, f32s([1, 1, 2, 1], &[1.0, 2.0]), f32s([1, 1, 2, 1], &[1.0, 3.0])]
+    }
+
+    #[test]
+    fn graphs_change_scores_and_probabilities_as_nodes_and_as_programs() {
+        for opset in [OPSET, 13] {
+            let bias = graph("Add", f32s([2], &[0.0, 3f32.ln()]), opset);
+            let output = run(NAME, &[("score_mod", bias)], &inputs()).unwrap();
+            assert_eq!(output.ty().shape, [1, 2, 1, 1]);
+            assert!(output.values::<f32>().iter().all(|value| (value - 2.5).abs() < 1e-6));
+            let double = graph("Mul", f32s([], &[2.0]), opset);
+            let output = run(NAME, &[("prob_mod", double)], &inputs()).unwrap();
+            assert!(output.values::<f32>().iter().all(|value| (value - 4.0).abs() < 1e-6));
+        }
+    }
+
+    #[test]
+    fn graphs_that_change_the_type_are_refused() {
+        for opset in [OPSET, 13] {
+            let wrong = graph("Greater", f32s([], &[2.0]), opset);
+            let reason = run(NAME, &[("score_mod", wrong)], &inputs()).unwrap_err();
+            assert!(reason.what.contains("not the same type"), "{reason:?}");
+        }
+        let [query, key, value] = inputs();
+        assert!(run(NAME, &[], &[query, key.reshaped(&[2, 1, 1, 1]).unwrap(), value]).is_err());
     }
 }

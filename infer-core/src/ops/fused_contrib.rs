@@ -116,8 +116,19 @@ struct Activation {
 impl Activation {
     fn checked(self) -> Result<Self, Reason> {
         const SUPPORTED: &[&str] = &[
-            "", "Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Elu", "Softplus",
-            "Softsign", "Selu", "Gelu",
+            "",
+            "Relu",
+            "Tanh",
+            "Sigmoid",
+            "LeakyRelu",
+            "Clip",
+            "HardSigmoid",
+            "HardSwish",
+            "Elu",
+            "Softplus",
+            "Softsign",
+            "Selu",
+            "Gelu",
         ];
         if SUPPORTED.contains(&self.name.as_str()) {
             return Ok(self);
@@ -207,7 +218,8 @@ struct FusedGemm {
 
 fn import_gemm(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let name = node.attributes.string("activation")?.unwrap_or_default();
-    let (alpha, beta) = (node.attributes.float("activation_alpha")?, node.attributes.float("activation_beta")?);
+    let (alpha, beta) =
+        (node.attributes.float("activation_alpha")?, node.attributes.float("activation_beta")?);
     let gamma = node.attributes.float("activation_gamma")?;
     let second = if name == "Selu" { gamma } else { beta };
     Ok(Box::new(FusedGemm {
@@ -256,7 +268,10 @@ fn import_mat_mul(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         name,
         alpha: node.attributes.float("alpha")?.unwrap_or(1.0),
         transposed: [node.attributes.flag("transA", false)?, node.attributes.flag("transB", false)?],
-        batch_last: [node.attributes.flag("transBatchA", false)?, node.attributes.flag("transBatchB", false)?],
+        batch_last: [
+            node.attributes.flag("transBatchA", false)?,
+            node.attributes.flag("transBatchB", false)?,
+        ],
     }))
 }
 
@@ -388,4 +403,72 @@ fn invert(matrix: &mut [f64], size: usize) -> Result<(), Reason> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::test_support::{f32s, import, run};
+
+    fn close(
+        op: &str,
+        attributes: &[(&str, Attribute)],
+        inputs: &[Constant],
+        shape: &[usize],
+        expected: &[f32],
+    ) {
+        let op = format!("com.microsoft::{op}");
+        let output = run((&op, 1), attributes, inputs).unwrap();
+        assert_eq!(output.ty().shape, shape, "{op}");
+        for (a, e) in output.values::<f32>().iter().zip(expected) {
+            assert!((a - e).abs() < 1e-5, "{op} gives {a}, not {e}");
+        }
+    }
+
+    #[test]
+    fn convolutions_and_products_are_activated() {
+        let (x, w) = (f32s([1, 1, 1, 2], &[1.0, -2.0]), f32s([1, 1, 1, 1], &[2.0]));
+        let (bias, residual) = (f32s([1], &[0.5]), f32s([1, 1, 1, 2], &[1.0, 1.0]));
+        let relu = [("activation", Attribute::from("Relu"))];
+        let shape = &[1, 1, 1, 2];
+        close("FusedConv", &relu, &[x.clone(), w.clone(), bias.clone(), residual], shape, &[3.5, 0.0]);
+        let clip = [("activation", "Clip".into()), ("activation_params", Attribute::Floats(vec![-1.0, 2.0]))];
+        close("FusedConv", &clip, &[x, w, bias], shape, &[2.0, -1.0]);
+        let leaky =
+            [("activation", "LeakyRelu".into()), ("activation_alpha", 0.5.into()), ("alpha", 2.0.into())];
+        close("FusedGemm", &leaky, &[f32s([1, 1], &[-1.0]), f32s([1, 1], &[3.0])], &[1, 1], &[-3.0]);
+        assert!(import(("com.microsoft::FusedConv", 1), &[("activation", "Swim".into())], 3, 1).is_err());
+    }
+
+    #[test]
+    fn sides_are_transposed_and_scaled() {
+        let a = f32s([2, 1], &[1.0, 2.0]);
+        let b = f32s([2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let attributes = [("transA", 1.into()), ("transB", 1.into()), ("alpha", 0.5.into())];
+        close("FusedMatMul", &attributes, &[a.clone(), b.clone()], &[1, 2], &[2.5, 5.5]);
+        close("TransposeMatMul", &attributes[..1], &[a, b], &[1, 2], &[7.0, 10.0]);
+        let batch = f32s([2, 1, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let attributes = [("transBatchA", Attribute::Int(1))];
+        close("FusedMatMul", &attributes, &[batch, f32s([1, 2, 1], &[1.0, 10.0])], &[1, 2, 1], &[21.0, 43.0]);
+    }
+
+    #[test]
+    fn sums_and_gates() {
+        let x = f32s([2], &[0.5, -1.0]);
+        let half = f32s([2], &[0.5, 0.0]);
+        close("Gelu", &[], std::slice::from_ref(&x), &[2], &[0.345_731, -0.158_655]);
+        close("BiasGelu", &[], &[x.clone(), half.clone()], &[2], &[0.841_345, -0.158_655]);
+        close("FastGelu", &[], &[x.clone(), half.clone()], &[2], &[0.841_192, -0.158_808]);
+        close("QuickGelu", &[("alpha", 1.0.into())], std::slice::from_ref(&x), &[2], &[0.311_23, -0.268_941]);
+        close("BiasAdd", &[], &[x.clone(), half, x], &[2], &[1.5, -2.0]);
+    }
+
+    #[test]
+    fn inverses_undo_and_singular_matrices_are_refused() {
+        let x = f32s([1, 2, 2], &[0.0, 2.0, 4.0, 6.0]);
+        close("Inverse", &[], &[x], &[1, 2, 2], &[-0.75, 0.25, 0.5, 0.0]);
+        let inverse = |x: Constant| run(("com.microsoft::Inverse", 1), &[], &[x]);
+        assert!(inverse(f32s([2, 2], &[1.0, 2.0, 2.0, 4.0])).is_err());
+        assert!(inverse(f32s([1, 2], &[1.0, 2.0])).is_err());
+    }
 }

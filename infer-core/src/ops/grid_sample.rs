@@ -185,6 +185,9 @@ impl GridSample {
         if x < axis.low || x > axis.high {
             match self.padding {
                 Padding::Zeros => (),
+                // Of four elements those outside become the outermost one, but their weights stay, as where these graphs
+                // come from.
+                Padding::Border if self.mode == Mode::Cubic && x.is_finite() => (),
                 Padding::Border => x = x.clamp(0.0, (extent - 1.0).max(0.0)),
                 Padding::Reflection => x = axis.reflect(x, rounding),
             }

@@ -12,7 +12,7 @@
 use super::attention::{head_count, scale_of};
 use super::attention_contrib::{FLOATS, refuse_flag, refuse_input, scale_attribute};
 use super::attention_core::{
-    Attend, Mask, Scores, cast, expect_broadcast, expect_shape, extents, merge_heads, positions,
+    Attend, Mask, Scores, cast, expand, expect_broadcast, expect_shape, extents, merge_heads, positions,
     reshape, scalar, slice, split, split_heads, transpose,
 };
 use super::rotary_embedding::Angles;
@@ -121,7 +121,10 @@ impl GroupQueryAttention {
         .ok_or_else(|| wrong(&total))?;
         let lengths = nodes.input(5)?;
         if nodes.ty(lengths)?.elements() != batch {
-            return Err(Reason::new(format!("`seqlens_k` is {}, not of shape [{batch}]", nodes.ty(lengths)?)));
+            return Err(Reason::new(format!(
+                "`seqlens_k` is {}, not of shape [{batch}]",
+                nodes.ty(lengths)?
+            )));
         }
         let past = match total - rows {
             0 => Some(0),
@@ -188,6 +191,7 @@ impl GroupQueryAttention {
         new: Wire,
     ) -> Result<Wire, Reason> {
         let [batch, heads, rows, size] = extents(nodes, new)?;
+        let dtype = nodes.ty(new)?.dtype;
         let Some(past) = past else {
             return if place.past == Some(0) {
                 Ok(new)
@@ -210,16 +214,20 @@ impl GroupQueryAttention {
             }
             parts.push(new);
             if before + rows < length {
-                parts.push(slice(nodes, past, 2, before + rows, length)?);
+                let zero = scalar(nodes, dtype, 0.0)?;
+                parts.push(expand(nodes, zero, &[batch, heads, length - before - rows, size])?);
             }
             return match *parts.as_slice() {
                 [only] => Ok(only),
                 _ => nodes.node("Concat", &parts, &[("axis", 2.into())]),
             };
         }
-        // Row j of a sequence is row j of what is held, or row j − past of what is new, which lies behind that.
-        let rows_held = held + rows;
-        let all = nodes.node("Concat", &[past, new], &[("axis", 2.into())])?;
+        // Row j of a sequence is row j of what is held, or row j − past of what is new, which lies behind that; or,
+        // where there is neither, the row of zeros behind both.
+        let rows_held = held + rows + 1;
+        let zero = scalar(nodes, dtype, 0.0)?;
+        let zeros = expand(nodes, zero, &[batch, heads, 1, size])?;
+        let all = nodes.node("Concat", &[past, new, zeros], &[("axis", 2.into())])?;
         let all = reshape(nodes, all, &[batch * heads * rows_held, size])?;
         let own = positions(nodes, 0, length, &[1, length])?;
         let end = nodes.i64s(&[rows as i64]);
@@ -227,27 +235,23 @@ impl GroupQueryAttention {
         let behind = nodes.i64s(&[held as i64]);
         let behind = nodes.node("Sub", &[behind, place.past_wire], &[])?;
         let moved = nodes.node("Add", &[own, behind], &[])?;
-        let after = nodes.node("GreaterOrEqual", &[own, place.past_wire], &[])?;
-        let before = nodes.node("Less", &[own, end], &[])?;
-        let is_new = nodes.node("And", &[after, before], &[])?;
-        let within = positions(nodes, 0, length, &[1, length])?;
-        let last = nodes.i64s(&[(rows_held as i64 - 1).max(0)]);
-        let within = nodes.node("Min", &[within, last], &[])?;
-        let row = nodes.node("Where", &[is_new, moved, within], &[])?;
+        let is_held = nodes.node("Less", &[own, place.past_wire], &[])?;
+        let is_any = nodes.node("Less", &[own, end], &[])?;
+        let last = nodes.i64s(&[rows_held as i64 - 1]);
+        let row = nodes.node("Where", &[is_held, own, moved], &[])?;
+        let row = nodes.node("Where", &[is_any, row, last], &[])?;
+        // Lengths that do not fit what is held must not reach into other sequences.
+        let first = nodes.i64s(&[0]);
+        let row = nodes.node("Clip", &[row, first, last], &[])?;
         let row = reshape(nodes, row, &[batch, 1, length])?;
-        let firsts: Vec<i64> = (0..batch * heads).map(|matrix| (matrix * rows_held) as i64).collect();
-        let firsts = nodes.i64s(&firsts);
-        let firsts = reshape(nodes, firsts, &[batch, heads, 1])?;
+        let matrices = positions(nodes, 0, batch * heads, &[batch, heads, 1])?;
+        let stride = nodes.i64s(&[rows_held as i64]);
+        let firsts = nodes.node("Mul", &[matrices, stride], &[])?;
         let row = nodes.node("Add", &[firsts, row], &[])?;
         nodes.node("Gather", &[all, row], &[("axis", 0.into())])
     }
 
-    fn bias(
-        &self,
-        nodes: &mut Expansion<'_>,
-        place: &Place,
-        heads: usize,
-    ) -> Result<Option<Wire>, Reason> {
+    fn bias(&self, nodes: &mut Expansion<'_>, place: &Place, heads: usize) -> Result<Option<Wire>, Reason> {
         let Place { batch, rows, total, .. } = *place;
         let mut mask = Mask::default();
         let window = self.local_window.filter(|&window| window < total);
@@ -338,9 +342,104 @@ impl Operator for GroupQueryAttention {
         let output = merge_heads(nodes, output)?;
         let output = cast(nodes, output, dtype)?;
         let scores = match scores {
-            Some(scores) => cast(nodes, scores, dtype)?,
+            Some(scores) => {
+                // Keys that are not attended score 0.
+                let nothing = scalar(nodes, DataType::F32, f64::NEG_INFINITY)?;
+                let zero = scalar(nodes, DataType::F32, 0.0)?;
+                let excluded = nodes.node("Equal", &[scores, nothing], &[])?;
+                let scores = nodes.node("Where", &[excluded, zero, scores], &[])?;
+                cast(nodes, scores, dtype)?
+            }
             None => output,
         };
         Ok(Some(vec![output, present_key, present_value, scores]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constant::Constant;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{import, run_all, tensor};
+    use crate::tensor_type::TensorType;
+
+    const NAME: (&str, i64) = ("com.microsoft::GroupQueryAttention", 1);
+
+    fn attributes() -> Vec<(&'static str, Attribute)> {
+        vec![("num_heads", 2.into()), ("kv_num_heads", 1.into()), ("do_rotary", 1.into())]
+    }
+
+    /// Pseudo-random `[batch, tokens, width]`, the tokens of sequence b those from `first[b]` on.
+    fn rows(seed: usize, first: &[usize], tokens: usize, width: usize) -> Option<Constant> {
+        let mut values = Vec::new();
+        for (batch, first) in first.iter().enumerate() {
+            let range = first * width..(first + tokens) * width;
+            values.extend(range.map(|index| ((index * 37 + seed * 7 + batch * 11) % 19) as f32 / 19.0 - 0.5));
+        }
+        Constant::checked(TensorType::new(DataType::F32, [first.len(), tokens, width]), &values)
+    }
+
+    fn run(first: &[usize], tokens: usize, total: usize, past: Option<[Constant; 2]>) -> Vec<Constant> {
+        let [past_key, past_value] = past.map_or([None, None], |past| past.map(Some));
+        let lengths: Vec<i32> = first.iter().map(|first| (first + tokens) as i32 - 1).collect();
+        let lengths = Constant::checked(TensorType::new(DataType::I32, [first.len()]), &lengths);
+        let table = |function: fn(f32) -> f32| {
+            Some(tensor(DataType::F32, [8, 1], &[0, 1, 2, 3, 4, 5, 6, 7].map(|at| function(at as f32))))
+        };
+        let inputs = [
+            rows(1, first, tokens, 4),
+            rows(2, first, tokens, 2),
+            rows(3, first, tokens, 2),
+            past_key,
+            past_value,
+            lengths,
+            Some(tensor(DataType::I32, [1], &[total as i32])),
+            table(libm::cosf),
+            table(libm::sinf),
+        ];
+        run_all(NAME, &attributes(), &inputs, 3).unwrap()
+    }
+
+    fn close(a: &[f32], b: &[f32]) {
+        assert_eq!(a.len(), b.len());
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn a_token_after_a_prompt_is_the_last_of_a_longer_prompt() {
+        let whole = run(&[0], 4, 4, None);
+        let prompt = run(&[0], 3, 3, None);
+        let next = run(&[3], 1, 4, Some([prompt[1].clone(), prompt[2].clone()]));
+        close(&next[0].values::<f32>(), &whole[0].values::<f32>()[12..]);
+        close(&next[1].values::<f32>(), &whole[1].values::<f32>());
+        assert_eq!(next[1].ty().shape, [1, 1, 4, 2]);
+    }
+
+    #[test]
+    fn sequences_of_different_lengths_each_go_on_after_their_own() {
+        // Prompts of three tokens, of which the second sequence counts two alone.
+        let prompt = run(&[0, 0], 3, 3, None);
+        let next = run(&[3, 2], 1, 4, Some([prompt[1].clone(), prompt[2].clone()]));
+        let whole = run(&[0, 0], 4, 4, None);
+        let (next_rows, whole_rows) = (next[0].values::<f32>(), whole[0].values::<f32>());
+        close(&next_rows[..4], &whole_rows[12..16]);
+        close(&next_rows[4..], &whole_rows[16 + 8..16 + 12]);
+        let held = next[1].values::<f32>();
+        close(&held[8..14], &whole[1].values::<f32>()[8..14]);
+        assert_eq!(held[14..], [0.0, 0.0]);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let with = |name: &'static str, value: Attribute| [attributes(), vec![(name, value)]].concat();
+        assert!(import(NAME, &with("sliding_window_cache", 1.into()), 7, 1).is_err());
+        assert!(import(NAME, &with("k_quant_type", "PER_TENSOR".into()), 7, 1).is_err());
+        assert!(import(NAME, &[("num_heads", 0.into()), ("kv_num_heads", 1.into())], 7, 1).is_err());
+        let one = || Some(tensor(DataType::I32, [1], &[0i32]));
+        let inputs =
+            [rows(1, &[0], 2, 4), rows(2, &[0], 2, 2), rows(3, &[0], 2, 2), None, None, one(), one()];
+        let refused = run_all(NAME, &attributes(), &inputs, 1).unwrap_err();
+        assert!(refused.what.contains("total_sequence_length"), "{refused:?}");
     }
 }

@@ -58,7 +58,8 @@ impl Operator for Aligned {
         let (rank, mut shape) = (nodes.shape(a)?.len(), nodes.shape(b)?.to_vec());
         let axis = if self.axis < 0 { self.axis + rank as i64 } else { self.axis };
         // One slope for all channels is no list of slopes.
-        let first = if shape.iter().product::<usize>() == 1 { rank.saturating_sub(shape.len()) as i64 } else { axis };
+        let first =
+            if shape.iter().product::<usize>() == 1 { rank.saturating_sub(shape.len()) as i64 } else { axis };
         let end = usize::try_from(first).ok().and_then(|first| first.checked_add(shape.len()));
         let Some(trailing) = end.and_then(|end| rank.checked_sub(end)) else {
             return Err(Reason::new(format!(

@@ -10,7 +10,7 @@
 //! many run in a loop.
 
 use super::attention::{head_count, scale_of};
-use super::attention_core::{cast, expand, expect_shape, reshape, scalar, slice, transpose};
+use super::attention_core::{cast, expand, expect_moderate, expect_shape, reshape, scalar, slice, transpose};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, expect_dtype};
@@ -105,6 +105,7 @@ impl LinearAttention {
         for index in 0..6 {
             if let Some(ty) = node.optional(index) {
                 expect_dtype(ty, FLOATS)?;
+                expect_moderate(ty)?;
             }
         }
         let [batch, tokens, size] = of(query, self.q_num_heads)?;
@@ -114,6 +115,8 @@ impl LinearAttention {
             return Err(Reason::new(format!("query {query} does not fit key {key} and value {value}")));
         }
         let heads = self.kv_num_heads;
+        expect_moderate(&TensorType::new(query.dtype, [batch, heads, size, value_size]))?;
+        expect_moderate(&TensorType::new(query.dtype, [batch, tokens, self.q_num_heads, value_size]))?;
         let mut state = query.dtype;
         if let Some(past) = node.optional(3) {
             expect_shape("past_state", past, &[batch, heads, size, value_size])?;
@@ -265,9 +268,8 @@ impl Operator for LinearAttention {
         for (index, slot) in inputs.iter_mut().enumerate() {
             *slot = node.optional_tensor(index)?;
         }
-        let types = inputs.map(|input| {
-            input.map(|input| crate::ops::InputType { ty: input.ty(), constant: Some(input) })
-        });
+        let types = inputs
+            .map(|input| input.map(|input| crate::ops::InputType { ty: input.ty(), constant: Some(input) }));
         let e = self.extents(&NodeTypes { inputs: &types, outputs: node.outputs })?;
         if e.tokens <= MAX_WRITTEN_OUT && e.tokens > 0 {
             return Ok(None);
@@ -357,7 +359,9 @@ impl Operator for CausalConvWithState {
         expect_dtype(&ty, FLOATS)?;
         let (&[batch, channels, length], &[_, 1, kernel]) = (ty.shape.as_slice(), weight_ty.shape.as_slice())
         else {
-            return Err(Reason::new(format!("input {ty} and weight {weight_ty} are not [B, C, L] and [C, 1, k]")));
+            return Err(Reason::new(format!(
+                "input {ty} and weight {weight_ty} are not [B, C, L] and [C, 1, k]"
+            )));
         };
         if kernel == 0 {
             return Err(Reason::new("a kernel of no elements"));
@@ -392,5 +396,88 @@ impl Operator for CausalConvWithState {
         let all = nodes.shape(state)?.get(2).copied().unwrap_or(0);
         let state = slice(nodes, state, 2, all - before, all)?;
         Ok(Some(vec![output, state]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{f32s, import, run_all};
+
+    fn attributes(rule: &str) -> [(&'static str, Attribute); 3] {
+        [
+            ("q_num_heads", Attribute::Int(2)),
+            ("kv_num_heads", Attribute::Int(1)),
+            ("update_rule", rule.into()),
+        ]
+    }
+
+    /// Pseudo-random `[1, tokens, width]`, of which rows from `first` on are taken.
+    fn rows(seed: usize, first: usize, tokens: usize, width: usize) -> Option<Constant> {
+        let value = |index: usize| ((index * 37 + seed * 101) % 19) as f32 / 19.0 - 0.5;
+        let values: Vec<f32> = (first * width..(first + tokens) * width).map(value).collect();
+        Constant::checked(TensorType::new(DataType::F32, [1, tokens, width]), &values)
+    }
+
+    #[test]
+    fn the_state_gathers_products_of_keys_and_values() {
+        let flat = |values: &[f32; 2]| Some(f32s([1, 2, 1], values));
+        let query = Some(f32s([1, 2, 2], &[1.0, 2.0, 1.0, 2.0]));
+        let inputs = [query, flat(&[2.0, 3.0]), flat(&[5.0, 7.0])];
+        let outputs = run_all(("LinearAttention", 27), &attributes("linear"), &inputs, 2).unwrap();
+        assert_eq!(*outputs[0].values::<f32>(), [10.0, 20.0, 31.0, 62.0]);
+        assert_eq!(*outputs[1].values::<f32>(), [31.0]);
+    }
+
+    #[test]
+    fn a_loop_over_many_tokens_is_what_a_few_at_a_time_are() {
+        let run = |first: usize, tokens: usize, past: Option<Constant>| {
+            let decay = rows(4, first, tokens, 3);
+            let beta = rows(5, first, tokens, 1);
+            let inputs = [
+                rows(1, first, tokens, 6),
+                rows(2, first, tokens, 3),
+                rows(3, first, tokens, 2),
+                past,
+                decay,
+                beta,
+            ];
+            run_all(("LinearAttention", 27), &attributes("gated_delta"), &inputs, 2).unwrap()
+        };
+        let whole = run(0, 20, None);
+        let first = run(0, 10, None);
+        let second = run(10, 10, Some(first[1].clone()));
+        let parts = [first[0].values::<f32>(), second[0].values::<f32>()].concat();
+        for (a, b) in whole[0].values::<f32>().iter().zip(&parts) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+        assert_eq!(whole[1].ty(), second[1].ty());
+    }
+
+    #[test]
+    fn rules_take_the_inputs_they_need() {
+        assert!(import(("LinearAttention", 27), &attributes("linear"), 6, 1).is_err());
+        assert!(import(("LinearAttention", 27), &attributes("gated"), 3, 1).is_err());
+        assert!(import(("LinearAttention", 27), &attributes("other"), 3, 1).is_err());
+        let inputs = [rows(1, 0, 2, 6), rows(2, 0, 2, 2), rows(3, 0, 2, 2)];
+        assert!(run_all(("LinearAttention", 27), &attributes("linear"), &inputs, 2).is_err());
+    }
+
+    #[test]
+    fn convolutions_see_the_past_alone() {
+        let (x, weight) = (f32s([1, 1, 3], &[1.0, 2.0, 3.0]), f32s([1, 1, 2], &[1.0, 10.0]));
+        let run = |past: Option<Constant>| {
+            let inputs = [Some(x.clone()), Some(weight.clone()), None, past];
+            let outputs = run_all(("CausalConvWithState", 27), &[], &inputs, 2).unwrap();
+            (outputs[0].values::<f32>().to_vec(), outputs[1].values::<f32>().to_vec())
+        };
+        assert_eq!(run(None), (vec![10.0, 21.0, 32.0], vec![3.0]));
+        assert_eq!(run(Some(f32s([1, 1, 1], &[5.0]))), (vec![15.0, 21.0, 32.0], vec![3.0]));
+        let long = [Some(x), Some(f32s([1, 1, 5], &[1.0; 5])), None, None];
+        let outputs = run_all(("CausalConvWithState", 27), &[], &long, 2).unwrap();
+        assert_eq!(*outputs[1].values::<f32>(), [0.0, 1.0, 2.0, 3.0]);
+        let wrong = [Some(f32s([3], &[1.0; 3])), Some(f32s([1, 1, 2], &[1.0; 2]))];
+        assert!(run_all(("CausalConvWithState", 27), &[], &wrong, 2).is_err());
     }
 }

@@ -17,14 +17,7 @@ use crate::tensor_type::{DataType, TensorType};
 
 /// The rows of the operator table.
 pub const OPERATORS: &[Row] = &[
-    Row {
-        name: "NegativeLogLikelihoodLoss",
-        domain: "",
-        since: 12,
-        inputs: 2..=3,
-        outputs: 1..=1,
-        import,
-    },
+    Row { name: "NegativeLogLikelihoodLoss", domain: "", since: 12, inputs: 2..=3, outputs: 1..=1, import },
     Row { name: "SoftmaxCrossEntropyLoss", domain: "", since: 12, inputs: 2..=3, outputs: 1..=2, import },
 ];
 
@@ -154,5 +147,40 @@ impl Operator for Loss {
         };
         let loss = cast(nodes, loss, ty.dtype)?;
         Ok(Some(vec![loss, cast(nodes, logarithms, ty.dtype)?]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{check, f32s, i64s, import, run};
+
+    #[test]
+    fn the_chosen_class_is_weighed_and_reduced() {
+        let x = f32s([2, 2], &[-1.0, -2.0, -3.0, -4.0]);
+        let target = i64s([2], &[1, 0]);
+        let weight = f32s([2], &[0.5, 2.0]);
+        let op = ("NegativeLogLikelihoodLoss", 13);
+        let reduction = |name: &str| [("reduction", Attribute::from(name))];
+        check(op, &reduction("none"), &[&x, &target], &f32s([2], &[2.0, 3.0]));
+        check(op, &reduction("sum"), &[&x, &target, &weight], &f32s([], &[5.5]));
+        check(op, &[], &[&x, &target, &weight], &f32s([], &[5.5 / 2.5]));
+        let ignore = [("ignore_index", Attribute::Int(-7))];
+        check(op, &ignore, &[&x, &i64s([2], &[1, -7])], &f32s([], &[2.0]));
+    }
+
+    #[test]
+    fn softmax_comes_first() {
+        let x = f32s([1, 2, 1], &[0.0, 3f32.ln()]);
+        let op = ("SoftmaxCrossEntropyLoss", 13);
+        check(op, &[], &[x, i64s([1, 1], &[1])], &f32s([], &[-(0.75f32.ln())]));
+    }
+
+    #[test]
+    fn targets_of_another_shape_are_refused() {
+        let x = f32s([2, 2], &[0.0; 4]);
+        assert!(run(("NegativeLogLikelihoodLoss", 13), &[], &[&x, &i64s([2, 2], &[0; 4])]).is_err());
+        assert!(run(("NegativeLogLikelihoodLoss", 13), &[], &[&x, &i64s([2], &[0, 5])]).is_err());
+        assert!(import(("NegativeLogLikelihoodLoss", 13), &[("reduction", "max".into())], 2, 1).is_err());
     }
 }

@@ -20,6 +20,7 @@ pub mod control_flow;
 pub mod conv;
 pub mod deform_conv;
 pub mod depth_to_space;
+pub mod dropout;
 pub mod einsum;
 pub mod element_type;
 mod elements;
@@ -32,12 +33,20 @@ pub mod gather_scatter;
 pub mod grid_sample;
 mod group_query_attention;
 pub mod image_decoder;
+mod jpeg;
+mod jpeg_huffman;
 mod legacy;
 pub mod linear_attention;
 pub mod loss;
 pub mod matmul;
 pub mod ml;
+mod ml_common;
+pub mod ml_label;
+pub mod ml_linear;
+pub mod ml_map;
+pub mod ml_svm;
 pub mod ml_tree;
+pub mod ml_tree_classic;
 pub mod modulo;
 mod movement;
 pub mod non_max_suppression;
@@ -45,8 +54,8 @@ pub mod normalization;
 pub mod normalization_contrib;
 pub mod normalization_expanded;
 mod number;
-pub mod one_hot;
 mod numbers;
+pub mod one_hot;
 pub mod optional;
 pub mod pack;
 pub mod pad;
@@ -58,6 +67,7 @@ pub mod random;
 pub(crate) mod real;
 pub mod recurrent;
 pub mod reduce;
+mod regex_syntax;
 pub mod region;
 pub mod reorder;
 pub mod reshape;
@@ -261,6 +271,7 @@ pub static TABLE: &[&[Row]] = &[
     conv::OPERATORS,
     deform_conv::OPERATORS,
     depth_to_space::OPERATORS,
+    dropout::OPERATORS,
     einsum::OPERATORS,
     expand::OPERATORS,
     fused_contrib::OPERATORS,
@@ -272,7 +283,12 @@ pub static TABLE: &[&[Row]] = &[
     loss::OPERATORS,
     matmul::OPERATORS,
     ml::OPERATORS,
+    ml_label::OPERATORS,
+    ml_linear::OPERATORS,
+    ml_map::OPERATORS,
+    ml_svm::OPERATORS,
     ml_tree::OPERATORS,
+    ml_tree_classic::OPERATORS,
     modulo::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,

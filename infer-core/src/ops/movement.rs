@@ -184,3 +184,59 @@ pub(super) fn copy_part(
         Direction::OutOfWhole => node.copy_between(whole, outer, part, inner, &shape),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{bools, check, i64s, run_values, tensor};
+    use crate::tensor_type::DataType;
+    use crate::value::{Strings, Value};
+
+    fn strings<const R: usize>(shape: [usize; R], values: &[&str]) -> Value {
+        let values = values.iter().map(|&value| value.to_owned()).collect();
+        Strings::new(shape, values).unwrap().into()
+    }
+
+    #[test]
+    fn strings_move_like_numbers() {
+        let data = strings([2, 2], &["a", "b", "c", "a"]);
+        let longs = |values: &[i64]| Value::Tensor(crate::constant::Constant::of_i64(values));
+        let moved = |name: &str, inputs: &[Value]| {
+            let inputs: Vec<Option<Value>> = inputs.iter().cloned().map(Some).collect();
+            run_values((name, 18), &[], &inputs, 1).unwrap().swap_remove(0)
+        };
+        let d = || data.clone();
+        assert_eq!(moved("Transpose", &[d()]), strings([2, 2], &["a", "c", "b", "a"]));
+        assert_eq!(moved("Gather", &[d(), longs(&[-1])]), strings([1, 2], &["c", "a"]));
+        assert_eq!(moved("Reshape", &[d(), longs(&[-1])]), strings([4], &["a", "b", "c", "a"]));
+        assert_eq!(moved("Slice", &[d(), longs(&[1]), longs(&[2])]), strings([1, 2], &["c", "a"]));
+        assert_eq!(moved("Pad", &[d(), longs(&[0, 0, 0, -1])]), strings([2, 1], &["a", "c"]));
+        assert_eq!(moved("Pad", &[strings([1], &["a"]), longs(&[1, 0])]), strings([2], &["", "a"]));
+        assert_eq!(moved("Identity", &[d()]), data);
+        assert_eq!(moved("Trilu", &[d()]), strings([2, 2], &["a", "b", "", "a"]));
+        assert_eq!(moved("CenterCropPad", &[d(), longs(&[1, 1])]), strings([1, 1], &["a"]));
+        assert_eq!(moved("GatherND", &[d(), longs(&[0, 1])]), strings([], &["b"]));
+        let condition = Value::Tensor(bools([2], &[true, false]));
+        let other = strings([], &["z"]);
+        assert_eq!(moved("Where", &[condition, d(), other]), strings([2, 2], &["a", "z", "c", "z"]));
+        assert_eq!(moved("Shape", &[d()]), longs(&[2, 2]));
+        let equal = moved("Equal", &[d(), strings([], &["a"])]);
+        assert_eq!(equal, Value::Tensor(bools([2, 2], &[true, false, false, true])));
+        let sequence = Value::Optional(Some(Box::new(Value::Sequence(vec![d()]))));
+        assert_eq!(moved("Identity", std::slice::from_ref(&sequence)), sequence);
+    }
+
+    #[test]
+    fn wide_elements_move_as_halves() {
+        let complex = |values: &[u64]| values.iter().flat_map(|&v| [v, v + 100]).collect::<Vec<u64>>();
+        let wide = |shape: [usize; 2], values: &[u64]| tensor(DataType::C128, shape, &complex(values));
+        let data = wide([2, 2], &[1, 2, 3, 4]);
+        check(("Transpose", 13), &[], std::slice::from_ref(&data), &wide([2, 2], &[1, 3, 2, 4]));
+        check(("Gather", 13), &[], &[data.clone(), i64s([1], &[1])], &wide([1, 2], &[3, 4]));
+        check(("GatherElements", 13), &[], &[data.clone(), i64s([1, 2], &[1, 0])], &wide([1, 2], &[3, 2]));
+        let edge = [("mode", Attribute::String("edge".into()))];
+        check(("Pad", 19), &edge, &[data.clone(), i64s([4], &[0, 1, -1, 0])], &wide([1, 3], &[1, 1, 2]));
+        let padded = crate::ops::test_support::run(("Pad", 19), &[], &[data, i64s([4], &[1, 0, -2, 0])]);
+        assert!(padded.unwrap().data().iter().all(|&byte| byte == 0));
+    }
+}

@@ -121,8 +121,7 @@ impl Operator for NonMaxSuppression {
                 if kept.len() == most {
                     break;
                 }
-                let suppressed =
-                    |&other: &usize| corners[candidate].overlaps(&corners[other], iou_threshold);
+                let suppressed = |&other: &usize| corners[candidate].overlaps(&corners[other], iou_threshold);
                 if !kept.iter().any(suppressed) {
                     kept.push(candidate);
                     selected.extend([batch as i64, class as i64, candidate as i64]);
@@ -140,12 +139,15 @@ mod tests {
 
     #[test]
     fn overlapping_boxes_give_way() {
-        let boxes = f32s([1, 4, 4], &[
-            0., 0., 1., 1., // the same, other corners, and half of it
-            1., 1., 0., 0., //
-            0., 0., 1., 0.5, //
-            0., 9., 1., 10.,
-        ]);
+        let boxes = f32s(
+            [1, 4, 4],
+            &[
+                0., 0., 1., 1., // the same, other corners, and half of it
+                1., 1., 0., 0., //
+                0., 0., 1., 0.5, //
+                0., 9., 1., 10.,
+            ],
+        );
         let scores = f32s([1, 1, 4], &[0.5, 0.5, 0.9, 0.1]);
         let run = |most: i64, iou: f32, score: f32| {
             let inputs = [&boxes, &scores, &i64s([1], &[most]), &f32s([1], &[iou]), &f32s([1], &[score])];

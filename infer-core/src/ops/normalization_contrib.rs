@@ -6,7 +6,7 @@
 //! History: version 1 alone.
 
 use super::attention_contrib::FLOATS;
-use super::attention_core::{cast, expect_broadcast, expect_shape, expand, reshape, scalar, slice};
+use super::attention_core::{cast, expand, expect_broadcast, expect_shape, reshape, scalar, slice};
 use super::normalization_expanded::rms_normalized;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -114,8 +114,9 @@ impl Operator for SkipLayerNormalization {
             sum = nodes.node("Add", &[sum, bias], &[])?;
         }
         let (output, mut saved) = if self.simplified {
-            let (normal, inverse) = rms_normalized(nodes, sum, ty.rank() - 1, self.epsilon)?;
-            (nodes.node("Mul", &[normal, gamma], &[])?, [inverse, inverse])
+            let attributes = [("axis", (-1).into()), ("epsilon", self.epsilon.into())];
+            let output = nodes.node("RMSNormalization", &[sum, gamma], &attributes)?;
+            (output, [output, output])
         } else {
             let beta = match beta_index {
                 Some(index) => f32_input(nodes, index)?,
@@ -124,8 +125,12 @@ impl Operator for SkipLayerNormalization {
             let output = layer_norm(nodes, sum, gamma, beta, self.epsilon)?;
             (output, [output, output])
         };
-        if nodes.types.wants(1) || (nodes.types.wants(2) && !self.simplified) {
-            saved = statistics(nodes, sum, self.epsilon)?;
+        if nodes.types.wants(1) || nodes.types.wants(2) {
+            saved = if self.simplified {
+                [rms_normalized(nodes, sum, ty.rank() - 1, self.epsilon)?.1; 2]
+            } else {
+                statistics(nodes, sum, self.epsilon)?
+            };
         }
         let output = cast(nodes, output, ty.dtype)?;
         let sum = cast(nodes, sum, ty.dtype)?;
@@ -205,5 +210,55 @@ impl Operator for EmbedLayerNormalization {
         let lengths = reshape(nodes, lengths, &[batch])?;
         let lengths = cast(nodes, lengths, ty.dtype)?;
         Ok(Some(vec![output, lengths, sum]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::test_support::{f32s, run_all, tensor};
+
+    fn close(actual: &Constant, expected: &[f32]) {
+        let actual = actual.values::<f32>();
+        assert_eq!(actual.len(), expected.len());
+        assert!(actual.iter().zip(expected).all(|(a, e)| (a - e).abs() < 1e-5), "{actual:?} {expected:?}");
+    }
+
+    #[test]
+    fn sums_are_normalised_and_given() {
+        let vector = |values: [f32; 2]| Some(f32s([2], &values));
+        let (x, skip) = (Some(f32s([1, 1, 2], &[1.0, 2.0])), Some(f32s([1, 2], &[1.0, 4.0])));
+        let inputs = [x.clone(), skip.clone(), vector([1.0, 2.0]), vector([0.0, 1.0]), vector([1.0, 1.0])];
+        let outputs = run_all(("com.microsoft::SkipLayerNormalization", 1), &[], &inputs, 4).unwrap();
+        close(&outputs[0], &[-1.0, 3.0]);
+        close(&outputs[1], &[5.0]);
+        close(&outputs[2], &[0.5]);
+        close(&outputs[3], &[3.0, 7.0]);
+        let inputs = [x, skip, vector([1.0, 1.0]), vector([-1.0, 1.0])];
+        let outputs =
+            run_all(("com.microsoft::SkipSimplifiedLayerNormalization", 1), &[], &inputs, 4).unwrap();
+        close(&outputs[0], &[1.0 / 5.0, 7.0 / 5.0]);
+        close(&outputs[3], &[1.0, 7.0]);
+    }
+
+    #[test]
+    fn embeddings_are_added() {
+        let ids = Some(tensor(DataType::I32, [1, 2], &[1i32, 0]));
+        let mask = Some(tensor(DataType::I32, [1, 2], &[1i32, 0]));
+        let words = Some(f32s([2, 2], &[0.0, 0.0, 1.0, 5.0]));
+        let places = Some(f32s([3, 2], &[0.0, 0.0, 1.0, -1.0, 9.0, 9.0]));
+        let (gamma, beta) = (Some(f32s([2], &[1.0; 2])), Some(f32s([2], &[0.0; 2])));
+        let inputs = [ids, None, words, places, None, gamma, beta, mask];
+        let outputs = run_all(("com.microsoft::EmbedLayerNormalization", 1), &[], &inputs, 3).unwrap();
+        close(&outputs[0], &[-1.0, 1.0, 1.0, -1.0]);
+        assert_eq!(*outputs[1].values::<i32>(), [1]);
+        close(&outputs[2], &[1.0, 5.0, 1.0, -1.0]);
+    }
+
+    #[test]
+    fn vectors_of_another_size_are_refused() {
+        let x = || Some(f32s([1, 1, 2], &[1.0, 2.0]));
+        let inputs = [x(), x(), Some(f32s([3], &[1.0; 3]))];
+        assert!(run_all(("com.microsoft::SkipLayerNormalization", 1), &[], &inputs, 1).is_err());
     }
 }

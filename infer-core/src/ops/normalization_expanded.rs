@@ -6,10 +6,17 @@
 //! Types: f32 and f64; f16 and bf16 compute in f32.
 //! History: MeanVarianceNormalization since opset 9, RMSNormalization since 23; types were added in between.
 
+use infer_kernels::call::LayerNorm;
+
 use super::attention::{FLOATS, compute_type};
-use super::attention_core::{cast, expect_broadcast, scalar};
+use super::attention_core::{cast, expect_broadcast, expect_moderate, scalar};
+use super::element_type::{converted, with_output};
+use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
-use crate::ops::{Expansion, ImportNode, Operator, Row, Wire, expect_dtype, resolve_axes, resolve_axis};
+use crate::ops::{
+    Expansion, ImportNode, NodeTypes, Operator, Row, Wire, expect_dtype, resolve_axes, resolve_axis,
+};
+use crate::tensor_type::{DataType, TensorType};
 
 /// The rows of the operator table.
 pub const OPERATORS: &[Row] = &[
@@ -22,7 +29,14 @@ pub const OPERATORS: &[Row] = &[
         outputs: 1..=1,
         import: import_mean_variance,
     },
-    Row { name: "RMSNormalization", domain: "", since: 23, inputs: 2..=2, outputs: 1..=1, import: import_rms },
+    Row {
+        name: "RMSNormalization",
+        domain: "",
+        since: 23,
+        inputs: 2..=2,
+        outputs: 1..=1,
+        import: import_rms,
+    },
     Row {
         name: "SimplifiedLayerNormalization",
         domain: "",
@@ -97,15 +111,52 @@ impl Operator for RmsNormalization {
         expect_dtype(&ty, FLOATS)?;
         expect_dtype(&scale_ty, FLOATS)?;
         expect_broadcast("scale", &scale_ty, &ty.shape)?;
+        expect_moderate(&ty)?;
+        let axis = resolve_axis(self.axis, ty.rank())?;
+        if self.has_kernel(&ty, &scale_ty, axis) && !nodes.types.wants(1) {
+            return Ok(None);
+        }
         let dtype = compute_type(&[ty.dtype]);
         let x = cast(nodes, x, dtype)?;
-        let axis = resolve_axis(self.axis, ty.rank())?;
         let (normal, inverse) = rms_normalized(nodes, x, axis, self.epsilon)?;
         let scale = cast(nodes, scale, dtype)?;
         let output = nodes.node("Mul", &[normal, scale], &[])?;
         // The output has the type of the scale, where that is another one.
         let output = cast(nodes, output, scale_ty.dtype)?;
         Ok(Some(vec![output, inverse]))
+    }
+
+    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        Ok(vec![TensorType::new(node.ty(1)?.dtype, node.ty(0)?.shape.clone())])
+    }
+
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (x, scale, output) = (node.input(0)?, node.input(1)?, node.output(0)?);
+        let axis = resolve_axis(self.axis, x.ty.rank())?;
+        let params = LayerNorm {
+            outer: x.ty.shape.iter().take(axis).product::<usize>() as u64,
+            inner: x.ty.shape.iter().skip(axis).product::<usize>() as u64,
+            epsilon: self.epsilon,
+            keep_mean: 1,
+        };
+        let x = converted(node, &x, DataType::F32)?;
+        let scale = converted(node, &scale, DataType::F32)?;
+        with_output(node, &output, DataType::F32, |node, out| {
+            let operands = [Some(x.span), Some(scale.span), None, Some(out.span)];
+            node.call("layer_norm_f32", &params, &operands);
+            Ok(())
+        })
+    }
+}
+
+impl RmsNormalization {
+    /// Whether the kernel takes these: a scale with one value for each normalised element.
+    fn has_kernel(&self, ty: &TensorType, scale: &TensorType, axis: usize) -> bool {
+        let stripped =
+            |shape: &[usize]| shape.iter().copied().skip_while(|&extent| extent == 1).collect::<Vec<_>>();
+        let normalized = ty.shape.get(axis..).unwrap_or_default();
+        compute_type(&[ty.dtype, scale.dtype]) == DataType::F32
+            && stripped(&scale.shape) == stripped(normalized)
     }
 }
 
@@ -183,5 +234,50 @@ impl Operator for MeanVarianceNormalization {
         let deviation = nodes.node("Add", &[deviation, epsilon], &[])?;
         let output = nodes.node("Div", &[centred, deviation], &[])?;
         Ok(Some(vec![cast(nodes, output, ty.dtype)?]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{check, f32s, import, run, run_all};
+
+    #[test]
+    fn the_root_mean_square_becomes_one() {
+        let x = f32s([1, 2], &[1.0, 7.0]);
+        let epsilon = [("epsilon", Attribute::Float(0.0))];
+        check(
+            ("RMSNormalization", 23),
+            &epsilon,
+            &[&x, &f32s([2], &[1.0, 10.0])],
+            &f32s([1, 2], &[0.2, 14.0]),
+        );
+        check(("RMSNormalization", 23), &epsilon, &[&x, &f32s([1], &[5.0])], &f32s([1, 2], &[1.0, 7.0]));
+        let inputs = [Some(x), Some(f32s([2], &[1.0; 2]))];
+        let outputs = run_all(("SimplifiedLayerNormalization", 7), &epsilon, &inputs, 2).unwrap();
+        assert!((outputs[1].values::<f32>()[0] - 0.2).abs() < 1e-6);
+    }
+
+    #[test]
+    fn norms_and_variances_become_one() {
+        let x = f32s([2, 2], &[3.0, 0.0, -4.0, 0.0]);
+        let attributes = |p: i64| [("axis", Attribute::Int(0)), ("p", Attribute::Int(p))];
+        check(("LpNormalization", 22), &attributes(2), &[&x], &f32s([2, 2], &[0.6, 0.0, -0.8, 0.0]));
+        check(
+            ("LpNormalization", 1),
+            &attributes(1),
+            &[&x],
+            &f32s([2, 2], &[3.0 / 7.0, 0.0, -4.0 / 7.0, 0.0]),
+        );
+        let picture = f32s([1, 1, 1, 2], &[1.0, 5.0]);
+        check(("MeanVarianceNormalization", 9), &[], &[&picture], &f32s([1, 1, 1, 2], &[-1.0, 1.0]));
+    }
+
+    #[test]
+    fn bad_attributes_and_shapes_are_refused() {
+        assert!(import(("LpNormalization", 1), &[("p", Attribute::Int(3))], 1, 1).is_err());
+        let x = f32s([2], &[1.0; 2]);
+        assert!(run(("MeanVarianceNormalization", 13), &[], &[&x]).is_err());
+        assert!(run(("RMSNormalization", 23), &[], &[x, f32s([3], &[1.0; 3])]).is_err());
     }
 }

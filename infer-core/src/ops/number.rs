@@ -4,7 +4,7 @@
 
 use std::cmp::Ordering;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{NoUninit, Pod, Zeroable};
 use half::{bf16, f16};
 
 use crate::constant::Constant;
@@ -166,7 +166,11 @@ pub(super) fn narrowed(tensor: Constant, dtype: DataType) -> Constant {
 }
 
 /// The tensor of these elements.
-pub(super) fn tensor_of<T: Pod>(dtype: DataType, shape: &[usize], values: &[T]) -> Result<Constant, Reason> {
+pub(super) fn tensor_of<T: NoUninit>(
+    dtype: DataType,
+    shape: &[usize],
+    values: &[T],
+) -> Result<Constant, Reason> {
     let ty = TensorType::new(dtype, shape);
     Constant::checked(ty, values).ok_or_else(|| Reason::new("a tensor with another number of elements"))
 }

@@ -131,6 +131,7 @@ impl Operator for OneHot {
             return Err(Reason::new(format!("input `values` is {}, not two elements", values.describe())));
         }
         let (axis, shape) = self.shape(&indices.ty().shape, node.tensor(1)?)?;
+        expect_elements(&indices.ty().shape, size_of::<i64>())?;
         let (_, depth, inner) = around(&shape, axis);
         let mut result = Elements::zeroed(values, &shape)?;
         for at in 0..shape.iter().product() {

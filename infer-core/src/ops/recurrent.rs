@@ -142,7 +142,7 @@ pub struct Recurrent {
     pub batch_first: bool,
     /// What `hidden_size` says.
     pub hidden_size: Option<i64>,
-    /// What the arguments of activations are clipped to on both sides.
+    /// What the arguments of the gates' activations are clipped to on both sides.
     pub clip: Option<f32>,
     /// LSTM: whether the forget gate is one less the input gate.
     pub input_forget: bool,

@@ -454,10 +454,10 @@ mod tests {
         let x = f32s([1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
         let rois = f32s([1, 4], &[0.0, 0.0, 2.0, 2.0]);
         let inputs = [x.clone(), rois.clone(), i64s([1], &[0])];
-        let ratio = ("sampling_ratio", Attribute::Int(1));
-        check(("RoiAlign", 16), &[ratio.clone()], &inputs, &f32s([1, 1, 1, 1], &[2.5]));
+        let ratio = [("sampling_ratio", Attribute::Int(1))];
+        check(("RoiAlign", 16), &ratio, &inputs, &f32s([1, 1, 1, 1], &[2.5]));
         // Without the shift the one sample is the last element.
-        check(("RoiAlign", 10), &[ratio], &inputs, &f32s([1, 1, 1, 1], &[4.0]));
+        check(("RoiAlign", 10), &ratio, &inputs, &f32s([1, 1, 1, 1], &[4.0]));
         let outside = [x.clone(), rois.clone(), i64s([1], &[1])];
         assert!(run(("RoiAlign", 16), &[], &outside).is_err());
         let huge = [x, f32s([1, 4], &[0.0, 0.0, 1e30, f32::INFINITY]), i64s([1], &[0])];

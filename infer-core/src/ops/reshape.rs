@@ -1,12 +1,14 @@
-//! Reshape, Flatten, Squeeze, Unsqueeze, Identity and Dropout: the same elements under another shape.
+//! Reshape, Flatten, Squeeze, Unsqueeze and Identity: the same elements under another shape.
 //!
 //! Axes and shapes are attributes in old opsets, inputs in newer ones (Squeeze and Unsqueeze since 13).
 
-use super::movement::{element_bits, extent, fill, result_type};
-use super::{Blocking, ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, resolve_axes, resolve_axis};
+use super::movement::{extent, result_type};
+use super::{
+    Blocking, ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, resolve_axes, resolve_axis,
+};
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
-use crate::tensor_type::{DataType, TensorType};
+use crate::tensor_type::TensorType;
 use crate::value::Value;
 
 /// The rows of this file.
@@ -23,7 +25,6 @@ pub const OPERATORS: &[Row] = &[
         outputs: 1..=1,
         import: |_| Ok(Box::new(Identity)),
     },
-    Row { name: "Dropout", domain: "", since: 1, inputs: 1..=3, outputs: 1..=2, import: import_dropout },
 ];
 
 /// Reshape.
@@ -58,15 +59,6 @@ pub struct Unsqueeze {
 #[derive(Debug)]
 pub struct Identity;
 
-/// Dropout as it is in inference: the identity, and a mask of ones.
-#[derive(Debug)]
-pub struct Dropout {
-    /// Whether the mask is asked for.
-    pub mask: bool,
-    /// Whether the mask is of the input's type, as before opset 10, and not of bool.
-    pub number_mask: bool,
-}
-
 fn import_reshape(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     Ok(Box::new(Reshape { allow_zero: node.attributes.flag("allowzero", false)? }))
 }
@@ -81,14 +73,6 @@ fn import_squeeze(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
 
 fn import_unsqueeze(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     Ok(Box::new(Unsqueeze { axes: node.attributes.ints("axes")? }))
-}
-
-fn import_dropout(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
-    for training in ["ratio", "seed"] {
-        node.attributes.ignore(training);
-    }
-    let mask = node.outputs.get(1).copied().unwrap_or(false);
-    Ok(Box::new(Dropout { mask, number_mask: node.opset < 10 }))
 }
 
 impl Operator for Reshape {
@@ -259,62 +243,12 @@ impl Operator for Identity {
     }
 }
 
-impl Operator for Dropout {
-    fn name(&self) -> &'static str {
-        "Dropout"
-    }
-
-    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
-        let ty = node.ty(0)?;
-        let training =
-            node.known(2, "training_mode")?.is_some_and(|c| c.data().iter().any(|&byte| byte != 0));
-        // The default ratio is 0.5, so that only an explicit 0 drops nothing in training.
-        let drops = match node.optional(1) {
-            Some(_) if training => {
-                node.known(1, "ratio")?.and_then(|ratio| ratio.to_scalar_f32()) != Some(0.0)
-            }
-            _ => true,
-        };
-        if training && drops {
-            return Err(Reason::new("training_mode is not supported").help("export the model for inference"));
-        }
-        let mut types = vec![ty.clone()];
-        if self.mask {
-            let dtype = if self.number_mask { ty.dtype } else { DataType::Bool };
-            types.push(TensorType::new(dtype, ty.shape.clone()));
-        }
-        Ok(types)
-    }
-
-    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
-        if !self.mask {
-            return Ok(());
-        }
-        if let Ok(output) = node.output(0) {
-            let input = node.input(0)?;
-            let strides = input.ty.strides();
-            node.copy_strided(&input, &strides, 0, &output, &input.ty.shape)?;
-        }
-        match node.output(1) {
-            Ok(mask) => fill(node, &mask, element_bits(mask.ty.dtype, 1.0)),
-            Err(_) => Ok(()),
-        }
-    }
-
-    fn is_view(&self) -> bool {
-        !self.mask
-    }
-
-    fn blocking(&self, _node: &NodeTypes<'_>) -> Blocking {
-        if self.mask { Blocking::Never } else { Blocking::Follows }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Attribute;
-    use super::super::test_support::{bools, check, f32s, i64s, infer, run, run_all, tensor};
+    use super::super::test_support::{check, f32s, i64s, infer, run, tensor};
     use super::*;
+    use crate::tensor_type::DataType;
 
     #[test]
     fn shapes_follow_from_constants() {
@@ -349,17 +283,6 @@ mod tests {
         let allow = [("allowzero", Attribute::Int(1))];
         check(("Reshape", 14), &allow, &[empty.clone(), i64s([2], &[3, 0])], &f32s([3, 0], &[]));
         assert!(run(("Reshape", 14), &allow, &[empty, i64s([2], &[0, -1])]).is_err());
-    }
-
-    #[test]
-    fn dropout_passes_its_input_and_a_mask_of_ones() {
-        let input = f32s([2], &[1.0, 2.0]);
-        check(("Dropout", 7), &[("ratio", Attribute::Float(0.3))], std::slice::from_ref(&input), &input);
-        let outputs = run_all(("Dropout", 13), &[], &[Some(input.clone())], 2).unwrap();
-        assert_eq!(outputs, [input.clone(), bools([2], &[true, true])]);
-        let train = |ratio| [input.clone(), f32s([], &[ratio]), bools([], &[true])];
-        assert_eq!(run(("Dropout", 13), &[], &train(0.0)), Ok(input.clone()));
-        assert!(run(("Dropout", 13), &[], &train(0.5)).is_err());
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! weights), the latter two axes in one call. Positions are computed in f32, as ONNX Runtime does, from the scale that
 //! the model gives and not from the ratio of the extents.
 //!
+//! Types: any for nearest, numbers for the others; f64 is interpolated in f64, the rest in f32 (integers are truncated).
+//!
 //! Opsets: 10 and Upsample know neither roi nor sizes and sample at x/scale, rounding up when they shrink (ONNX
 //! Runtime's reading; their text does not say); 11 adds both and the modes; 18 adds antialias, axes and
 //! keep_aspect_ratio_policy; 19 adds half_pixel_symmetric.
 
+mod doubles;
 mod taps;
 #[cfg(test)]
 mod tests;
@@ -22,10 +25,11 @@ use taps::Taps;
 use super::element_type::{converted, with_output};
 use super::movement::{choice, element_bits, extent, fill, index_map, result_type};
 use super::number::NUMBERS;
-use super::{Blocking, ImportNode, NodeTypes, Operator, Row, expect_dtype, resolve_axes};
+use super::{Blocking, ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype, resolve_axes};
 use crate::calls::{LowerNode, Tensor, picture};
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
+use crate::value::Value;
 
 /// The rows of this file.
 pub const OPERATORS: &[Row] = &[
@@ -426,6 +430,19 @@ impl Operator for Resize {
         }
         let shape = self.plan(node)?.iter().map(|axis| axis.output).collect();
         Ok(vec![result_type(ty.dtype, shape)?])
+    }
+
+    fn is_host(&self, node: &NodeTypes<'_>) -> bool {
+        node.ty(0).is_ok_and(|ty| self.is_of_doubles(ty))
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        match node.optional(0) {
+            Some(Value::Tensor(input)) if self.is_of_doubles(input.ty()) => {
+                Ok(Some(vec![self.resize_doubles(node, input)?.into()]))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {

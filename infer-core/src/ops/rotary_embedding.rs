@@ -9,7 +9,7 @@
 //! (−sin, sin). Pairs lie half a head apart, or side by side where they are interleaved.
 
 use super::attention_core::{
-    cast, expect_shape, extents, positions, reshape, scalar, split, with_heads,
+    cast, expect_moderate, expect_shape, extents, positions, reshape, split, with_heads,
 };
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, ImportNode, Operator, Row, Wire, expect_dtype};
@@ -41,8 +41,6 @@ pub struct RotaryEmbedding {
     pub rotary_embedding_dim: usize,
     /// The heads of an input of three dimensions; 0 where they follow from the tables.
     pub num_heads: usize,
-    /// The factor of the result.
-    pub scale: f32,
 }
 
 fn count(node: &mut ImportNode, name: &str) -> Result<usize, Reason> {
@@ -56,19 +54,19 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         interleaved: node.attributes.flag("interleaved", false)?,
         rotary_embedding_dim: count(node, "rotary_embedding_dim")?,
         num_heads: count(node, "num_heads")?,
-        scale: 1.0,
     }))
 }
 
 fn import_contrib(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     // Ragged batches are computed as others are: each token by its own position.
     node.attributes.flag("is_packed_batching", false)?;
+    // ONNX Runtime reads the scale and computes without it.
+    node.attributes.ignore("scale");
     Ok(Box::new(RotaryEmbedding {
         contrib: true,
         interleaved: node.attributes.flag("interleaved", false)?,
         rotary_embedding_dim: count(node, "rotary_embedding_dim")?,
         num_heads: count(node, "num_heads")?,
-        scale: node.attributes.float("scale")?.unwrap_or(1.0),
     }))
 }
 
@@ -102,10 +100,13 @@ impl Angles {
     ) -> Result<Wire, Reason> {
         let [a, b, c, size] = extents(nodes, x)?;
         let (tokens, table) = (if heads_first { c } else { b }, nodes.ty(self.cos)?);
+        expect_moderate(table)?;
         let [batch, pairs] = match *table.shape.as_slice() {
             [batch, rows, pairs] if rows == tokens && (batch == a || batch == 1) => [batch, pairs],
             _ => {
-                return Err(Reason::new(format!("angles {table} do not fit {tokens} tokens of {a} sequences")));
+                return Err(Reason::new(format!(
+                    "angles {table} do not fit {tokens} tokens of {a} sequences"
+                )));
             }
         };
         let whole = 2 * pairs;
@@ -159,13 +160,17 @@ impl RotaryEmbedding {
         let Some(mut at) = nodes.optional_input(at) else {
             return match *table.shape.as_slice() {
                 [_, _, _] => Ok(Angles { cos, sin }),
-                _ => Err(Reason::new(format!("`cos_cache` is {table}, not of 3 dimensions without `position_ids`"))),
+                _ => Err(Reason::new(format!(
+                    "`cos_cache` is {table}, not of 3 dimensions without `position_ids`"
+                ))),
             };
         };
         let ty = nodes.ty(at)?.clone();
         expect_dtype(&ty, &[DataType::I64])?;
         if table.rank() != 2 {
-            return Err(Reason::new(format!("`cos_cache` is {table}, not of 2 dimensions with `position_ids`")));
+            return Err(Reason::new(format!(
+                "`cos_cache` is {table}, not of 2 dimensions with `position_ids`"
+            )));
         }
         if self.contrib && ty.elements() == 1 && ty.rank() < 2 {
             let own = positions(nodes, 0, tokens, &[1, tokens])?;
@@ -188,6 +193,7 @@ impl Operator for RotaryEmbedding {
         let ty = nodes.ty(x)?.clone();
         expect_dtype(&ty, FLOATS)?;
         let table = nodes.types.ty(if self.contrib { 2 } else { 1 })?;
+        expect_moderate(table)?;
         let pairs = table.shape.last().copied().unwrap_or(0);
         let heads_first = ty.rank() == 4;
         let apart = match *ty.shape.as_slice() {
@@ -205,16 +211,67 @@ impl Operator for RotaryEmbedding {
         let [batch, b, c, size] = extents(nodes, apart)?;
         let whole = if self.rotary_embedding_dim == 0 { size } else { self.rotary_embedding_dim };
         if whole != 2 * pairs {
-            return Err(Reason::new(format!("{whole} elements of each head turn, the tables ({table}) have {pairs} pairs")));
+            return Err(Reason::new(format!(
+                "{whole} elements of each head turn, the tables ({table}) have {pairs} pairs"
+            )));
         }
         let angles = self.angles(nodes, batch, if heads_first { c } else { b })?;
         let apart = cast(nodes, apart, DataType::F32)?;
-        let mut turned = angles.turn(nodes, apart, heads_first, self.interleaved)?;
-        if self.scale != 1.0 {
-            let scale = scalar(nodes, DataType::F32, self.scale.into())?;
-            turned = nodes.node("Mul", &[turned, scale], &[])?;
-        }
+        let turned = angles.turn(nodes, apart, heads_first, self.interleaved)?;
         let turned = cast(nodes, turned, ty.dtype)?;
         Ok(Some(vec![reshape(nodes, turned, &ty.shape)?]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::constant::Constant;
+    use crate::ops::Attribute;
+    use crate::ops::test_support::{check, f32s, i64s, run};
+
+    /// One token of one head; its pairs turn by a right angle.
+    fn inputs() -> [Constant; 3] {
+        [f32s([1, 1, 1, 4], &[1.0, 2.0, 3.0, 4.0]), f32s([1, 1, 2], &[0.0; 2]), f32s([1, 1, 2], &[1.0; 2])]
+    }
+
+    #[test]
+    fn pairs_turn() {
+        let halves = f32s([1, 1, 1, 4], &[-3.0, -4.0, 1.0, 2.0]);
+        check(("RotaryEmbedding", 23), &[], &inputs(), &halves);
+        let interleaved = [("interleaved", Attribute::Int(1))];
+        check(("RotaryEmbedding", 23), &interleaved, &inputs(), &f32s([1, 1, 1, 4], &[-2.0, 1.0, -4.0, 3.0]));
+        let part = [("rotary_embedding_dim", Attribute::Int(2)), ("num_heads", Attribute::Int(1))];
+        let [x, ..] = inputs();
+        let x = x.reshaped(&[1, 1, 4]).unwrap();
+        let angle = [f32s([1, 1, 1], &[0.0]), f32s([1, 1, 1], &[1.0])];
+        let [cos, sin] = angle;
+        check(("RotaryEmbedding", 23), &part, &[x, cos, sin], &f32s([1, 1, 4], &[-2.0, 1.0, 3.0, 4.0]));
+    }
+
+    #[test]
+    fn positions_select_angles() {
+        let (cos, sin) = (f32s([3, 1], &[1.0, 0.0, -1.0]), f32s([3, 1], &[0.0, 1.0, 0.0]));
+        let x = f32s([1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let expected = f32s([1, 2, 2], &[-2.0, 1.0, -3.0, -4.0]);
+        let heads = [("num_heads", Attribute::Int(1))];
+        let given = [x.clone(), cos.clone(), sin.clone(), i64s([1, 2], &[1, 2])];
+        check(("RotaryEmbedding", 23), &heads, &given, &expected);
+        let contrib = ("com.microsoft::RotaryEmbedding", 1);
+        let first = [x, i64s([1], &[1]), cos, sin];
+        check_contrib(contrib, &first, &expected);
+    }
+
+    fn check_contrib(op: (&str, i64), inputs: &[Constant], expected: &Constant) {
+        assert_eq!(run(op, &[], inputs).unwrap().values::<f32>(), expected.values::<f32>());
+    }
+
+    #[test]
+    fn tables_that_do_not_fit_are_refused() {
+        let [x, cos, sin] = inputs();
+        let dim = [("rotary_embedding_dim", Attribute::Int(2))];
+        assert!(run(("RotaryEmbedding", 23), &dim, &[&x, &cos, &sin]).is_err());
+        assert!(run(("RotaryEmbedding", 23), &[], &[x.clone(), cos, f32s([1, 1, 1], &[1.0])]).is_err());
+        let table = f32s([2, 2], &[0.0; 4]);
+        assert!(run(("RotaryEmbedding", 23), &[], &[x, table.clone(), table]).is_err());
     }
 }

@@ -74,10 +74,7 @@ fn import_compress(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
 }
 
 fn import_unique(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
-    Ok(Box::new(Unique {
-        axis: node.attributes.int("axis")?,
-        sorted: node.attributes.flag("sorted", true)?,
-    }))
+    Ok(Box::new(Unique { axis: node.attributes.int("axis")?, sorted: node.attributes.flag("sorted", true)? }))
 }
 
 fn import_center_crop_pad(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
@@ -90,7 +87,7 @@ fn take(value: &Value, shape: &[usize], axis: Option<usize>, rows: &[usize]) -> 
     let (outer, length, inner) = around(shape, axis);
     let mut result = shape.to_vec();
     result[axis] = rows.len();
-    let mut positions = Vec::with_capacity(expect_elements(&result, 1)?);
+    let mut positions = Vec::with_capacity(expect_elements(&result, size_of::<usize>())?);
     for outer in 0..outer {
         for row in rows {
             let first = (outer * length + row) * inner;
@@ -109,6 +106,7 @@ impl Compress {
         if ty.dtype != DataType::Bool || ty.rank() != 1 || ty.elements() > length {
             return Err(Reason::new(format!("condition {ty} is not one of at most {length} elements")));
         }
+        expect_elements(&ty.shape, 2 * size_of::<usize>())?;
         let rows = condition.data().iter().enumerate().filter(|&(_, &holds)| holds != 0);
         Ok((axis, rows.map(|(row, _)| row).collect()))
     }
@@ -158,8 +156,8 @@ impl Operator for NonZero {
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let value = node.value(0)?;
-        let shape = shape_of(node, 0)?;
+        let (value, shape) = (node.value(0)?, shape_of(node, 0)?);
+        expect_elements(shape, 2 * size_of::<usize>())?;
         let found: Vec<usize> = match value {
             Value::Strings(strings) => positions(strings.data().iter().map(|string| !string.is_empty())),
             _ => {
@@ -202,8 +200,9 @@ impl Operator for Unique {
         let axis = self.axis.map(|axis| resolve_axis(axis, shape.len())).transpose()?;
         let (outer, length, inner) = match axis {
             Some(axis) => around(shape, axis),
-            None => (1, shape.iter().product(), 1),
+            None => (1, expect_elements(shape, 1)?, 1),
         };
+        expect_elements(&[length], 2 * size_of::<Vec<usize>>())?;
         let rows = Rows { outer, length, inner };
         let groups = match value {
             Value::Strings(strings) => rows.groups(|a, b| strings.data()[a].cmp(&strings.data()[b])),
@@ -326,7 +325,12 @@ mod tests {
         check(("Compress", 11), &[], &[&data, &condition], &f32s([2], &[1., 3.]));
         let axis = [("axis", Attribute::Int(-1))];
         check(("Compress", 11), &axis, &[&data, &condition], &f32s([2, 2], &[1., 3., 4., 6.]));
-        check(("Compress", 9), &[("axis", 0.into())], &[&data, &bools([1], &[true])], &f32s([1, 3], &[1., 2., 3.]));
+        check(
+            ("Compress", 9),
+            &[("axis", 0.into())],
+            &[&data, &bools([1], &[true])],
+            &f32s([1, 3], &[1., 2., 3.]),
+        );
         assert!(run(("Compress", 11), &[("axis", 0.into())], &[&data, &condition]).is_err());
         let types = [data.ty().clone(), condition.ty().clone()];
         assert!(infer(("Compress", 11), &[], &types).unwrap_err().at_run_time);

@@ -42,13 +42,16 @@ pub fn import(
     let (domain, op_type) = op_type.split_once("::").unwrap_or(("", op_type));
     let row = find(domain, op_type).unwrap_or_else(|| panic!("no row for {op_type}"));
     let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    let op = ops::import(row, ImportNode {
-        op_type: op_type.to_owned(),
-        opset,
-        attributes: Attributes::new(attributes),
-        inputs: vec![true; inputs],
-        outputs: vec![true; outputs],
-    })?;
+    let op = ops::import(
+        row,
+        ImportNode {
+            op_type: op_type.to_owned(),
+            opset,
+            attributes: Attributes::new(attributes),
+            inputs: vec![true; inputs],
+            outputs: vec![true; outputs],
+        },
+    )?;
     assert_eq!(op.name(), op_type);
     Ok(op)
 }

@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use super::elements::around;
+use super::elements::{around, expect_elements};
 use super::number::{NUMBERS, Number, narrowed, no_numbers, tensor_of, widened, with_number};
 use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype, resolve_axis};
 use crate::constant::Constant;
@@ -71,6 +71,7 @@ impl TopK {
         let values = input.values::<T>();
         let (outer, length, inner) = around(&input.ty().shape, axis);
         let k = shape[axis];
+        expect_elements(shape, size_of::<i64>())?;
         let count = outer * k * inner;
         let (mut best, mut indices) = (vec![T::ZERO; count], vec![0i64; count]);
         let mut lane: Vec<(T, usize)> = Vec::with_capacity(length);
@@ -156,6 +157,8 @@ mod tests {
         check(("TopK", 7), &attribute, &[f32s([3], &[1., 3., 2.])], &f32s([1], &[3.]));
         let large = tensor(DataType::U64, [2], &[u64::MAX, 1]);
         check(("TopK", 11), &[], &[large, i64s([1], &[1])], &tensor(DataType::U64, [1], &[u64::MAX]));
+        let nothing = f32s([1 << 20, 0], &[]);
+        check(("TopK", 11), &[], &[nothing.clone(), i64s([1], &[0])], &nothing);
         let types = [input.ty().clone(), TensorType::new(DataType::I64, [1])];
         assert!(infer(("TopK", 11), &[], &types).unwrap_err().at_run_time);
     }

@@ -5,12 +5,13 @@
 //! Bit-exact.
 
 use crate::graph::{Graph, Node};
+use crate::ops::Operator;
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::cast::Cast;
 use crate::ops::concat::Concat;
+use crate::ops::dropout::Dropout;
 use crate::ops::expand::{Expand, Tile};
 use crate::ops::pad::Pad;
-use crate::ops::reshape::Dropout;
 use crate::ops::transpose::Transpose;
 
 /// Removes nodes that give back their input.
@@ -50,12 +51,13 @@ fn is_identity(graph: &Graph, node: &Node) -> bool {
         let amounts = graph.with_types(node, |types| pad.amounts(types));
         amounts.is_ok_and(|amounts| amounts.iter().all(|&amount| amount == [0, 0]))
     };
+    let drops_nothing = |dropout: &Dropout| !graph.with_types(node, |types| dropout.is_host(types));
     let by_one = |binary: &Binary| {
         let one = graph.constant(node.input(1)).and_then(|constant| constant.to_scalar_f32()) == Some(1.0);
         one && matches!(binary.kind, BinaryKind::Mul | BinaryKind::Div)
     };
     node.op.is_view()
-        || node.op_as::<Dropout>().is_some()
+        || node.op_as::<Dropout>().is_some_and(drops_nothing)
         || node.op_as::<Cast>().is_some()
         || node.op_as::<Expand>().is_some()
         || node.op_as::<Tile>().is_some()

@@ -24,6 +24,38 @@ impl<'a> Output<'a> {
     pub(super) fn typed(bytes: &'a mut [u8], dtype: DataType) -> Self {
         Output { bytes, dtype: Some(dtype) }
     }
+
+    /// Whether the memory is of the type and size of the output `port`.
+    pub(crate) fn check(&self, port: &Port) -> Result<()> {
+        if let Some(dtype) = self.dtype
+            && dtype != port.ty.dtype.storage()
+        {
+            return Err(Error::new(
+                ErrorKind::Input,
+                format!("output `{}` is {}; an array of {dtype} was given for it", port.name, port.ty),
+            ));
+        }
+        check_size("output", port, self.bytes)
+    }
+
+    /// Makes every byte 0 or 1 where the output `port` is of `bool`.
+    fn normalize_bools(&mut self, port: &Port) {
+        if port.ty.dtype == DataType::Bool {
+            for byte in &mut *self.bytes {
+                *byte = u8::from(*byte != 0);
+            }
+        }
+    }
+
+    /// Writes the output `port`, where [`Output::check`] lets it; a `bool` becomes 0 or 1.
+    #[cfg(feature = "dynamic")]
+    pub(crate) fn write(&mut self, port: &Port, data: &[u8]) -> Result<()> {
+        self.check(port)?;
+        check_size("output", port, data)?;
+        self.bytes.copy_from_slice(data);
+        self.normalize_bools(port);
+        Ok(())
+    }
 }
 
 impl<'a> From<&'a mut [u8]> for Output<'a> {
@@ -164,20 +196,13 @@ fn check_inputs(engine: &Engine, inputs: &[&[u8]]) -> Result<()> {
 fn check_outputs(engine: &Engine, outputs: &[Output<'_>]) -> Result<()> {
     check_count("output", outputs.len(), engine.outputs.len())?;
     for (port, output) in engine.outputs.iter().zip(outputs) {
-        if let Some(dtype) = output.dtype
-            && dtype != port.ty.dtype
-        {
-            return Err(Error::new(
-                ErrorKind::Input,
-                format!("output `{}` is {}; an array of {dtype} was given for it", port.name, port.ty),
-            ));
-        }
+        output.check(port)?;
         check_memory("output", port, output.bytes)?;
     }
     Ok(())
 }
 
-fn check_count(what: &str, given: usize, wanted: usize) -> Result<()> {
+pub(crate) fn check_count(what: &str, given: usize, wanted: usize) -> Result<()> {
     if given == wanted {
         return Ok(());
     }
@@ -185,14 +210,8 @@ fn check_count(what: &str, given: usize, wanted: usize) -> Result<()> {
 }
 
 fn check_memory(what: &str, port: &Port, bytes: &[u8]) -> Result<()> {
+    check_size(what, port, bytes)?;
     let Port { name, ty } = port;
-    if bytes.len() != ty.bytes() {
-        let (wanted, given) = (ty.bytes(), bytes.len());
-        return Err(Error::new(
-            ErrorKind::Input,
-            format!("{what} `{name}` is {ty}, which takes {wanted} bytes; {given} were given"),
-        ));
-    }
     let alignment = match ty.dtype.size_bytes() {
         1 => 1,
         2 => align_of::<u16>(),
@@ -208,6 +227,19 @@ fn check_memory(what: &str, port: &Port, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Whether as many bytes were given as the port takes.
+pub(crate) fn check_size(what: &str, port: &Port, bytes: &[u8]) -> Result<()> {
+    let Port { name, ty } = port;
+    if bytes.len() == ty.bytes() {
+        return Ok(());
+    }
+    let (wanted, given) = (ty.bytes(), bytes.len());
+    Err(Error::new(
+        ErrorKind::Input,
+        format!("{what} `{name}` is {ty}, which takes {wanted} bytes; {given} were given"),
+    ))
+}
+
 /// Makes every byte of the `bool` outputs 0 or 1 when dropped.
 struct NormalizeBools<'a, 'o> {
     ports: &'a [Port],
@@ -217,11 +249,7 @@ struct NormalizeBools<'a, 'o> {
 impl Drop for NormalizeBools<'_, '_> {
     fn drop(&mut self) {
         for (port, output) in self.ports.iter().zip(&mut *self.outputs) {
-            if port.ty.dtype == DataType::Bool {
-                for byte in &mut *output.bytes {
-                    *byte = u8::from(*byte != 0);
-                }
-            }
+            output.normalize_bools(port);
         }
     }
 }

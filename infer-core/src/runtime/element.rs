@@ -23,7 +23,8 @@ pub unsafe trait Element: sealed::Sealed + Copy + Send + Sync + Sized + 'static 
     /// The innermost type.
     type Scalar: Element;
 
-    /// The innermost type, as plans name it.
+    /// The innermost type, as plans name it: of element types without a type in Rust their
+    /// [storage](DataType::storage).
     const DTYPE: DataType;
 
     /// How many values of [`Element::Scalar`] there are.
@@ -40,8 +41,8 @@ pub unsafe trait Element: sealed::Sealed + Copy + Send + Sync + Sized + 'static 
     fn as_output(&mut self) -> Output<'_> {
         let length = size_of::<Self>();
         // SAFETY: as in `as_bytes`, and borrowed exclusively. The bytes are reached by `Output` alone, which lets
-        // nothing but an output of the same element type be written to them, and makes every `bool` 0 or 1 afterwards;
-        // of all other types every bit pattern is a value.
+        // nothing but an output whose elements are stored as this type be written to them, and makes every `bool` 0 or
+        // 1 afterwards; of all other types every bit pattern is a value.
         let bytes = unsafe { std::slice::from_raw_parts_mut((&raw mut *self).cast(), length) };
         Output::typed(bytes, Self::DTYPE)
     }

@@ -256,7 +256,8 @@ fn position(whole: &[u8], part: &[u8]) -> Range<usize> {
     start..start + part.len()
 }
 
-fn thread_count(wanted: Option<usize>) -> Result<usize> {
+/// How many threads take part at most.
+pub(crate) fn thread_count(wanted: Option<usize>) -> Result<usize> {
     match wanted {
         None => threads::available().map_err(|error| Error::new(ErrorKind::Configuration, error.to_string())),
         Some(count) if (1..=threads::MAX_THREADS).contains(&count) => Ok(count),

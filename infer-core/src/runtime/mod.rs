@@ -6,13 +6,21 @@
 mod context;
 mod element;
 mod engine;
+#[cfg(feature = "dynamic")]
+mod nested;
 
 pub use context::{Context, Output};
 pub use element::Element;
 pub use engine::{Engine, EngineInfo, EngineOptions, PlanBytes, StepInfo};
 
 #[cfg(feature = "dynamic")]
+pub(crate) use context::{check_count, check_size};
+#[cfg(feature = "dynamic")]
 pub use engine::registered_kernels;
+#[cfg(feature = "dynamic")]
+pub(crate) use engine::thread_count;
+#[cfg(feature = "dynamic")]
+pub use nested::Nested;
 
 #[cfg(all(test, feature = "compiler"))]
 mod tests;

@@ -1,12 +1,14 @@
 //! Models on values of any type: a plan alone, or a program whose static parts are plans.
 
 mod format;
+mod typed;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 pub(crate) use format::{DOMAIN, Parts, REGION};
-use infer_kernels::{Isa, threads};
+use infer_kernels::Isa;
+pub use typed::{FromValue, Item, Outputs, SessionContext, ToValue};
 
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -14,9 +16,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::execute::Backend;
 use crate::node_values::NodeValues;
 use crate::ops::Operator;
-use crate::plan::{AlignedBytes, PlanView};
+use crate::plan::{AlignedBytes, PlanView, Port};
 use crate::program::Program;
-use crate::runtime::{Engine, EngineOptions, Output, PlanBytes, registered_kernels};
+use crate::runtime::{
+    Engine, EngineOptions, Output, PlanBytes, check_count, check_size, registered_kernels, thread_count,
+};
 use crate::value::{Value, ValuePort};
 
 /// A compiled model, ready to run. Any number of threads may share it.
@@ -47,17 +51,13 @@ impl Session {
         if !format::is_program(plan.as_slice()) {
             let region = Region::open(plan, options)?;
             let info = region.0.info();
-            let ports = |ports: &[crate::plan::Port]| ports.iter().cloned().map(ValuePort::from).collect();
+            let ports = |ports: &[Port]| ports.iter().cloned().map(ValuePort::from).collect();
             let (inputs, outputs) = (ports(info.inputs), ports(info.outputs));
             return Ok(Session { inputs, outputs, body: Body::Plan(region) });
         }
         let (parts, plans) = Parts::read(plan.as_slice())?;
         let isa = Isa::selected().map_err(|error| Error::new(ErrorKind::Configuration, error.to_string()))?;
-        let threads = match options.threads {
-            Some(threads) => threads.clamp(1, threads::MAX_THREADS),
-            None => threads::available()
-                .map_err(|error| Error::new(ErrorKind::Configuration, error.to_string()))?,
-        };
+        let threads = thread_count(options.threads)?;
         let mut regions = Vec::with_capacity(plans.len());
         for range in plans {
             regions.push(Arc::new(Region::open(plan.part(range)?, options)?));
@@ -85,19 +85,15 @@ impl Session {
     ///
     /// If there are more or fewer inputs than the model has, or one is not of its type; if the model cannot compute
     /// with the values; if an output turns out to be of another type than the model declares; if there is no memory.
+    /// Where a tensor merely has another shape than is declared, the kind is [`ErrorKind::Shape`].
     pub fn run(&self, inputs: &[Value]) -> Result<Vec<Value>> {
-        if inputs.len() != self.inputs.len() {
-            let (wanted, given) = (self.inputs.len(), inputs.len());
-            return Err(Error::new(
-                ErrorKind::Input,
-                format!("the model has {wanted} inputs; {given} were given"),
-            ));
-        }
+        check_count("input", inputs.len(), self.inputs.len())?;
         for (port, value) in self.inputs.iter().zip(inputs) {
             if !port.ty.admits(value) {
                 let (name, ty, given) = (&port.name, &port.ty, value.describe());
+                let is_like = port.ty.without_shapes().admits(value);
                 return Err(Error::new(
-                    ErrorKind::Input,
+                    if is_like { ErrorKind::Shape } else { ErrorKind::Input },
                     format!("input `{name}` is {ty}; {given} was given for it"),
                 ));
             }
@@ -115,7 +111,7 @@ impl Session {
                     if !port.ty.admits(value) {
                         let (name, ty, found) = (&port.name, &port.ty, value.describe());
                         return Err(Error::new(
-                            ErrorKind::Input,
+                            ErrorKind::Shape,
                             format!("output `{name}` is declared as {ty}; with these inputs it is {found}"),
                         ));
                     }
@@ -124,6 +120,48 @@ impl Session {
             }
         }
     }
+
+    /// [`Session::run`] on bytes, row-major and little-endian, where every input and output is a tensor of numbers whose
+    /// shape is known.
+    ///
+    /// # Errors
+    ///
+    /// Of kind [`ErrorKind::NotArrays`] where one is not; if the number of inputs or outputs, or the size of one, is not
+    /// the model's; those of [`Session::run`].
+    pub fn run_bytes(&self, inputs: &[&[u8]], outputs: &mut [Output<'_>]) -> Result<()> {
+        let (input_ports, output_ports) = (arrays(&self.inputs)?, arrays(&self.outputs)?);
+        check_count("input", inputs.len(), input_ports.len())?;
+        check_count("output", outputs.len(), output_ports.len())?;
+        output_ports.iter().zip(outputs.iter()).try_for_each(|(port, output)| output.check(port))?;
+        let mut values = Vec::with_capacity(inputs.len());
+        for (port, bytes) in input_ports.iter().zip(inputs) {
+            check_size("input", port, bytes)?;
+            values.extend(Constant::new(port.ty.clone(), Bytes::copy_from_slice(bytes)).map(Value::Tensor));
+        }
+        let results = self.run(&values)?;
+        for ((port, output), value) in output_ports.iter().zip(outputs).zip(&results) {
+            output.write(port, value.as_tensor().map_or(&[], |tensor| tensor.data()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The ports as arrays.
+fn arrays(ports: &[ValuePort]) -> Result<Vec<Port>> {
+    let port = |port: &ValuePort| match port.ty.as_static() {
+        Some(ty) => Ok(Port { name: port.name.clone(), ty }),
+        None => Err(Error::new(
+            ErrorKind::NotArrays,
+            format!("`{}` is {}, which no bytes stand for; call `infer`", port.name, port.ty),
+        )),
+    };
+    ports.iter().map(port).collect()
+}
+
+/// Whether the node runs a static part.
+#[cfg(feature = "compiler")]
+pub(crate) fn is_region(node: &crate::record::NodeRecord) -> bool {
+    node.domain == DOMAIN && node.op_type == REGION
 }
 
 /// A static part of a model.

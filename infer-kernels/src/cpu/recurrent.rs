@@ -32,15 +32,19 @@ unsafe fn sums<V: Vector, const R: usize, const G: usize>(
     w: *const f32,
     between_w: usize,
     hidden: usize,
-) -> [[V; R]; G] {
+) -> [[V; G]; R] {
     // SAFETY: the caller's promises.
     unsafe {
-        let mut sums = [[V::splat(0.0); R]; G];
+        let mut sums = [[V::splat(0.0); G]; R];
         for k in 0..hidden {
-            for g in 0..G {
-                let weight = V::load(w.add(g * between_w + k * BLOCK));
-                for r in 0..R {
-                    sums[g][r] = weight.mul_add(V::splat(*h.add(r * between_h + k)), sums[g][r]);
+            let mut weights = [V::splat(0.0); G];
+            for (g, weight) in weights.iter_mut().enumerate() {
+                *weight = V::load(w.add(g * between_w + k * BLOCK));
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let h = V::splat(*h.add(r * between_h + k));
+                for (sum, &weight) in sums.iter_mut().zip(&weights) {
+                    *sum = weight.mul_add(h, *sum);
                 }
             }
         }
@@ -60,15 +64,18 @@ unsafe fn gates<V: Vector, const R: usize, const G: usize>(
     w: *const f32,
     between_w: usize,
     hidden: usize,
-) -> [[V; R]; G] {
+) -> [[V; G]; R] {
     // SAFETY: the caller's promises.
     unsafe {
         if R == 1 {
             return sums::<V, R, G>(h, between_h, w, between_w, hidden);
         }
-        let mut all = [[V::splat(0.0); R]; G];
-        for (g, gate) in all.iter_mut().enumerate() {
-            [*gate] = sums::<V, R, 1>(h, between_h, w.add(g * between_w), between_w, hidden);
+        let mut all = [[V::splat(0.0); G]; R];
+        for g in 0..G {
+            let gate = sums::<V, R, 1>(h, between_h, w.add(g * between_w), between_w, hidden);
+            for (all, [sum]) in all.iter_mut().zip(gate) {
+                all[g] = sum;
+            }
         }
         all
     }
@@ -188,13 +195,13 @@ impl Cell for Lstm {
             let c = step.args.operands[6].ptr::<f32>().add(place(state, 0, step.direction, step.row));
             for j in (0..hidden).step_by(BLOCK) {
                 let lanes = (hidden - j).min(BLOCK);
-                let sums: [[V; R]; 4] =
+                let sums: [[V; 4]; R] =
                     gates(step.before, step.between, step.panel(0, j), step.between_gates(), hidden);
-                for r in 0..R {
-                    let i = sigmoid(step.x::<V>(r, 0, j, lanes) + sums[0][r]);
-                    let o = sigmoid(step.x::<V>(r, 1, j, lanes) + sums[1][r]);
-                    let f = sigmoid(step.x::<V>(r, 2, j, lanes) + sums[2][r]);
-                    let new = tanh(step.x::<V>(r, 3, j, lanes) + sums[3][r]);
+                for (r, sums) in sums.into_iter().enumerate() {
+                    let i = sigmoid(step.x::<V>(r, 0, j, lanes) + sums[0]);
+                    let o = sigmoid(step.x::<V>(r, 1, j, lanes) + sums[1]);
+                    let f = sigmoid(step.x::<V>(r, 2, j, lanes) + sums[2]);
+                    let new = tanh(step.x::<V>(r, 3, j, lanes) + sums[3]);
                     let at = c.add(r * between_states + j);
                     let cell = f.mul_add(load(at.cast_const(), lanes), i * new);
                     store(cell, at, lanes);
@@ -227,11 +234,11 @@ impl Cell for Gru {
             if step.p.linear_before_reset != 1 {
                 for j in (0..hidden).step_by(BLOCK) {
                     let lanes = (hidden - j).min(BLOCK);
-                    let sums: [[V; R]; 2] =
+                    let sums: [[V; 2]; R] =
                         gates(step.before, step.between, step.panel(0, j), between_gates, hidden);
-                    for r in 0..R {
-                        let z = sigmoid(step.x::<V>(r, 0, j, lanes) + sums[0][r]);
-                        let forget = sigmoid(step.x::<V>(r, 1, j, lanes) + sums[1][r]);
+                    for (r, sums) in sums.into_iter().enumerate() {
+                        let z = sigmoid(step.x::<V>(r, 0, j, lanes) + sums[0]);
+                        let forget = sigmoid(step.x::<V>(r, 1, j, lanes) + sums[1]);
                         let h: V = load(step.before.add(r * step.between + j), lanes);
                         store(forget * h, reset.add(r * step.between + j), lanes);
                         store(z, update.add(r * step.between + j), lanes);
@@ -245,21 +252,21 @@ impl Cell for Gru {
                     _ => load(bias.ptr::<f32>().add(step.direction * hidden + j).cast_const(), lanes),
                 };
                 if step.p.linear_before_reset == 1 {
-                    let sums: [[V; R]; 3] =
+                    let sums: [[V; 3]; R] =
                         gates(step.before, step.between, step.panel(0, j), between_gates, hidden);
-                    for r in 0..R {
-                        let z = sigmoid(step.x::<V>(r, 0, j, lanes) + sums[0][r]);
-                        let forget = sigmoid(step.x::<V>(r, 1, j, lanes) + sums[1][r]);
-                        let new = tanh(forget.mul_add(sums[2][r] + bias, step.x(r, 2, j, lanes)));
+                    for (r, sums) in sums.into_iter().enumerate() {
+                        let z = sigmoid(step.x::<V>(r, 0, j, lanes) + sums[0]);
+                        let forget = sigmoid(step.x::<V>(r, 1, j, lanes) + sums[1]);
+                        let new = tanh(forget.mul_add(sums[2] + bias, step.x(r, 2, j, lanes)));
                         let h: V = load(step.before.add(r * step.between + j), lanes);
                         step.finish(r, j, lanes, z.mul_add(h, (one - z) * new));
                     }
                 } else {
-                    let sums: [[V; R]; 1] =
+                    let sums: [[V; 1]; R] =
                         gates(reset.cast_const(), step.between, step.panel(2, j), between_gates, hidden);
-                    for r in 0..R {
+                    for (r, sums) in sums.into_iter().enumerate() {
                         let z: V = load(update.add(r * step.between + j).cast_const(), lanes);
-                        let new = tanh(step.x::<V>(r, 2, j, lanes) + sums[0][r] + bias);
+                        let new = tanh(step.x::<V>(r, 2, j, lanes) + sums[0] + bias);
                         let h: V = load(step.before.add(r * step.between + j), lanes);
                         step.finish(r, j, lanes, z.mul_add(h, (one - z) * new));
                     }
@@ -284,10 +291,10 @@ impl Cell for Rnn {
         unsafe {
             for j in (0..hidden).step_by(BLOCK) {
                 let lanes = (hidden - j).min(BLOCK);
-                let sums: [[V; R]; 1] =
+                let sums: [[V; 1]; R] =
                     gates(step.before, step.between, step.panel(0, j), step.between_gates(), hidden);
-                for r in 0..R {
-                    let h = activate(&step.p.activation, step.x::<V>(r, 0, j, lanes) + sums[0][r]);
+                for (r, sums) in sums.into_iter().enumerate() {
+                    let h = activate(&step.p.activation, step.x::<V>(r, 0, j, lanes) + sums[0]);
                     step.finish(r, j, lanes, h);
                 }
             }

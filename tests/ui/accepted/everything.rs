@@ -34,7 +34,7 @@ mod renamed {
 fn generic<M: Model>(inputs: &[&[u8]], outputs: &mut [Output<'_>]) -> infer_embed::Result<usize> {
     let net: M = infer_embed::Builder::new().threads(1).build()?;
     net.run(inputs, outputs)?;
-    Ok(M::INPUTS.iter().chain(M::OUTPUTS).map(|port| port.elements() * port.dtype.size_bytes()).sum())
+    Ok(M::INPUTS.iter().chain(M::OUTPUTS).filter_map(infer_embed::PortInfo::bytes).sum())
 }
 
 fn main() -> infer_embed::Result<()> {

@@ -56,13 +56,13 @@ fn rows(matrix: &[f64], row: usize, width: usize) -> &[f64] {
 
 impl Cell<'_> {
     /// Element `j` of what the input contributes to gate `gate`, and its bias.
-    fn from_input(&self, gate: usize, j: usize, x: &[f64]) -> f64 {
+    fn input_part(&self, gate: usize, j: usize, x: &[f64]) -> f64 {
         let row = gate * self.hidden + j;
         dot(rows(self.w, row, self.input), x) + self.b.get(row).copied().unwrap_or(0.0)
     }
 
     /// Element `j` of what a state contributes to gate `gate`, and its bias.
-    fn from_state(&self, gate: usize, j: usize, h: &[f64]) -> f64 {
+    fn state_part(&self, gate: usize, j: usize, h: &[f64]) -> f64 {
         let row = gate * self.hidden + j;
         let bias = self.b.get(self.op.kind.gates() * self.hidden + row).copied().unwrap_or(0.0);
         dot(rows(self.r, row, self.hidden), h) + bias
@@ -73,9 +73,9 @@ impl Cell<'_> {
         self.p.get(gate * self.hidden + j).map_or(0.0, |p| p * c)
     }
 
-    /// Activation `index` of `x`, which is clipped first.
+    /// Activation `index` of `x`, which is clipped first where it is a gate's, as ONNX Runtime does, not an LSTM's c.
     fn activate(&self, index: usize, x: f64) -> f64 {
-        let clipped = match self.op.clip {
+        let clipped = match self.op.clip.filter(|_| index < 2) {
             Some(clip) => x.clamp(-f64::from(clip), f64::from(clip)),
             None => x,
         };
@@ -84,7 +84,7 @@ impl Cell<'_> {
 
     /// One step: h and c become the next ones.
     fn step(&self, x: &[f64], h: &mut Vec<f64>, c: &mut [f64]) {
-        let gate = |gate: usize, j: usize| self.from_input(gate, j, x) + self.from_state(gate, j, h);
+        let gate = |gate: usize, j: usize| self.input_part(gate, j, x) + self.state_part(gate, j, h);
         let next: Vec<f64> = match self.op.kind {
             Kind::Rnn => (0..self.hidden).map(|j| self.activate(0, gate(0, j))).collect(),
             Kind::Gru => {
@@ -94,11 +94,11 @@ impl Cell<'_> {
                 (0..self.hidden)
                     .map(|j| {
                         let state = if self.op.linear_before_reset {
-                            reset[j] * self.from_state(2, j, h)
+                            reset[j] * self.state_part(2, j, h)
                         } else {
-                            self.from_state(2, j, &kept)
+                            self.state_part(2, j, &kept)
                         };
-                        let new = self.activate(1, self.from_input(2, j, x) + state);
+                        let new = self.activate(1, self.input_part(2, j, x) + state);
                         (1.0 - update[j]) * new + update[j] * h[j]
                     })
                     .collect()

@@ -1,6 +1,9 @@
+//! LSTM, GRU and RNN: kernels against values, options by hand, and what is refused.
+
 use super::*;
 use crate::constant::Constant;
 use crate::execute::{Backend, execute};
+use crate::ops::real::{from_reals, to_reals};
 use crate::ops::test_support::{f32s, import as import_node, infer, run_all, tensor};
 use crate::ops::{Attribute, InputType};
 
@@ -92,6 +95,27 @@ fn weights_known_at_run_time_are_packed_then() {
         })
         .unwrap();
         assert!(calls.calls.iter().filter(|call| call.kernel == "pack_b_f32").count() == 2);
+    }
+}
+
+#[test]
+fn every_float_computes() {
+    for (kind, name, outputs) in KINDS {
+        let inputs = inputs(kind, 1, false);
+        let expected = run_all((name, 22), &[], &inputs, outputs).unwrap();
+        for (dtype, error) in [(DataType::F64, 1e-5), (DataType::F16, 1e-2), (DataType::Bf16, 5e-2)] {
+            let to = |c: &Constant| {
+                let ty = TensorType::new(dtype, c.ty().shape.clone());
+                from_reals(ty, &to_reals(c).unwrap()).unwrap()
+            };
+            let other: Vec<Option<Constant>> = inputs.iter().map(|input| input.as_ref().map(to)).collect();
+            let actual = run_all((name, 22), &[], &other, outputs).unwrap();
+            for (a, e) in actual.iter().zip(&expected) {
+                assert_eq!(a.ty(), &TensorType::new(dtype, e.ty().shape.clone()));
+                let (a, e) = (to_reals(a).unwrap(), to_reals(e).unwrap());
+                assert!(a.iter().zip(&e).all(|(a, e)| (a - e).abs() < error), "{name} {dtype}");
+            }
+        }
     }
 }
 

@@ -209,6 +209,19 @@ fn blocked_pictures_are_resampled_where_they_lie() {
 }
 
 #[test]
+fn other_types_are_interpolated_too() {
+    let linear = strings(&[("mode", "linear"), ("coordinate_transformation_mode", "asymmetric")]);
+    let doubled = |data| [data, f32s([0], &[]), f32s([1], &[2.0])];
+    let doubles = doubled(tensor(DataType::F64, [2], &[1e300f64, 2e300]));
+    check(("Resize", 13), &linear, &doubles, &tensor(DataType::F64, [4], &[1e300f64, 1.5e300, 2e300, 2e300]));
+    let bytes = doubled(tensor(DataType::U8, [2], &[1u8, 2]));
+    check(("Resize", 13), &linear, &bytes, &tensor(DataType::U8, [4], &[1u8, 1, 2, 2]));
+    let halves = |values: &[f32]| values.iter().map(|&v| half::f16::from_f32(v)).collect::<Vec<_>>();
+    let half = doubled(tensor(DataType::F16, [2], &halves(&[1.0, 2.0])));
+    check(("Resize", 13), &linear, &half, &tensor(DataType::F16, [4], &halves(&[1.0, 1.5, 2.0, 2.0])));
+}
+
+#[test]
 fn what_cannot_be_resized_is_refused() {
     let data = ramp([2, 2]);
     for wrong in [[0.0, 1.0], [-1.0, 1.0], [f32::NAN, 1.0], [f32::INFINITY, 1.0], [1e30, 1e30]] {
@@ -220,8 +233,8 @@ fn what_cannot_be_resized_is_refused() {
     assert!(run(("Resize", 13), &[], &by_sizes(f32s([0, 2], &[]), &[], &[2, 2])).is_err());
     let huge = by_sizes(ramp([1]), &[], &[1 << 32]);
     assert!(run(("Resize", 13), &[], &huge).is_err());
-    let doubles = [tensor(DataType::F64, [1], &[1.0f64]), f32s([0], &[]), f32s([1], &[2.0])];
-    assert!(run(("Resize", 13), &strings(&[("mode", "linear")]), &doubles).is_err());
+    let truths = [tensor(DataType::Bool, [1], &[1u8]), f32s([0], &[]), f32s([1], &[2.0])];
+    assert!(run(("Resize", 13), &strings(&[("mode", "linear")]), &truths).is_err());
     let crop = strings(&[("coordinate_transformation_mode", "tf_crop_and_resize")]);
     assert!(run(("Resize", 13), &crop, &by_scales(data, &[1.0, 1.0])).is_err());
     assert!(import(("Resize", 18), &[("antialias", Attribute::Int(1))], 3, 1).is_err());

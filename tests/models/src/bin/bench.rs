@@ -18,9 +18,9 @@ fn time<M: Model>(threads: usize, span: Duration) -> Result<Vec<f64>, infer_embe
         state as f32 / u32::MAX as f32 - 0.5
     };
     let inputs: Vec<Vec<f32>> =
-        M::INPUTS.iter().map(|port| (0..port.elements()).map(|_| next()).collect()).collect();
+        M::INPUTS.iter().map(|port| (0..port.elements().unwrap()).map(|_| next()).collect()).collect();
     let inputs: Vec<&[u8]> = inputs.iter().map(|values| bytemuck::cast_slice(values)).collect();
-    let mut outputs: Vec<Vec<f32>> = M::OUTPUTS.iter().map(|port| vec![0.0; port.elements()]).collect();
+    let mut outputs: Vec<Vec<f32>> = M::OUTPUTS.iter().map(|port| vec![0.0; port.elements().unwrap()]).collect();
     let mut times = Vec::new();
     let mut begin = Instant::now();
     let mut warm = false;

@@ -1,0 +1,95 @@
+//! What runs a model in generated code: an engine for a plan, a session for a program.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
+
+use super::{Item, Request, needs_session};
+
+/// The parts of the generated code that differ.
+pub(super) struct Runner {
+    /// The type of the struct's field.
+    pub engine: TokenStream,
+    /// The type of the context's field, for the lifetime `'a`.
+    pub context: TokenStream,
+    /// The body of `open`.
+    pub open: TokenStream,
+    /// The body of `infer`.
+    pub infer: TokenStream,
+    /// The body of `run`.
+    pub run: TokenStream,
+    /// An expression for an output before anything is written to it.
+    pub zero: TokenStream,
+    /// The body of `infer_into`.
+    pub infer_into: TokenStream,
+    /// What `infer_into` allocates.
+    pub allocations: &'static str,
+}
+
+impl Runner {
+    pub fn new(
+        request: &Request<'_>,
+        module: &Ident,
+        outputs_name: &Ident,
+        inputs: &[Item],
+        outputs: &[Item],
+    ) -> Self {
+        let krate = &request.crate_path;
+        let arguments: Vec<&Ident> = inputs.iter().map(|input| &input.ident).collect();
+        let fields: Vec<&Ident> = outputs.iter().map(|output| &output.ident).collect();
+        if needs_session(request).is_some() {
+            let arguments = quote!(&[#(&#arguments),*]);
+            return Runner {
+                engine: quote!(#krate::__private::Session),
+                context: quote!(#krate::__private::SessionContext<'a>),
+                open: quote! {
+                    ::core::result::Result::Ok(Self {
+                        engine: #krate::__private::Session::open(#module::plan(), options)?,
+                    })
+                },
+                infer: quote! {
+                    let mut outputs = self.engine.infer(#arguments)?;
+                    ::core::result::Result::Ok(#outputs_name { #(#fields: outputs.take()?),* })
+                },
+                run: quote!(self.engine.run_bytes(inputs, outputs)),
+                zero: quote!(#krate::__private::FromValue::zero()),
+                infer_into: quote! {
+                    let mut values = self.context.infer(#arguments)?;
+                    #(values.write(&mut outputs.#fields)?;)*
+                    ::core::result::Result::Ok(())
+                },
+                allocations: "The steps whose shapes only the run knows allocate their results.",
+            };
+        }
+        let kernels = &request.stored.summary.kernels;
+        let count = kernels.len();
+        let kernels = kernels.iter().map(|kernel| format_ident!("{}", kernel.to_uppercase()));
+        let run = |runner: TokenStream| {
+            quote! {
+                #runner.run(
+                    &[#(#krate::Element::as_bytes(#arguments)),*],
+                    &mut [#(#krate::Element::as_output(&mut *outputs.#fields)),*],
+                )
+            }
+        };
+        let (alone, in_context) = (run(quote!(self.engine)), run(quote!(self.context)));
+        Runner {
+            engine: quote!(#krate::__private::Engine),
+            context: quote!(#krate::__private::Context<'a>),
+            open: quote! {
+                static KERNELS: [&#krate::__private::Kernel; #count] = [#(&#krate::__private::kernels::#kernels),*];
+                ::core::result::Result::Ok(Self {
+                    engine: #krate::__private::Engine::open(#module::plan(), &KERNELS, options)?,
+                })
+            },
+            infer: quote! {
+                let mut outputs = #outputs_name::zeroed();
+                #alone?;
+                ::core::result::Result::Ok(outputs)
+            },
+            run: quote!(self.engine.run(inputs, outputs)),
+            zero: quote!(#krate::zeroed()),
+            infer_into: in_context,
+            allocations: "After the first call of a context nothing is allocated.",
+        }
+    }
+}
