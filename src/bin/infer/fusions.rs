@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::anyhow;
 use infer_core::graph::{Graph, ValueId};
 use infer_core::import::import;
-use infer_core::onnx;
+use infer_core::onnx::{self, normalize_domain, printable};
 use infer_core::options::Options;
 use infer_core::partition::{Partition, partition};
 use infer_core::passes;
+use infer_core::record::{Attribute, GraphRecord};
 use infer_core::shape_inference::infer;
 
 use crate::model::messages;
@@ -49,14 +50,7 @@ pub fn analyze(options: &Options, in_file: &Histogram) -> anyhow::Result<Fusions
     let graphs = match partition(model).0 {
         Partition::Static(graph) => vec![graph],
         Partition::Program(record, regions) => {
-            // A part is one node of the program, named by another domain than any operator.
-            let nodes = record
-                .nodes
-                .iter()
-                .filter(|node| infer_core::ops::find(&node.domain, &node.op_type).is_some());
-            for node in nodes {
-                *fusions.nodes.entry(node.op_type.clone()).or_default() += 1;
-            }
+            count(&record, &mut fusions.nodes);
             regions
         }
     };
@@ -105,6 +99,29 @@ impl Fusions {
         for (name, count) in added {
             *change.added.entry(name).or_default() += count;
         }
+    }
+}
+
+/// Counts the nodes of a program and of those in its nodes, but for those that stand for its static parts.
+fn count(record: &GraphRecord, nodes: &mut Histogram) {
+    for node in &record.nodes {
+        // Parts are of another domain than any operator.
+        if infer_core::ops::find(&node.domain, &node.op_type).is_some() {
+            *nodes.entry(name(&node.domain, &node.op_type)).or_default() += 1;
+        }
+        for (_, attribute) in &node.attributes {
+            if let Attribute::Graph(body) = attribute {
+                count(body, nodes);
+            }
+        }
+    }
+}
+
+/// The name of an operator, with its domain where that is not ai.onnx.
+pub fn name(domain: &str, op_type: &str) -> String {
+    match normalize_domain(domain) {
+        "" => printable(op_type),
+        domain => format!("{}.{}", printable(domain), printable(op_type)),
     }
 }
 

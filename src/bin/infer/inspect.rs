@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use infer_core::compile::Summary;
 use infer_core::diagnostic::printable;
 use infer_core::onnx::normalize_domain;
-use infer_core::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto};
+use infer_core::onnx::proto::{AttributeProto, GraphProto, ModelProto};
 use infer_core::options::Options;
 use serde_json::{Map, Value as Json, json};
 
@@ -222,7 +222,7 @@ fn producer(model: &ModelProto) -> String {
 /// Counts the nodes of a graph and of those in its nodes, and the elements of initializers.
 fn count(graph: &GraphProto, nodes: &mut Histogram, parameters: &mut u64) {
     for node in &graph.node {
-        *nodes.entry(name(node)).or_default() += 1;
+        *nodes.entry(fusions::name(&node.domain, &node.op_type)).or_default() += 1;
         for attribute in &node.attribute {
             let AttributeProto { g, graphs, .. } = attribute;
             for graph in g.iter().map(|graph| &**graph).chain(graphs) {
@@ -233,13 +233,6 @@ fn count(graph: &GraphProto, nodes: &mut Histogram, parameters: &mut u64) {
     for tensor in &graph.initializer {
         let extents = tensor.dims.iter().map(|&extent| extent.max(0) as u64);
         *parameters = parameters.saturating_add(extents.fold(1, u64::saturating_mul));
-    }
-}
-
-fn name(node: &NodeProto) -> String {
-    match normalize_domain(&node.domain) {
-        "" => printable(&node.op_type),
-        domain => format!("{}.{}", printable(domain), printable(&node.op_type)),
     }
 }
 

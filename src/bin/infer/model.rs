@@ -1,8 +1,8 @@
 //! The compiler and the run time as the commands use them.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::path::Path;
+use std::{fmt, fs};
 
 use anyhow::{Context, anyhow};
 use infer_core::compile::{Compiled, compile};
@@ -123,19 +123,24 @@ pub struct File {
 }
 
 impl File {
-    /// Reads the file at `path`.
+    /// Reads the file at `path`, but for data in other files: the compiler reads that.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let file = onnx::read(path)?;
-        let graph: &GraphProto = file.proto.graph.as_ref().context("the file holds no graph")?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let proto = match fs::read(path) {
+            Ok(bytes) => onnx::decode(&name, bytes.into())?,
+            // It says what is wrong with the file.
+            Err(_) => onnx::read(path)?.proto,
+        };
+        let graph: &GraphProto = proto.graph.as_ref().context("the file holds no graph")?;
         let sparse = graph.sparse_initializer.iter().filter_map(|tensor| tensor.values.as_ref());
         let initialized: HashSet<&str> =
             graph.initializer.iter().chain(sparse).map(|tensor| tensor.name.as_str()).collect();
         let inputs = graph.input.iter().filter(|input| !initialized.contains(input.name.as_str()));
         Ok(File {
-            name: file.name,
+            name,
             inputs: inputs.map(Declared::new).collect(),
             outputs: graph.output.iter().map(Declared::new).collect(),
-            proto: file.proto,
+            proto,
         })
     }
 }
