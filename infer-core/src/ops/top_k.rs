@@ -1,9 +1,8 @@
-//! TopK and Hardmax: the greatest or least elements along an axis.
+//! TopK: the greatest or least elements along an axis.
 //!
-//! Specification: <https://onnx.ai/onnx/operators/onnx__TopK.html>, <https://onnx.ai/onnx/operators/onnx__Hardmax.html>
+//! Specification: <https://onnx.ai/onnx/operators/onnx__TopK.html>
 //! Types: numbers; NaN counts as the greatest, of equal elements the first comes first.
-//! History: TopK has `k` as an attribute before opset 10, as an input since, `largest` and `sorted` since 11. Hardmax
-//! flattens all axes from `axis` on (1 where left out) before opset 13, and works along one (the last) since.
+//! History: `k` is an attribute before opset 10, an input since; `largest` and `sorted` since 11.
 
 use std::cmp::Ordering;
 
@@ -16,10 +15,8 @@ use crate::tensor_type::{DataType, TensorType};
 use crate::value::Value;
 
 /// The rows of this file.
-pub const OPERATORS: &[Row] = &[
-    Row { name: "Hardmax", domain: "", since: 1, inputs: 1..=1, outputs: 1..=1, import: import_hardmax },
-    Row { name: "TopK", domain: "", since: 1, inputs: 1..=2, outputs: 1..=2, import: import_top_k },
-];
+pub const OPERATORS: &[Row] =
+    &[Row { name: "TopK", domain: "", since: 1, inputs: 1..=2, outputs: 1..=2, import: import_top_k }];
 
 /// TopK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +27,6 @@ pub struct TopK {
     pub k: Option<i64>,
     /// Whether the greatest come first.
     pub largest: bool,
-}
-
-/// Hardmax: 1 at the first greatest element, 0 elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hardmax {
-    /// The axis.
-    pub axis: i64,
-    /// Whether the axes from that one on count as one.
-    pub flattens: bool,
 }
 
 fn import_top_k(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
@@ -53,12 +41,6 @@ fn import_top_k(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         k,
         largest: node.attributes.flag("largest", true)?,
     }))
-}
-
-fn import_hardmax(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
-    let flattens = node.opset < 13;
-    let default = if flattens { 1 } else { -1 };
-    Ok(Box::new(Hardmax { axis: node.attributes.int("axis")?.unwrap_or(default), flattens }))
 }
 
 impl TopK {
@@ -150,70 +132,11 @@ impl Operator for TopK {
     }
 }
 
-impl Hardmax {
-    fn hard<T: Number>(&self, input: &Constant, axis: usize) -> Result<Constant, Reason> {
-        let values = input.values::<T>();
-        let shape = &input.ty().shape;
-        let (outer, length, inner) = match self.flattens {
-            true if values.is_empty() => (0, 0, 0),
-            true => (shape[..axis].iter().product(), shape[axis..].iter().product(), 1),
-            false => around(shape, axis),
-        };
-        let mut result = vec![T::ZERO; values.len()];
-        for (outer, inner_at) in (0..outer).flat_map(|outer| (0..inner).map(move |inner| (outer, inner))) {
-            let positions = (0..length).map(|at| (outer * length + at) * inner + inner_at);
-            let first = positions.reduce(|best, at| match values[at].compare(&values[best]) {
-                Ordering::Greater => at,
-                _ => best,
-            });
-            if let Some(first) = first {
-                result[first] = T::ONE;
-            }
-        }
-        tensor_of(input.ty().dtype, shape, &result)
-    }
-
-    fn axis(&self, rank: usize) -> Result<usize, Reason> {
-        // Flattened, the axis after the last stands for rows of one element.
-        if self.flattens && self.axis == rank as i64 { Ok(rank) } else { resolve_axis(self.axis, rank) }
-    }
-}
-
-impl Operator for Hardmax {
-    fn name(&self) -> &'static str {
-        "Hardmax"
-    }
-
-    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
-        let ty = node.ty(0)?;
-        expect_dtype(ty, &[DataType::F32, DataType::F64, DataType::F16, DataType::Bf16])?;
-        self.axis(ty.rank())?;
-        Ok(vec![ty.clone()])
-    }
-
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let input = node.tensor(0)?;
-        let dtype = input.ty().dtype;
-        let axis = self.axis(input.ty().rank())?;
-        let input = widened(input);
-        let result = match input.ty().dtype {
-            DataType::F32 => self.hard::<f32>(&input, axis)?,
-            DataType::F64 => self.hard::<f64>(&input, axis)?,
-            _ => return Err(no_numbers(dtype)),
-        };
-        Ok(Some(vec![narrowed(result, dtype).into()]))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::Attribute;
-    use crate::ops::test_support::{check, f32s, i64s, infer, run, run_all, tensor};
+    use crate::ops::test_support::{check, f32s, i64s, infer, run_all, tensor};
 
     #[test]
     fn the_greatest_and_least_come_in_order() {
@@ -238,22 +161,5 @@ mod tests {
         check(("TopK", 11), &[], &[nothing.clone(), i64s([1], &[0])], &nothing);
         let types = [input.ty().clone(), TensorType::new(DataType::I64, [1])];
         assert!(infer(("TopK", 11), &[], &types).unwrap_err().at_run_time);
-    }
-
-    #[test]
-    fn the_first_greatest_is_one() {
-        let input = f32s([2, 1, 2], &[1., 3., 3., 3.]);
-        let hard = |opset, axis: i64, expected: &[f32]| {
-            let expected = f32s([2, 1, 2], expected);
-            check(("Hardmax", opset), &[("axis", axis.into())], std::slice::from_ref(&input), &expected);
-        };
-        hard(13, -1, &[0., 1., 1., 0.]);
-        hard(13, 0, &[0., 1., 1., 0.]);
-        hard(13, 1, &[1.; 4]);
-        hard(11, 0, &[0., 1., 0., 0.]);
-        hard(11, 1, &[0., 1., 1., 0.]);
-        let nothing = f32s([1 << 20, 1 << 20, 0], &[]);
-        check(("Hardmax", 11), &[("axis", 2.into())], std::slice::from_ref(&nothing), &nothing);
-        assert!(run(("Hardmax", 13), &[("axis", 3.into())], &[input]).is_err());
     }
 }
