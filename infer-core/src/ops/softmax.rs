@@ -10,6 +10,7 @@ use infer_kernels::call::Axis;
 
 use super::compose::{cast, reshape};
 use super::element_type::{converted, expect_kernel, with_output};
+use super::movement::expect_table;
 use super::reduce::along;
 use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
@@ -145,6 +146,7 @@ impl Operator for Hardmax {
             if let Some(slot) = extents.get_mut(axis as usize) {
                 *slot = extent;
             }
+            expect_table(Some(extent))?;
             let positions: Vec<i64> = (0..extent as i64).collect();
             let positions = nodes.i64s(&positions);
             let positions = reshape(nodes, positions, &extents)?;
