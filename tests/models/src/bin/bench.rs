@@ -20,7 +20,8 @@ fn time<M: Model>(threads: usize, span: Duration) -> Result<Vec<f64>, infer_embe
     let inputs: Vec<Vec<f32>> =
         M::INPUTS.iter().map(|port| (0..port.elements().unwrap()).map(|_| next()).collect()).collect();
     let inputs: Vec<&[u8]> = inputs.iter().map(|values| bytemuck::cast_slice(values)).collect();
-    let mut outputs: Vec<Vec<f32>> = M::OUTPUTS.iter().map(|port| vec![0.0; port.elements().unwrap()]).collect();
+    let mut outputs: Vec<Vec<f32>> =
+        M::OUTPUTS.iter().map(|port| vec![0.0; port.elements().unwrap()]).collect();
     let mut times = Vec::new();
     let mut begin = Instant::now();
     let mut warm = false;
