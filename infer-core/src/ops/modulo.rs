@@ -102,8 +102,13 @@ impl Operator for Mod {
         let pairs = at_a.iter().zip(&at_b).filter_map(|(&i, &j)| Some((*left.get(i)?, *right.get(j)?)));
         let values = pairs.map(|(a, b)| {
             let rest = libm::fmod(a, b);
-            let other_side = rest != 0.0 && (rest < 0.0) != (b < 0.0);
-            if other_side && !self.fmod { rest + b } else { rest }
+            match () {
+                () if self.fmod => rest,
+                // A zero, too, is on the divisor's side.
+                () if rest == 0.0 => libm::copysign(rest, b),
+                () if (rest < 0.0) != (b < 0.0) => rest + b,
+                () => rest,
+            }
         });
         Ok(Some(vec![numbers::of_f64s(ty.clone(), values)?.into()]))
     }
@@ -135,6 +140,8 @@ mod tests {
         let (a, b) = (f32s([3], &[-4.3, 1e20, f32::INFINITY]), f32s([3], &[2.1, 3.0, 2.0]));
         check(("Mod", 13), &c, &[&a, &b], &f32s([3], &[-0.1, 2.0, f32::NAN]));
         check(("Mod", 13), &[], &[f32s([1], &[-4.5]), f32s([1], &[2.0])], &f32s([1], &[1.5]));
+        let zero = run(("Mod", 13), &[], &[f32s([1], &[4.0]), f32s([1], &[-2.0])]).unwrap();
+        assert!(zero.values::<f32>()[0].is_sign_negative());
     }
 
     #[test]
