@@ -16,7 +16,7 @@ pub use tensor::{STRING, data_type_name, tensor_type, to_constant, to_dense, to_
 pub use value::{read_value, write_value};
 
 /// The oldest and the newest opset of ai.onnx that are understood.
-pub const OPSETS: std::ops::RangeInclusive<i64> = 6..=28;
+pub const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 
 /// The oldest and the newest version of the file format that are understood.
 pub const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;

@@ -1,7 +1,8 @@
 //! What operators meant before opset 7, when every node said whether and where it broadcasts.
 //!
 //! Specification: the versions 1 and 6 of Add and its like, and 6 of PRelu, Gemm and BatchNormalization, in
-//! <https://github.com/onnx/onnx/blob/main/docs/Changelog.md>. Opset 6 is the oldest that is read.
+//! <https://github.com/onnx/onnx/blob/main/docs/Changelog.md>. Before opset 6 only those operators are read whose meaning has
+//! never changed.
 
 use super::{Expansion, ImportNode, Operator, Wire};
 use crate::diagnostic::Reason;
@@ -9,11 +10,48 @@ use crate::diagnostic::Reason;
 /// The first opset that broadcasts by the shapes alone.
 const BY_SHAPES: i64 = 7;
 
+/// The first opset all of whose operators are read.
+const OLDEST: i64 = 6;
+
+/// What has meant the same since opset 1, up to types and to attributes that change nothing.
+const UNCHANGED: [&str; 26] = [
+    "Abs",
+    "And",
+    "AveragePool",
+    "Ceil",
+    "Conv",
+    "Elu",
+    "Equal",
+    "Exp",
+    "Floor",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "HardSigmoid",
+    "Identity",
+    "LRN",
+    "LeakyRelu",
+    "Log",
+    "MatMul",
+    "MaxPool",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Sigmoid",
+    "Sqrt",
+    "Tanh",
+    "Transpose",
+];
+
 /// Reads what only old opsets have from a node, and gives the operator that stands for it where its inputs lie
 /// otherwise than today's would. `name` is the operator's.
 pub(super) fn import(name: &'static str, node: &mut ImportNode) -> Result<Option<Box<dyn Operator>>, Reason> {
     if node.opset >= BY_SHAPES {
         return Ok(None);
+    }
+    if node.opset < OLDEST && !UNCHANGED.contains(&name) {
+        return Err(Reason::new(format!("{name} of opset {} is not supported", node.opset))
+            .help("convert the model with onnx.version_converter, or export it again"));
     }
     match name {
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "And" | "Or" | "Xor" | "Equal" | "Less" | "Greater" => {

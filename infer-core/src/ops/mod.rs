@@ -34,8 +34,6 @@ pub mod grid_sample;
 mod group_query_attention;
 mod host_kernels;
 pub mod image_decoder;
-mod jpeg;
-mod jpeg_huffman;
 mod legacy;
 pub mod linear_attention;
 pub mod loss;
@@ -350,7 +348,8 @@ pub fn import(row: &Row, mut node: ImportNode) -> Result<Box<dyn Operator>, Reas
     }
     expect_arity("inputs", node.inputs.len(), &row.inputs)?;
     expect_arity("outputs", node.outputs.len(), &row.outputs)?;
-    let op = match legacy::import(row.name, &mut node)? {
+    let legacy = if row.domain.is_empty() { legacy::import(row.name, &mut node)? } else { None };
+    let op = match legacy {
         Some(op) => op,
         None => (row.import)(&mut node)?,
     };
