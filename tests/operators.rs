@@ -9,6 +9,7 @@ use std::path::Path;
 
 use infer_core::onnx::OPSETS;
 use infer_core::ops::{Row, TABLE};
+use infer_core::record::INTERNAL_DOMAIN;
 
 /// The names of the files that [`TABLE`] takes its rows from, in its order.
 fn families(sources: &Path) -> Vec<String> {
@@ -63,6 +64,7 @@ fn render(sources: &Path) -> String {
         .iter()
         .zip(&families)
         .flat_map(|(rows, family)| rows.iter().map(|row| (row, family.as_str())))
+        .filter(|(row, _)| row.domain != INTERNAL_DOMAIN)
         .collect();
     rows.sort_by_key(|(row, _)| (row.domain, row.name));
     let domains: BTreeSet<&str> = rows.iter().map(|(row, _)| row.domain).collect();

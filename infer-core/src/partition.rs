@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::graph::{Graph, Node, ValueId};
 use crate::import::{Model, Original};
-use crate::record::{Attribute, GraphRecord, NodeRecord};
-use crate::session::{DOMAIN, REGION};
+use crate::record::{Attribute, GraphRecord, INTERNAL_DOMAIN, NodeRecord};
+use crate::session::REGION;
 use crate::value::{Value, ValueType};
 
 /// A model in the form in which it runs.
@@ -129,7 +129,7 @@ impl Parting {
                 let numbers = |ids: &[ValueId]| ids.iter().map(|id| Some(id.0)).collect();
                 self.record.nodes.push(NodeRecord {
                     name: format!("part {}", regions.len()),
-                    domain: DOMAIN.to_owned(),
+                    domain: INTERNAL_DOMAIN.to_owned(),
                     op_type: REGION.to_owned(),
                     opset: 1,
                     attributes: vec![("index".to_owned(), Attribute::Int(regions.len() as i64))],

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::diagnostic::{Reason, quote};
 use crate::execute::{Backend, execute};
 use crate::ops::{self, Attributes, ImportNode, Operator, Row};
-use crate::record::{Attribute, GraphRecord, NodeRecord};
-use crate::session::{DOMAIN, Region};
+use crate::record::{Attribute, GraphRecord, INTERNAL_DOMAIN, NodeRecord};
+use crate::session::Region;
 use crate::value::{Value, ValueType};
 
 /// How deep graphs may lie in nodes of graphs.
@@ -184,7 +184,7 @@ impl Program {
 /// The static part that `node` runs, if it is such a node.
 fn region(node: &NodeRecord, regions: &[Arc<Region>]) -> Option<Box<dyn Operator>> {
     match node.attributes.as_slice() {
-        [(_, Attribute::Int(index))] if node.domain == DOMAIN => {
+        [(_, Attribute::Int(index))] if node.domain == INTERNAL_DOMAIN => {
             let region = regions.get(usize::try_from(*index).ok()?)?;
             Some(Box::new(region.clone()))
         }

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::constant::Constant;
 use crate::value::{Strings, Value, ValueType};
 
+/// The domain of operators that compilers put into graphs and no model may name.
+pub const INTERNAL_DOMAIN: &str = "infer_embed";
+
 /// The value of an attribute.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Attribute {

@@ -15,7 +15,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-GRAPHS = ["resnet50", "mobilenet_v2", "yolov3_608", "yolov3_416_dyn"]
+GRAPHS = ["resnet50", "mobilenet_v2", "yolov3_608", "yolov3_416_dyn", "minilm_l6", "unet", "lstm_ctc", "ssdlite320"]
+TRAINED = ["mnist_8", "lenet5_quantized", "micro_kws_m_fp32", "micro_kws_m_qdq", "silero_vad_16k"]
 FACES = ["ultraface_rfb_320", "ultraface_rfb_320_simplified"]
 
 
@@ -40,9 +41,10 @@ def main():
     shared = pathlib.Path(sys.argv[1]).resolve()
     data = pathlib.Path(__file__).resolve().parent / "data"
     data.mkdir(exist_ok=True)
-    for name in GRAPHS:
+    sources = {name: shared / "models" / "graphs" / name / "model.onnx" for name in GRAPHS}
+    sources |= {name: shared / "models" / "real" / f"{name}.onnx" for name in TRAINED}
+    for name, graph in sources.items():
         if not (data / f"{name}.case0" / "output_0.npy").exists():
-            graph = shared / "models" / "graphs" / name / "model.onnx"
             fill = shared / "tools" / "fill_weights.py"
             subprocess.run([sys.executable, fill, graph, data / f"{name}.onnx", "--cases", "1"], check=True)
     for name in FACES:

@@ -13,6 +13,7 @@ use crate::diagnostic::{Reason, quote};
 use crate::expansion::OPSET;
 use crate::onnx::proto::AttributeProto;
 use crate::ops::training::SUM_LIKE;
+use crate::record::INTERNAL_DOMAIN;
 
 /// The domain of Gradient.
 const DOMAIN: &str = "ai.onnx.preview.training";
@@ -225,7 +226,7 @@ impl<'a> Tape<'_, 'a> {
             }
             for (input, part) in parts {
                 // What was broadcast is summed.
-                let part = self.add(DOMAIN, SUM_LIKE, &[part, input]);
+                let part = self.add(INTERNAL_DOMAIN, SUM_LIKE, &[part, input]);
                 let sum = match gradients.get(&input) {
                     Some(&other) => self.add("", "Add", &[other, part]),
                     None => part,

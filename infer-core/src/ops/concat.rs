@@ -96,7 +96,7 @@ mod tests {
         let parts = [f32s([2, 1], &[1.0, 2.0]), f32s([2, 0], &[]), f32s([2, 2], &[3.0, 4.0, 5.0, 6.0])];
         let axis = |axis| [("axis", Attribute::Int(axis))];
         check(("Concat", 13), &axis(-1), &parts, &f32s([2, 3], &[1.0, 3.0, 4.0, 2.0, 5.0, 6.0]));
-        check(("Concat", 4), &axis(0), &[i64s([1], &[7]), i64s([2], &[8, 9])], &i64s([3], &[7, 8, 9]));
+        check(("Concat", 6), &axis(0), &[i64s([1], &[7]), i64s([2], &[8, 9])], &i64s([3], &[7, 8, 9]));
         assert!(run(("Concat", 13), &axis(0), &parts).is_err());
         assert!(run(("Concat", 13), &axis(2), &parts).is_err());
         assert!(run(("Concat", 13), &axis(0), &[i64s([1], &[7]), f32s([1], &[1.0])]).is_err());

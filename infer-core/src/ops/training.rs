@@ -9,6 +9,7 @@
 use crate::constant::Constant;
 use crate::diagnostic::{Reason, quote};
 use crate::ops::{Expansion, ImportNode, Operator, Row, Wire, expect_dtype};
+use crate::record::INTERNAL_DOMAIN;
 use crate::tensor_type::{DataType, TensorType};
 
 /// The domain of these operators.
@@ -40,7 +41,7 @@ pub const OPERATORS: &[Row] = &[
     },
     Row {
         name: SUM_LIKE,
-        domain: DOMAIN,
+        domain: INTERNAL_DOMAIN,
         since: 1,
         inputs: 2..=2,
         outputs: 1..=1,
@@ -396,7 +397,7 @@ mod tests {
     fn what_was_broadcast_is_summed() {
         let x = f32s([2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let sum = |like: Constant| {
-            run_all((&format!("{PREFIX}{SUM_LIKE}"), 1), &[], &[Some(x.clone()), Some(like)], 1)
+            run_all((&format!("{INTERNAL_DOMAIN}::{SUM_LIKE}"), 1), &[], &[Some(x.clone()), Some(like)], 1)
         };
         assert_eq!(sum(f32s([3], &[0.0; 3])).unwrap(), [f32s([3], &[5.0, 7.0, 9.0])]);
         assert_eq!(sum(f32s([2, 1], &[0.0; 2])).unwrap(), [f32s([2, 1], &[6.0, 15.0])]);

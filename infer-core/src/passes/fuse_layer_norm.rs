@@ -2,7 +2,8 @@
 //!
 //! Before: `m = ReduceMean(x); d = Sub(x, m); q = Pow(d, 2); v = ReduceMean(q); a = Add(v, ε); s = Sqrt(a); n = Div(d, s);
 //! g = Mul(n, scale); y = Add(g, bias)`, the means over the last axis. After: `y = LayerNormalization(x, scale, bias)`.
-//! Scale and bias may be absent; the square may be d·d, the division a product with Reciprocal(s) or a power of −1/2.
+//! Scale and bias may be absent; the square may be d·d, the division a product with Reciprocal(s) or a power of −1/2. Where d
+//! is any x itself, and a scale follows: `y = RMSNormalization(x, scale)`.
 //!
 //! Precondition: scale and bias are constants with one element for each of the last axis; n and g are read by the
 //! pattern alone. Reassociates.
@@ -10,6 +11,7 @@
 use crate::graph::{Graph, ValueId};
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::normalization::LayerNormalization;
+use crate::ops::normalization_expanded::RmsNormalization;
 use crate::ops::reduce::{Reduce, ReduceKind};
 use crate::ops::unary::UnaryKind;
 use crate::passes::Uses;
@@ -24,7 +26,14 @@ pub fn fuse_layer_norm(graph: &mut Graph) -> bool {
         let quotient = |binary: &Binary| matches!(binary.kind, BinaryKind::Div | BinaryKind::Mul);
         let Some(output) = node.output(0).filter(|_| node.op_as().is_some_and(quotient)) else { continue };
         let pattern = Pattern { graph, uses: &uses };
-        let Some((x, epsilon)) = normalized(pattern, output) else { continue };
+        let Some(Normalized { x, epsilon, keeps_mean }) = normalized(pattern, output) else { continue };
+        if keeps_mean {
+            if let Some((last, scale)) = followed_by(pattern, output, BinaryKind::Mul) {
+                let op = RmsNormalization { simplified: false, axis: -1, epsilon };
+                changed |= replace(graph, last, op, vec![Some(x), Some(scale)]);
+            }
+            continue;
+        }
         let (mut last, mut scale, mut bias) = (index, None, None);
         if let Some((next, constant)) = followed_by(pattern, output, BinaryKind::Mul) {
             (last, scale) = (next, Some(constant));
@@ -38,8 +47,16 @@ pub fn fuse_layer_norm(graph: &mut Graph) -> bool {
     changed
 }
 
-/// x and ε where `y` is x without mean and with unit variance along the last axis.
-fn normalized(pattern: Pattern<'_>, y: ValueId) -> Option<(ValueId, f32)> {
+/// What is normalised along the last axis.
+struct Normalized {
+    x: ValueId,
+    epsilon: f32,
+    /// Whether x is divided by the root of its mean square, and not of its variance.
+    keeps_mean: bool,
+}
+
+/// What `y` is the normalised form of.
+fn normalized(pattern: Pattern<'_>, y: ValueId) -> Option<Normalized> {
     let (d, sum) = if let Some([d, root]) = pattern.binary(y, BinaryKind::Div) {
         (d, root_of(pattern, root)?)
     } else {
@@ -58,8 +75,15 @@ fn normalized(pattern: Pattern<'_>, y: ValueId) -> Option<(ValueId, f32)> {
         Some([a, b]) if a == b => a,
         _ => power_of(pattern, square, 2.0)?,
     };
-    let [x, mean] = pattern.binary(d, BinaryKind::Sub)?;
-    (squared == d && last_mean(pattern, mean)? == x).then_some((x, epsilon))
+    if squared != d {
+        return None;
+    }
+    Some(match pattern.binary(d, BinaryKind::Sub) {
+        Some([x, mean]) if last_mean(pattern, mean) == Some(x) => {
+            Normalized { x, epsilon, keeps_mean: false }
+        }
+        _ => Normalized { x: d, epsilon, keeps_mean: true },
+    })
 }
 
 /// The value whose square root `id` is.
@@ -130,6 +154,17 @@ mod tests {
                 check_pass(fuse_layer_norm, &shifted, "y = LayerNormalization(x, _, bias)");
                 check_pass(fuse_layer_norm, &format!("{body}output n"), "n = LayerNormalization(x, _, _)");
             }
+        }
+    }
+
+    #[test]
+    fn the_root_of_the_mean_square_is_one_node() {
+        for divide in ["s = Sqrt(a)\nn = Div(x, s)", "s = Sqrt(a)\nr = Reciprocal(s)\nn = Mul(r, x)"] {
+            let text = format!(
+                "{CONSTANTS}q = Pow(x, two)\nv = ReduceMean(q) axes=[-1]\na = Add(v, eps)\n{divide}\n
+                 y = Mul(scale, n)\noutput y"
+            );
+            check_pass(fuse_layer_norm, &text, "y = RMSNormalization(x, scale)");
         }
     }
 

@@ -25,10 +25,7 @@ const VERSION: u32 = 1;
 /// Magic, version, four bytes of zero, checksum and size of the program.
 const HEADER_BYTES: usize = 32;
 
-/// The domain of nodes that run a static part; their operator is [`REGION`], their attribute `index` says which.
-pub(crate) const DOMAIN: &str = "infer_embed";
-
-/// See [`DOMAIN`].
+/// The operator, of the internal domain, of nodes that run a static part; their attribute `index` says which.
 pub(crate) const REGION: &str = "Region";
 
 /// Everything but the plans.
