@@ -6,7 +6,8 @@
 //! BitCast since 26.
 
 use super::cast::element_type;
-use super::numbers::{self, Number, Rules, broadcast_indices};
+use super::elements::{broadcast_indices, checked_elements};
+use super::number::{Rules, Scalar, of_scalars, scalars, tensor_of};
 use crate::calls::{LowerNode, sized_kernel};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -127,12 +128,12 @@ impl Operator for Bitwise {
         let ty = self.output(&[a.ty(), b.ty()])?;
         // As wide as the numbers that are computed with.
         for shape in [&a.ty().shape, &b.ty().shape, &ty.shape] {
-            numbers::checked_elements(&TensorType::new(DataType::C128, shape.clone()))?;
+            checked_elements(&TensorType::new(DataType::C128, shape.clone()))?;
         }
         let integers = |tensor: &Constant| -> Result<Vec<i128>, Reason> {
-            let all = numbers::numbers(tensor)?.map(|number| match number {
-                Number::Integer(x) => x,
-                Number::Float(_) => 0,
+            let all = scalars(tensor)?.map(|number| match number {
+                Scalar::Integer(x) => x,
+                Scalar::Float(_) => 0,
             });
             Ok(all.collect())
         };
@@ -141,8 +142,8 @@ impl Operator for Bitwise {
             [broadcast_indices(&a.ty().shape, &ty.shape)?, broadcast_indices(&b.ty().shape, &ty.shape)?];
         let pairs =
             places[0].iter().zip(&places[1]).filter_map(|(&i, &j)| Some((left.get(i)?, right.get(j)?)));
-        let values = pairs.map(|(&a, &b)| Number::Integer(self.apply(a, b)));
-        Ok(Some(vec![numbers::tensor(ty.clone(), values, Rules::default())?.into()]))
+        let values = pairs.map(|(&a, &b)| Scalar::Integer(self.apply(a, b)));
+        Ok(Some(vec![of_scalars(ty.clone(), values, Rules::default())?.into()]))
     }
 }
 
@@ -194,7 +195,7 @@ impl Operator for BitCast {
             true => input.data().iter().map(|&byte| ((byte << unused) as i8 >> unused) as u8).collect(),
             false => input.data().iter().map(|&byte| byte << unused >> unused).collect(),
         };
-        Ok(Some(vec![numbers::of(ty, &bytes)?.into()]))
+        Ok(Some(vec![tensor_of(ty.dtype, &ty.shape, &bytes)?.into()]))
     }
 }
 

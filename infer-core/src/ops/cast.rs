@@ -8,7 +8,8 @@
 //! f8e8m0 and `round_mode` 24, 2-bit integers 25.
 
 use super::element_type;
-use super::numbers::{self, Number, Rules, checked_elements};
+use super::elements::checked_elements;
+use super::number::{Rules, Scalar, of_scalars, scalars};
 use crate::calls::LowerNode;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -115,7 +116,7 @@ impl Operator for Cast {
                     return Ok(None);
                 }
                 let ty = TensorType::new(to, from.shape.clone());
-                numbers::tensor(ty, numbers::numbers(tensor)?, self.rules)?.into()
+                of_scalars(ty, scalars(tensor)?, self.rules)?.into()
             }
             (other, _) => return Err(Reason::new(format!("input 0 is {}, no tensor", other.describe()))),
         };
@@ -132,16 +133,16 @@ fn parse(strings: &Strings, to: DataType, rules: Rules) -> Result<Constant, Reas
         let trimmed = string.trim();
         // Integers first: f64 does not hold all of those of 64 bits.
         let number = match trimmed.parse::<i64>() {
-            Ok(integer) => Some(Number::Integer(integer.into())),
+            Ok(integer) => Some(Scalar::Integer(integer.into())),
             Err(_) => match trimmed.parse::<u64>() {
-                Ok(integer) => Some(Number::Integer(integer.into())),
-                Err(_) => trimmed.parse::<f64>().ok().map(Number::Float),
+                Ok(integer) => Some(Scalar::Integer(integer.into())),
+                Err(_) => trimmed.parse::<f64>().ok().map(Scalar::Float),
             },
         };
         let wrong = || Reason::new(format!("the string {string:?} is no number"));
         numbers.push(number.ok_or_else(wrong)?);
     }
-    numbers::tensor(ty, numbers.into_iter(), rules)
+    of_scalars(ty, numbers.into_iter(), rules)
 }
 
 /// Numbers as strings, floats with as few digits as tell them from others of their type.
@@ -149,10 +150,10 @@ fn format_numbers(tensor: &Constant) -> Result<Strings, Reason> {
     let dtype = tensor.ty().dtype;
     // A string takes more memory than any number.
     checked_elements(&TensorType::new(DataType::C128, tensor.ty().shape.clone()))?;
-    let strings = numbers::numbers(tensor)?.map(|number| match number {
-        Number::Integer(x) if dtype == DataType::Bool => (if x != 0 { "True" } else { "False" }).to_owned(),
-        Number::Integer(x) => x.to_string(),
-        Number::Float(x) => format_float(x, dtype),
+    let strings = scalars(tensor)?.map(|number| match number {
+        Scalar::Integer(x) if dtype == DataType::Bool => (if x != 0 { "True" } else { "False" }).to_owned(),
+        Scalar::Integer(x) => x.to_string(),
+        Scalar::Float(x) => format_float(x, dtype),
     });
     let wrong = || Reason::new(format!("{} as strings", tensor.ty()));
     Strings::new(tensor.ty().shape.clone(), strings.collect()).ok_or_else(wrong)
@@ -172,9 +173,9 @@ fn format_float(x: f64, dtype: DataType) -> String {
         _ => {
             let is_same = |text: &str| {
                 let mut bytes = Vec::new();
-                let read = text.parse::<f64>().ok().map(Number::Float);
+                let read = text.parse::<f64>().ok().map(Scalar::Float);
                 read.and_then(|read| read.write(dtype, Rules::default(), &mut bytes)).is_some()
-                    && Number::read(dtype, &bytes) == Some(Number::Float(x))
+                    && Scalar::read(dtype, &bytes) == Some(Scalar::Float(x))
             };
             let candidates = (0..17).map(|digits| format!("{x:.digits$e}"));
             candidates.into_iter().find(|text| is_same(text)).unwrap_or_else(|| format!("{x:e}"))

@@ -1,14 +1,14 @@
 //! What expansions into other operators share.
 
-use super::numbers::{self, Number, Rules};
+use super::number::{Rules, Scalar, of_scalars};
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, Wire};
 use crate::tensor_type::{DataType, TensorType};
 
 /// A scalar of type `dtype`.
 pub fn scalar(nodes: &mut Expansion<'_>, dtype: DataType, value: f64) -> Result<Wire, Reason> {
-    let value = std::iter::once(Number::Float(value));
-    let constant = numbers::tensor(TensorType::new(dtype, []), value, Rules::default())?;
+    let value = std::iter::once(Scalar::Float(value));
+    let constant = of_scalars(TensorType::new(dtype, []), value, Rules::default())?;
     Ok(nodes.constant(constant))
 }
 

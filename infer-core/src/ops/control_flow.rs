@@ -10,7 +10,8 @@
 
 use std::sync::Arc;
 
-use super::value_parts::{Stack, bytes, expect_memory};
+use super::elements::expect_memory;
+use super::value_parts::{Stack, bytes};
 use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, scan, sequence};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;

@@ -15,12 +15,12 @@ use crate::calls::{LowerNode, Span, Tensor};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::ops::compose;
+use crate::ops::elements::with_types;
 use crate::ops::host_kernels;
 use crate::ops::pack::{Dense, pack_depthwise};
 use crate::ops::window::{AutoPad, Window, Windows};
 use crate::ops::{
-    Attribute, Blocking, Expansion, ImportNode, InputType, NodeTypes, NodeValues, Operator, Row, Wire,
-    expect_dtype,
+    Attribute, Blocking, Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, expect_dtype,
 };
 use crate::tensor_type::{DataType, TensorType};
 use crate::value::Value;
@@ -211,16 +211,6 @@ fn widened(
     Ok(Some(vec![compose::cast(nodes, result, dtype)?]))
 }
 
-/// Calls `infer` with the types of the inputs.
-fn with_types<R>(node: &NodeValues<'_>, infer: impl FnOnce(&NodeTypes<'_>) -> R) -> Result<R, Reason> {
-    let mut inputs = Vec::with_capacity(node.inputs.len());
-    for index in 0..node.inputs.len() {
-        let tensor = node.optional_tensor(index)?;
-        inputs.push(tensor.map(|tensor| InputType { ty: tensor.ty(), constant: Some(tensor) }));
-    }
-    Ok(infer(&NodeTypes { inputs: &inputs, outputs: node.outputs }))
-}
-
 /// A convolution of f64; `None` for other types.
 fn compute(
     node: &NodeValues<'_>,
@@ -234,7 +224,7 @@ fn compute(
     let (params, output) = with_types(node, |types| {
         let geometry = geometry(types)?;
         Ok::<_, Reason>((geometry.general(Activation::NONE), output_type(types, &geometry)?))
-    })??;
+    })?;
     let bias: Option<&Constant> = node.optional_tensor(2)?;
     Ok(Some(vec![host_kernels::conv([x, w], bias, &params, transposed, output)?.into()]))
 }

@@ -9,10 +9,12 @@ use rayon::prelude::*;
 
 use crate::diagnostic::Reason;
 use crate::node_values::NodeValues;
+use crate::ops::element_type::common_float;
+use crate::ops::elements::{expect_elements, with_types};
 use crate::ops::grid_sample::join_blocks;
-use crate::ops::real::{common_float, expect_small, from_reals, to_reals, with_types};
+use crate::ops::number::{of_f64s, to_f64s};
 use crate::ops::{ImportNode, NodeTypes, Operator, Row};
-use crate::tensor_type::{DataType, TensorType};
+use crate::tensor_type::TensorType;
 use crate::value::Value;
 
 /// The table's rows.
@@ -282,18 +284,18 @@ impl Operator for DeformConv {
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let (outputs, extents) = with_types(node, |types| Ok((self.infer(types)?, self.extents(types)?)))?;
         let Some(output) = outputs.into_iter().next() else { return Ok(None) };
-        expect_small(&TensorType::new(DataType::F64, output.shape.clone()))?;
+        expect_elements(&output.shape, size_of::<f64>())?;
         if output.elements() == 0 {
-            return Ok(Some(vec![Value::Tensor(from_reals(output, &[])?)]));
+            return Ok(Some(vec![Value::Tensor(of_f64s(output, [])?)]));
         }
         let optional = |index: usize| match node.optional_tensor(index)? {
-            Some(tensor) => to_reals(tensor),
+            Some(tensor) => to_f64s(tensor),
             None => Ok(Vec::new()),
         };
         let tensors = Tensors {
-            x: to_reals(node.tensor(0)?)?,
-            w: to_reals(node.tensor(1)?)?,
-            offset: to_reals(node.tensor(2)?)?,
+            x: to_f64s(node.tensor(0)?)?,
+            w: to_f64s(node.tensor(1)?)?,
+            offset: to_f64s(node.tensor(2)?)?,
             bias: optional(3)?,
             mask: optional(4)?,
         };
@@ -307,7 +309,7 @@ impl Operator for DeformConv {
             })
             .collect();
         let values = join_blocks(&computed, blocks, extents.outputs);
-        Ok(Some(vec![Value::Tensor(from_reals(output, &values)?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(output, values)?)]))
     }
 
     fn flops(&self, node: &NodeTypes<'_>, outputs: &[&TensorType]) -> u64 {
@@ -322,6 +324,7 @@ mod tests {
     use crate::constant::Constant;
     use crate::ops::Attribute;
     use crate::ops::test_support::{check, f32s, import, infer, run, run_all};
+    use crate::tensor_type::DataType;
 
     fn picture() -> Constant {
         f32s([1, 1, 3, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])

@@ -5,6 +5,7 @@ use infer_kernels::reference;
 
 use crate::calls::{LowerNode, Tensor, sized_kernel};
 use crate::diagnostic::Reason;
+use crate::node_types::NodeTypes;
 use crate::ops::expect_dtype;
 use crate::tensor_type::{DataType, TensorType};
 
@@ -31,6 +32,23 @@ pub fn expect_kernel(family: &str, ty: &TensorType) -> Result<DataType, Reason> 
         DataType::ALL.into_iter().filter(|&dtype| compute_type(family, dtype).is_some()).collect();
     expect_dtype(ty, &supported)?;
     Ok(ty.dtype)
+}
+
+/// The type of the elements that inputs `indices` have in common, where they are there, among the floating-point ones.
+pub(super) fn common_float(node: &NodeTypes<'_>, indices: &[usize]) -> Result<DataType, Reason> {
+    let mut common = None;
+    for &index in indices {
+        let Some(ty) = node.optional(index) else { continue };
+        if !ty.dtype.is_float() {
+            return Err(Reason::new(format!("input {index} is {ty}")).supported("f32, f64, f16, bf16"));
+        }
+        match common {
+            None => common = Some(ty.dtype),
+            Some(dtype) if dtype == ty.dtype => (),
+            Some(dtype) => return Err(Reason::new(format!("input {index} is {ty} beside {dtype}"))),
+        }
+    }
+    common.ok_or_else(|| Reason::new("input 0 is missing"))
 }
 
 /// The kernel that makes elements of type `to` of those of type `from`, if there is one. Integers below 8 bits have a

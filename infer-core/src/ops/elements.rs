@@ -1,15 +1,17 @@
-//! Elements that are moved without being looked at: of tensors of any type, strings included.
+//! Elements that are moved without being looked at, of tensors of any type, strings included: where they lie, and how
+//! many there may be.
 
 use bytemuck::Pod;
 
+use crate::calls::broadcast_strides;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
-use crate::ops::NodeValues;
+use crate::ops::{InputType, NodeTypes, NodeValues};
 use crate::tensor_type::{DataType, TensorType};
 use crate::value::{Strings, Value};
 
-/// The most bytes that a tensor computed here may have.
-const MAX_BYTES: usize = 1 << 30;
+/// The most bytes that a tensor computed on the host, a sequence, or all that a loop collects may have.
+pub(super) const MAX_BYTES: usize = 1 << 30;
 
 /// The elements of a tensor while they are put together.
 pub(super) enum Elements {
@@ -129,6 +131,20 @@ pub(super) fn shape_of<'a>(node: &NodeValues<'a>, index: usize) -> Result<&'a [u
     value.shape().ok_or_else(|| no_tensor(value))
 }
 
+/// What `look` finds in the types of a node's inputs, all of them known. Inputs that are no tensors of numbers count as
+/// left out.
+pub(super) fn with_types<R>(node: &NodeValues<'_>, look: impl FnOnce(&NodeTypes<'_>) -> R) -> R {
+    let types: Vec<Option<InputType<'_>>> = node
+        .inputs
+        .iter()
+        .map(|value| {
+            let tensor = value.as_ref()?.as_tensor()?;
+            Some(InputType { ty: tensor.ty(), constant: Some(tensor) })
+        })
+        .collect();
+    look(&NodeTypes { inputs: &types, outputs: node.outputs })
+}
+
 fn no_tensor(value: &Value) -> Reason {
     Reason::new(format!("{} is no tensor", value.describe()))
 }
@@ -143,22 +159,35 @@ pub(super) fn expect_elements(shape: &[usize], width: usize) -> Result<usize, Re
     }
 }
 
-/// Index `index` of an axis of `extent` elements, negative ones counted from its end.
+/// [`expect_elements`] for a tensor of type `ty`.
+pub(super) fn checked_elements(ty: &TensorType) -> Result<usize, Reason> {
+    expect_elements(&ty.shape, ty.dtype.size_bytes())
+}
+
+/// Refuses `bytes` bytes of `what` where they are more than [`MAX_BYTES`].
+pub(super) fn expect_memory(bytes: usize, what: &str) -> Result<(), Reason> {
+    if bytes <= MAX_BYTES {
+        return Ok(());
+    }
+    Err(Reason::new(format!("{what} would have {bytes} bytes, at most {MAX_BYTES} are supported")))
+}
+
+/// Index `index` of `extent` entries, negative ones counted from the end.
 pub(super) fn resolve_index(index: i64, extent: usize) -> Result<usize, Reason> {
     let resolved = if index < 0 { index.checked_add(extent as i64) } else { Some(index) };
     match resolved.and_then(|at| usize::try_from(at).ok()) {
         Some(at) if at < extent => Ok(at),
-        _ => Err(Reason::new(format!("index {index} is outside of an axis of {extent}"))),
+        _ => Err(Reason::new(format!("index {index} is outside of {extent} entries"))),
     }
 }
 
 /// The row-major strides of `shape`.
 pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1usize; shape.len()];
-    for axis in (1..shape.len()).rev() {
-        strides[axis - 1] = strides[axis].saturating_mul(shape[axis].max(1));
-    }
-    strides
+    unsigned(TensorType::new(DataType::U8, shape).strides())
+}
+
+fn unsigned(strides: Vec<i64>) -> Vec<usize> {
+    strides.into_iter().map(|stride| stride as usize).collect()
 }
 
 /// The offsets at which `strides` walk over `shape`, row-major.
@@ -180,6 +209,13 @@ pub(super) fn offsets(shape: &[usize], strides: &[usize]) -> impl Iterator<Item 
         }
         current
     })
+}
+
+/// For each element of a tensor of shape `to`, row-major, the element of one of shape `from` that broadcasts to it.
+pub(super) fn broadcast_indices(from: &[usize], to: &[usize]) -> Result<Vec<usize>, Reason> {
+    expect_elements(to, size_of::<usize>())?;
+    let strides = broadcast_strides(&TensorType::new(DataType::U8, from), to)?;
+    Ok(offsets(to, &unsigned(strides)).collect())
 }
 
 /// What `axis` splits `shape` into: the elements before it, its own, and those after it. Without elements nothing lies
@@ -211,5 +247,14 @@ mod tests {
         assert!(expect_elements(&[1 << 20, 1 << 20, 0], 1).is_err());
         assert_eq!(resolve_index(-1, 3).ok(), Some(2));
         assert!(resolve_index(i64::MIN, 3).is_err() && resolve_index(3, 3).is_err());
+    }
+    #[test]
+    fn indices_broadcast() {
+        assert_eq!(broadcast_indices(&[2, 1], &[2, 3]).unwrap(), [0, 0, 0, 1, 1, 1]);
+        assert_eq!(broadcast_indices(&[3], &[2, 3]).unwrap(), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(broadcast_indices(&[], &[]).unwrap(), [0]);
+        assert_eq!(broadcast_indices(&[1], &[0]).unwrap(), [0usize; 0]);
+        assert!(broadcast_indices(&[2], &[3]).is_err());
+        assert!(checked_elements(&TensorType::new(DataType::F64, [1 << 28])).is_err());
     }
 }

@@ -6,6 +6,7 @@ use half::f16;
 use infer_kernels::call;
 
 use super::movement::{kernel_width, result_type};
+use super::reduce::along;
 use super::{ImportNode, NodeTypes, Operator, Row, StringUse, expect_dtype, resolve_axis};
 use crate::calls::{LowerNode, sized_kernel};
 use crate::constant::Constant;
@@ -52,12 +53,12 @@ impl Operator for Gather {
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         let (data, indices, output) = (node.input(0)?, node.input(1)?, node.output(0)?);
         let axis = resolve_axis(self.axis, data.ty.rank())?;
-        let product = |extents: &[usize]| extents.iter().product::<usize>() as u64;
         let (width, parts) = kernel_width(data.ty.dtype);
+        let call::Axis { outer, axis, inner, .. } = along(&data.ty, axis);
         let params = call::Gather {
-            outer: product(&data.ty.shape[..axis]),
-            axis: data.ty.shape[axis] as u64,
-            inner: product(&data.ty.shape[axis + 1..]) * parts as u64,
+            outer,
+            axis,
+            inner: inner * parts as u64,
             indices: indices.ty.elements() as u64,
             index_bytes: indices.ty.dtype.size_bytes() as u64,
         };

@@ -13,7 +13,10 @@ use rayon::prelude::*;
 use crate::constant::Constant;
 use crate::diagnostic::{Reason, quote};
 use crate::node_values::NodeValues;
-use crate::ops::real::{Real, Rounding, expect_small, from_reals, to_reals, with_real, with_types};
+use crate::ops::elements::{checked_elements, strides, with_types};
+use crate::ops::number::{
+    NUMBERS, Number, Rounding, narrowed, no_numbers, of_f64s, to_f64s, widened, with_number,
+};
 use crate::ops::{ImportNode, NodeTypes, Operator, Row, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
 use crate::value::Value;
@@ -246,17 +249,16 @@ impl GridSample {
         }
         let spatial = x.ty().shape.get(2..).unwrap_or_default();
         let channels = x.ty().shape.get(1).copied().unwrap_or(0);
-        let strides = TensorType::new(x.ty().dtype, spatial).strides();
         let axes: Vec<Axis> = spatial
             .iter()
-            .zip(strides)
+            .zip(strides(spatial))
             .map(|(&extent, stride)| {
                 let (low, high) = if self.align_corners { (0.0, -1.0) } else { (-0.5, -0.5) };
-                Axis { extent, stride: stride as usize, low, high: extent as f64 + high }
+                Axis { extent, stride, low, high: extent as f64 + high }
             })
             .collect();
         let rounding = Rounding::of(grid.ty().dtype);
-        let (values, places) = (x.values::<T>(), to_reals(grid)?);
+        let (values, places) = (x.values::<T>(), to_f64s(grid)?);
         let picture: usize = spatial.iter().product();
         let points: usize = output.shape.get(2..).unwrap_or_default().iter().product();
         let images = x.ty().shape.first().copied().unwrap_or(0);
@@ -297,17 +299,17 @@ fn first<T: Copy + AnyBitPattern>(plane: &[T], reads: &[(usize, f64)]) -> T {
 }
 
 /// The weighted sum.
-fn sum<T: Real>(plane: &[T], reads: &[(usize, f64)]) -> T {
-    let term = |&(at, weight): &(usize, f64)| plane.get(at).map_or(0.0, |value| value.get() * weight);
-    T::of(reads.iter().map(term).sum())
+fn sum<T: Number>(plane: &[T], reads: &[(usize, f64)]) -> T {
+    let term = |&(at, weight): &(usize, f64)| plane.get(at).map_or(0.0, |value| value.to_f64() * weight);
+    T::of_f64(reads.iter().map(term).sum())
 }
 
 /// The weighted sum of complex numbers.
-fn sum_complex<T: Real>(plane: &[[T; 2]], reads: &[(usize, f64)]) -> [T; 2] {
+fn sum_complex<T: Number>(plane: &[[T; 2]], reads: &[(usize, f64)]) -> [T; 2] {
     [0, 1].map(|part: usize| {
         let term =
-            |&(at, weight): &(usize, f64)| plane.get(at).map_or(0.0, |value| value[part].get() * weight);
-        T::of(reads.iter().map(term).sum())
+            |&(at, weight): &(usize, f64)| plane.get(at).map_or(0.0, |value| value[part].to_f64() * weight);
+        T::of_f64(reads.iter().map(term).sum())
     })
 }
 
@@ -320,10 +322,8 @@ impl Operator for GridSample {
         let (x, grid) = (node.ty(0)?, node.ty(1)?);
         expect_dtype(grid, &FLOATS)?;
         let complex = matches!(x.dtype, DataType::C64 | DataType::C128);
-        if self.mode != Mode::Nearest && !complex {
-            with_real!(x.dtype, T => { let _: Option<T> = None; },
-                else return Err(Reason::new(format!("element type {} is not supported", x.dtype))
-                    .help("mode \"nearest\" takes every type")));
+        if self.mode != Mode::Nearest && !complex && !NUMBERS.contains(&x.dtype) {
+            return Err(no_numbers(x.dtype).help("mode \"nearest\" takes every type"));
         }
         let axes = x.rank().saturating_sub(2);
         if axes == 0 || axes > MAX_AXES {
@@ -347,7 +347,7 @@ impl Operator for GridSample {
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let (x, grid) = (node.tensor(0)?, node.tensor(1)?);
         let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
-        expect_small(&output)?;
+        checked_elements(&output)?;
         let tensor = match (self.mode, x.ty().dtype, x.ty().dtype.size_bytes()) {
             (Mode::Nearest, _, 1) => self.sample(x, grid, output, first::<u8>),
             (Mode::Nearest, _, 2) => self.sample(x, grid, output, first::<u16>),
@@ -356,8 +356,16 @@ impl Operator for GridSample {
             (Mode::Nearest, _, 16) => self.sample(x, grid, output, first::<u128>),
             (_, DataType::C64, _) => self.sample(x, grid, output, sum_complex::<f32>),
             (_, DataType::C128, _) => self.sample(x, grid, output, sum_complex::<f64>),
-            (_, dtype, _) => with_real!(dtype, T => self.sample(x, grid, output, sum::<T>),
-                else Err(Reason::new(format!("element type {dtype} is not supported")))),
+            (_, dtype, _) => {
+                let x = widened(x);
+                let output = TensorType::new(x.ty().dtype, output.shape);
+                with_number!(
+                    output.dtype,
+                    T => self.sample(&x, grid, output, sum::<T>),
+                    Err(no_numbers(dtype))
+                )
+                .map(|sums| narrowed(sums, dtype))
+            }
         };
         Ok(Some(vec![Value::Tensor(tensor?)]))
     }
@@ -407,7 +415,7 @@ impl Operator for AffineGrid {
         shape.extend(&extents[2..]);
         shape.push(axes);
         let output = TensorType::new(theta.dtype, shape);
-        expect_small(&output)?;
+        checked_elements(&output)?;
         Ok(vec![output])
     }
 
@@ -417,7 +425,7 @@ impl Operator for AffineGrid {
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
-        let theta = to_reals(node.tensor(0)?)?;
+        let theta = to_f64s(node.tensor(0)?)?;
         let extents = &output.shape[1..output.rank() - 1];
         let points: usize = extents.iter().product();
         let axes = extents.len();
@@ -439,7 +447,7 @@ impl Operator for AffineGrid {
                 }
             }
         }
-        Ok(Some(vec![Value::Tensor(from_reals(output, &places)?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(output, places)?)]))
     }
 }
 

@@ -4,7 +4,8 @@
 
 use infer_kernels::call::{ConvNd, PoolNd};
 
-use super::numbers::{self, Number, Rules, broadcast_indices};
+use super::elements::{broadcast_indices, checked_elements};
+use super::number::{Rules, Scalar, of_f64s, of_scalars, scalars, tensor_of, to_f64s};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
@@ -23,23 +24,23 @@ pub struct Matrices<'a> {
 
 /// The product of row-major matrices of f64 or integers, which wrap.
 pub fn matmul(a: &Constant, b: &Constant, of: &Matrices<'_>, output: TensorType) -> Result<Constant, Reason> {
-    numbers::checked_elements(&output)?;
+    checked_elements(&output)?;
     if output.dtype == DataType::F64 {
-        let (a, b) = (numbers::to_f64s(a)?, numbers::to_f64s(b)?);
+        let (a, b) = (to_f64s(a)?, to_f64s(b)?);
         let products = multiply(&a, &b, of, 0.0, |sum, a, b| sum + a * b)?;
-        return numbers::of_f64s(output, products.into_iter());
+        return of_f64s(output, products);
     }
     let integers = |tensor: &Constant| -> Result<Vec<i64>, Reason> {
-        let values = numbers::numbers(tensor)?.map(|number| match number {
-            Number::Integer(x) => x as i64,
-            Number::Float(x) => x as i64,
+        let values = scalars(tensor)?.map(|number| match number {
+            Scalar::Integer(x) => x as i64,
+            Scalar::Float(x) => x as i64,
         });
         Ok(values.collect())
     };
     let (a, b) = (integers(a)?, integers(b)?);
     let products = multiply(&a, &b, of, 0, |sum: i64, a, b: i64| sum.wrapping_add(b.wrapping_mul(a)))?;
-    let products = products.into_iter().map(|x| Number::Integer(x.into()));
-    numbers::tensor(output, products, Rules::default())
+    let products = products.into_iter().map(|x| Scalar::Integer(x.into()));
+    of_scalars(output, products, Rules::default())
 }
 
 fn multiply<T: Copy>(
@@ -110,7 +111,7 @@ pub fn conv(
     transposed: bool,
     output: TensorType,
 ) -> Result<Constant, Reason> {
-    let elements = numbers::checked_elements(&output)?;
+    let elements = checked_elements(&output)?;
     let [x, w] = inputs.map(|input| input.values::<f64>());
     let bias = bias.map(|bias| bias.values::<f64>());
     let (images, groups) = (p.n as usize, p.groups as usize);
@@ -151,7 +152,7 @@ pub fn conv(
             values.iter_mut().for_each(|value| *value += bias);
         }
     }
-    numbers::of(output, &y)
+    tensor_of(output.dtype, &output.shape, &y)
 }
 
 /// What a pool makes of the elements in its window.
@@ -199,7 +200,7 @@ pub fn pool(
     kind: Pooling,
     output: TensorType,
 ) -> Result<(Constant, Constant), Reason> {
-    let elements = numbers::checked_elements(&output)?;
+    let elements = checked_elements(&output)?;
     let x = x.values::<f64>();
     let size = count(p.input);
     let (mut values, mut indices) = (Vec::with_capacity(elements), Vec::with_capacity(elements));
@@ -238,8 +239,8 @@ pub fn pool(
             });
         }
     }
-    let places = TensorType::new(DataType::I64, output.shape.clone());
-    Ok((numbers::of(output, &values)?, numbers::of(places, &indices)?))
+    let (dtype, shape) = (output.dtype, &output.shape);
+    Ok((tensor_of(dtype, shape, &values)?, tensor_of(DataType::I64, shape, &indices)?))
 }
 
 #[cfg(test)]

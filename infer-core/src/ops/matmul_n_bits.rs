@@ -5,7 +5,8 @@
 //! History: version 1.
 
 use super::compose::{cast, wide_input};
-use super::numbers;
+use super::elements::checked_elements;
+use super::number::{tensor_of, to_f64s};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::ops::{Expansion, ImportNode, Operator, Row, Wire, expect_dtype};
@@ -57,7 +58,7 @@ impl MatMulNBits {
         let blocks = self.k.div_ceil(self.block_size);
         let block_bytes = (self.block_size * self.bits).div_ceil(8);
         let ty = TensorType::new(DataType::F32, [self.k, self.n]);
-        let elements = numbers::checked_elements(&ty)?;
+        let elements = checked_elements(&ty)?;
         expect_dtype(b.ty(), &[DataType::U8])?;
         let expected = (self.n * blocks).checked_mul(block_bytes);
         if Some(b.ty().elements()) != expected {
@@ -66,7 +67,7 @@ impl MatMulNBits {
         if scales.ty().elements() != self.n * blocks {
             return Err(Reason::new(format!("scales {} for {} blocks", scales.ty(), self.n * blocks)));
         }
-        let scales = numbers::to_f64s(scales)?;
+        let scales = to_f64s(scales)?;
         let row_bytes = (blocks * self.bits).div_ceil(8);
         let is_packed = zeros.is_some_and(|zeros| zeros.ty().dtype == DataType::U8);
         if let Some(zeros) = zeros {
@@ -75,7 +76,7 @@ impl MatMulNBits {
                 return Err(Reason::new(format!("zero points {}, not {expected}", zeros.ty())));
             }
         }
-        let zero_values = zeros.filter(|_| !is_packed).map(numbers::to_f64s).transpose()?;
+        let zero_values = zeros.filter(|_| !is_packed).map(to_f64s).transpose()?;
         let mask = ((1u16 << self.bits) - 1) as u8;
         let per_byte = 8 / self.bits;
         let read = |bytes: &[u8], start: usize, index: usize| -> u8 {
@@ -99,7 +100,7 @@ impl MatMulNBits {
                 }
             }
         }
-        numbers::of(ty, &weights)
+        tensor_of(ty.dtype, &ty.shape, &weights)
     }
 }
 

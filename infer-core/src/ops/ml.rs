@@ -7,8 +7,9 @@
 
 use std::collections::HashMap;
 
+use super::elements::checked_elements;
 use super::ml_common::{DOMAIN, FEATURES, Labels, Rows, f32_tensor};
-use super::numbers;
+use super::number::{of_f64s, to_f64s};
 use crate::constant::Constant;
 use crate::diagnostic::{Reason, quote};
 use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype};
@@ -204,7 +205,7 @@ impl Operator for ArrayFeatureExtractor {
             .map(|&index| usize::try_from(index).ok().filter(|&i| i < row).ok_or_else(|| outside(index)))
             .collect::<Result<Vec<usize>, _>>()?;
         let shape = self.shape(x_shape, indices.len())?;
-        numbers::checked_elements(&TensorType::new(DataType::C128, shape.clone()))?;
+        checked_elements(&TensorType::new(DataType::C128, shape.clone()))?;
         let output = match x {
             Value::Tensor(x) => {
                 let bytes = extract(x.data(), row, x.ty().dtype.size_bytes(), &indices);
@@ -247,11 +248,11 @@ impl Operator for Binarizer {
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let x = node.tensor(0)?;
         expect_dtype(x.ty(), &FEATURES)?;
-        let mut values = numbers::to_f64s(x)?;
+        let mut values = to_f64s(x)?;
         for value in &mut values {
             *value = if *value > self.threshold.into() { 1.0 } else { 0.0 };
         }
-        Ok(Some(vec![Value::Tensor(numbers::of_f64s(x.ty().clone(), values.iter().copied())?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(x.ty().clone(), values)?)]))
     }
 }
 
@@ -263,7 +264,7 @@ impl FeatureVectorizer {
         }
         let width = self.widths.iter().try_fold(0usize, |sum, &width| sum.checked_add(width));
         let width = width.ok_or_else(|| Reason::new("inputdimensions has too large elements"))?;
-        numbers::checked_elements(&TensorType::new(DataType::F32, [first, width]))?;
+        checked_elements(&TensorType::new(DataType::F32, [first, width]))?;
         Ok(vec![first, width])
     }
 }
@@ -331,14 +332,14 @@ impl Operator for Imputer {
         let integers = matches!(x.ty().dtype, DataType::I64 | DataType::I32);
         let output = match &self.imputed {
             Imputed::Floats { replaced, values } if !integers => {
-                let mut elements = numbers::to_f64s(x)?;
+                let mut elements = to_f64s(x)?;
                 for (element, &value) in elements.iter_mut().zip(values.iter().cycle()) {
                     let both_missing = element.is_nan() && replaced.is_nan();
                     if *element == f64::from(*replaced) || both_missing {
                         *element = value.into();
                     }
                 }
-                numbers::of_f64s(x.ty().clone(), elements.iter().copied())?
+                of_f64s(x.ty().clone(), elements)?
             }
             Imputed::Integers { replaced, values } if integers => {
                 let mut elements = x.to_i64s().unwrap_or_default();
@@ -394,7 +395,7 @@ impl Operator for Normalizer {
 impl OneHotEncoder {
     fn shape(&self, x: &[usize]) -> Result<Vec<usize>, Reason> {
         let shape = [x, &[self.categories.len()]].concat();
-        numbers::checked_elements(&TensorType::new(DataType::F32, shape.clone()))?;
+        checked_elements(&TensorType::new(DataType::F32, shape.clone()))?;
         Ok(shape)
     }
 }
@@ -426,7 +427,7 @@ impl Operator for OneHotEncoder {
                 let positions: HashMap<i64, usize> = categories.iter().copied().zip(0..).collect();
                 let values = match x.to_i64s() {
                     Some(values) => values,
-                    None => numbers::to_f64s(x)?.iter().map(|&value| value as i64).collect(),
+                    None => to_f64s(x)?.iter().map(|&value| value as i64).collect(),
                 };
                 values.iter().map(|value| positions.get(value).copied()).collect()
             }
@@ -488,7 +489,7 @@ impl Operator for Scaler {
             [one] => f64::from(*one),
             several => f64::from(several[index % several.len()]),
         };
-        let mut values = numbers::to_f64s(x)?;
+        let mut values = to_f64s(x)?;
         for (index, value) in values.iter_mut().enumerate() {
             *value = (*value - at(&self.offset, index, 0.0)) * at(&self.scale, index, 1.0);
         }

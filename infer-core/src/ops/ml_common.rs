@@ -3,7 +3,7 @@
 //! Where the specification is silent (one score for two classes, a transformation of a single score), results are
 //! those of ONNX Runtime, which the models of this domain are made for.
 
-use super::numbers;
+use super::number::{of_f64s, to_f64s};
 use crate::constant::Constant;
 use crate::diagnostic::{Reason, quote};
 use crate::ops::{Attributes, expect_dtype};
@@ -36,7 +36,7 @@ pub(super) struct Rows {
 impl Rows {
     pub fn new(tensor: &Constant) -> Result<Self, Reason> {
         let (rows, columns) = row_shape(tensor.ty())?;
-        Ok(Rows { rows, columns, values: numbers::to_f64s(tensor)? })
+        Ok(Rows { rows, columns, values: to_f64s(tensor)? })
     }
 
     /// Each row; of no columns, empty ones.
@@ -47,7 +47,7 @@ impl Rows {
 
 /// A tensor of f32, rounded.
 pub(super) fn f32_tensor(shape: &[usize], values: &[f64]) -> Result<Value, Reason> {
-    Ok(Value::Tensor(numbers::of_f64s(TensorType::new(DataType::F32, shape), values.iter().copied())?))
+    Ok(Value::Tensor(of_f64s(TensorType::new(DataType::F32, shape), values.iter().copied())?))
 }
 
 /// What becomes of scores.

@@ -5,8 +5,8 @@
 //! Types: f32, f64, i64, i32; scores are f32, labels i64 or strings.
 //! History: version 1 of ai.onnx.ml.
 
+use super::elements::checked_elements;
 use super::ml_common::{Class, DOMAIN, Labels, PostTransform, Rows, f32_tensor, largest, row_shape};
-use super::numbers;
 use crate::diagnostic::Reason;
 use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row};
 use crate::tensor_type::{DataType, TensorType};
@@ -136,7 +136,7 @@ impl Operator for LinearClassifier {
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let x = Rows::new(node.tensor(0)?)?;
         let (given, computed) = self.scores(x.columns)?;
-        let size = numbers::checked_elements(&TensorType::new(DataType::F32, [x.rows, given]))?;
+        let size = checked_elements(&TensorType::new(DataType::F32, [x.rows, given]))?;
         let mut scores = Vec::with_capacity(size);
         let mut classes = Vec::with_capacity(x.rows);
         let mut row_scores = vec![0.0; computed];
@@ -175,8 +175,7 @@ impl Operator for LinearRegressor {
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let x = Rows::new(node.tensor(0)?)?;
         let targets = self.linear.targets(x.columns)?;
-        let mut scores =
-            vec![0.0; numbers::checked_elements(&TensorType::new(DataType::F32, [x.rows, targets]))?];
+        let mut scores = vec![0.0; checked_elements(&TensorType::new(DataType::F32, [x.rows, targets]))?];
         for (row, scores) in x.iter().zip(scores.chunks_mut(targets)) {
             self.linear.scores(row, scores);
             self.linear.transform.apply(scores);

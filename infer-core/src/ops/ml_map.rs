@@ -8,8 +8,9 @@
 
 use std::collections::HashMap;
 
+use super::elements::checked_elements;
 use super::ml_common::{DOMAIN, Labels};
-use super::numbers;
+use super::number::{of_f64s, to_f64s};
 use crate::constant::Constant;
 use crate::diagnostic::{Reason, quote};
 use crate::ops::{ImportNode, NodeValues, Operator, Row};
@@ -134,7 +135,7 @@ impl Operator for CastMap {
         order.sort_unstable();
         let length = self.length.unwrap_or(order.len());
         let shape = [1, length];
-        numbers::checked_elements(&TensorType::new(DataType::C128, shape))?;
+        checked_elements(&TensorType::new(DataType::C128, shape))?;
         // For each output the position of its value.
         let mut places = vec![None; length];
         for (place, &(key, position)) in order.iter().enumerate() {
@@ -149,7 +150,7 @@ impl Operator for CastMap {
                 let texts: Vec<String> = match values {
                     Value::Strings(texts) => texts.data().to_vec(),
                     Value::Tensor(numbers) => {
-                        numbers::to_f64s(numbers)?.iter().map(|value| format!("{value:.6}")).collect()
+                        to_f64s(numbers)?.iter().map(|value| format!("{value:.6}")).collect()
                     }
                     other => return Err(Reason::new(format!("the values are {}", other.describe()))),
                 };
@@ -164,7 +165,7 @@ impl Operator for CastMap {
                 let (dtype, texts, numbers);
                 match values {
                     Value::Strings(strings) => (texts, numbers) = (strings.data(), Vec::new()),
-                    Value::Tensor(tensor) => (texts, numbers) = (&[][..], numbers::to_f64s(tensor)?),
+                    Value::Tensor(tensor) => (texts, numbers) = (&[][..], to_f64s(tensor)?),
                     other => return Err(Reason::new(format!("the values are {}", other.describe()))),
                 }
                 let mut output = Vec::with_capacity(length);
@@ -182,7 +183,7 @@ impl Operator for CastMap {
                     });
                 }
                 dtype = if target == Target::Float { DataType::F32 } else { DataType::I64 };
-                Value::Tensor(numbers::of_f64s(TensorType::new(dtype, shape), output.iter().copied())?)
+                Value::Tensor(of_f64s(TensorType::new(dtype, shape), output)?)
             }
         };
         Ok(Some(vec![output]))

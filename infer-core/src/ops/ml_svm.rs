@@ -5,8 +5,8 @@
 //! Types: f32, f64, i64, i32; scores are f32, labels i64 or strings.
 //! History: version 1 of ai.onnx.ml.
 
+use super::elements::checked_elements;
 use super::ml_common::{Class, DOMAIN, Labels, PostTransform, Rows, f32_tensor, largest, row_shape};
-use super::numbers;
 use crate::diagnostic::{Reason, quote};
 use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row};
 use crate::tensor_type::{DataType, TensorType};
@@ -317,7 +317,7 @@ impl Operator for SvmClassifier {
         let x = Rows::new(node.tensor(0)?)?;
         self.expect(x.columns)?;
         let columns = self.columns();
-        let size = numbers::checked_elements(&TensorType::new(DataType::F32, [x.rows, columns]))?;
+        let size = checked_elements(&TensorType::new(DataType::F32, [x.rows, columns]))?;
         let mut scores = Vec::with_capacity(size);
         let mut classes = Vec::with_capacity(x.rows);
         let all_positive = self.coefficients.iter().all(|&coefficient| coefficient >= 0.0);

@@ -7,8 +7,9 @@
 //! Sums are rounded to f32 after each tree unless features are f64, as ONNX Runtime rounds them: a class is chosen by
 //! what side of a threshold a sum lies on.
 
+use super::elements::checked_elements;
 use super::ml_common::{DOMAIN, PostTransform};
-use super::numbers;
+use super::number::{of_f64s, to_f64s};
 use crate::diagnostic::Reason;
 use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
@@ -156,7 +157,7 @@ pub struct TreeEnsemble {
 /// Attribute `name`, a tensor of numbers; empty where it is left out.
 pub(super) fn number_tensor(node: &mut ImportNode, name: &str) -> Result<Vec<f64>, Reason> {
     match node.attributes.tensor(name)? {
-        Some(tensor) => numbers::to_f64s(&tensor),
+        Some(tensor) => to_f64s(&tensor),
         None => Ok(Vec::new()),
     }
 }
@@ -260,7 +261,7 @@ impl TreeEnsemble {
         };
         self.forest.expect_features(columns)?;
         let ty = TensorType::new(x.dtype, [rows, self.forest.targets]);
-        numbers::checked_elements(&ty)?;
+        checked_elements(&ty)?;
         Ok(ty)
     }
 }
@@ -282,7 +283,7 @@ impl Operator for TreeEnsemble {
         let x = node.tensor(0)?;
         let ty = self.ty(x.ty())?;
         let single = ty.dtype != DataType::F64;
-        let values = numbers::to_f64s(x)?;
+        let values = to_f64s(x)?;
         let columns = x.ty().shape.last().copied().unwrap_or(0);
         let mut output = Vec::with_capacity(ty.elements());
         for row in 0..ty.shape.first().copied().unwrap_or(0) {
@@ -292,7 +293,7 @@ impl Operator for TreeEnsemble {
             self.transform.apply(&mut scores);
             output.extend(scores);
         }
-        Ok(Some(vec![Value::Tensor(numbers::of_f64s(ty, output.iter().copied())?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(ty, output)?)]))
     }
 }
 

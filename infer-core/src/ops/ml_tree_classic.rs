@@ -7,9 +7,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::elements::checked_elements;
 use super::ml_common::{Class, DOMAIN, Labels, PostTransform, Rows, f32_tensor, row_shape};
 use super::ml_tree::{Aggregate, Branch, Forest, Score, Step, Test, number_tensor, position};
-use super::numbers;
 use crate::diagnostic::{Reason, quote};
 use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row};
 use crate::tensor_type::{DataType, TensorType};
@@ -294,7 +294,7 @@ impl Operator for TreeEnsembleClassifier {
         let x = Rows::new(tensor)?;
         self.forest.expect_features(x.columns)?;
         let columns = self.columns();
-        let size = numbers::checked_elements(&TensorType::new(DataType::F32, [x.rows, columns]))?;
+        let size = checked_elements(&TensorType::new(DataType::F32, [x.rows, columns]))?;
         let single = is_single(tensor.ty().dtype);
         let (mut classes, mut scores) = (Vec::with_capacity(x.rows), Vec::with_capacity(size));
         for row in x.iter() {
@@ -327,7 +327,7 @@ impl Operator for TreeEnsembleRegressor {
         let x = Rows::new(tensor)?;
         self.forest.expect_features(x.columns)?;
         let targets = self.forest.targets;
-        let size = numbers::checked_elements(&TensorType::new(DataType::F32, [x.rows, targets]))?;
+        let size = checked_elements(&TensorType::new(DataType::F32, [x.rows, targets]))?;
         let single = is_single(tensor.ty().dtype);
         let mut output = Vec::with_capacity(size);
         for row in x.iter() {

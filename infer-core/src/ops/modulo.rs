@@ -4,7 +4,8 @@
 //! Types: integers by kernels; floats on the host, where `fmod` is exact.
 //! History: since opset 10; bf16 since 13.
 
-use super::numbers::{self, broadcast_indices};
+use super::elements::{broadcast_indices, checked_elements};
+use super::number::{of_f64s, to_f64s};
 use crate::calls::{LowerNode, Tensor, sized_kernel};
 use crate::diagnostic::Reason;
 use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row, broadcast, expect_dtype};
@@ -95,8 +96,8 @@ impl Operator for Mod {
             return Ok(None);
         }
         let ty = output(a.ty(), b.ty())?;
-        numbers::checked_elements(&ty)?;
-        let (left, right) = (numbers::to_f64s(a)?, numbers::to_f64s(b)?);
+        checked_elements(&ty)?;
+        let (left, right) = (to_f64s(a)?, to_f64s(b)?);
         let (at_a, at_b) =
             (broadcast_indices(&a.ty().shape, &ty.shape)?, broadcast_indices(&b.ty().shape, &ty.shape)?);
         let pairs = at_a.iter().zip(&at_b).filter_map(|(&i, &j)| Some((*left.get(i)?, *right.get(j)?)));
@@ -110,7 +111,7 @@ impl Operator for Mod {
                 () => rest,
             }
         });
-        Ok(Some(vec![numbers::of_f64s(ty.clone(), values)?.into()]))
+        Ok(Some(vec![of_f64s(ty.clone(), values)?.into()]))
     }
 }
 

@@ -1,15 +1,21 @@
-//! Arithmetic and order of elements, for operators that compute values from values.
+//! Arithmetic on the elements of numeric tensors: one type of elements at a time ([`Number`]), single elements of any
+//! type ([`Scalar`]), and whole tensors as f64.
 //!
-//! f16 and bf16 are computed with as f32: [`widened`] before, [`narrowed`] afterwards.
+//! Where elements are computed with in their own type, f16 and bf16 are so as f32: [`widened`] before, [`narrowed`]
+//! afterwards.
 
 use std::cmp::Ordering;
 
 use bytemuck::{NoUninit, Pod, Zeroable};
 use half::{bf16, f16};
 
+use super::elements::{checked_elements, expect_elements};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
+
+mod scalar;
+pub(super) use scalar::{Rules, Scalar, of_scalars, scalars};
 
 /// An element that can be computed with. Integers wrap around.
 pub(super) trait Number: Pod {
@@ -27,6 +33,10 @@ pub(super) trait Number: Pod {
     fn is_nan(&self) -> bool {
         false
     }
+    /// The nearest f64.
+    fn to_f64(self) -> f64;
+    /// The nearest value; for integers what is left without the fraction, and the nearest bound beyond those.
+    fn of_f64(value: f64) -> Self;
 }
 
 macro_rules! integers {
@@ -42,6 +52,12 @@ macro_rules! integers {
             }
             fn compare(&self, other: &Self) -> Ordering {
                 self.cmp(other)
+            }
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+            fn of_f64(value: f64) -> Self {
+                value as $ty
             }
         }
     )*};
@@ -63,6 +79,12 @@ macro_rules! floats {
             }
             fn is_nan(&self) -> bool {
                 <$ty>::is_nan(*self)
+            }
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+            fn of_f64(value: f64) -> Self {
+                value as $ty
             }
         }
     )*};
@@ -87,6 +109,12 @@ impl Number for Truth {
     }
     fn compare(&self, other: &Self) -> Ordering {
         self.0.cmp(&other.0)
+    }
+    fn to_f64(self) -> f64 {
+        f64::from(u8::from(self.0 != 0))
+    }
+    fn of_f64(value: f64) -> Self {
+        Truth(u8::from(value != 0.0))
     }
 }
 
@@ -165,19 +193,62 @@ pub(super) fn narrowed(tensor: Constant, dtype: DataType) -> Constant {
     narrow.unwrap_or(tensor)
 }
 
-/// The tensor of these elements.
+/// The tensor of these elements, which are as wide as the type says.
 pub(super) fn tensor_of<T: NoUninit>(
     dtype: DataType,
     shape: &[usize],
     values: &[T],
 ) -> Result<Constant, Reason> {
     let ty = TensorType::new(dtype, shape);
-    Constant::checked(ty, values).ok_or_else(|| Reason::new("a tensor with another number of elements"))
+    let wrong = Reason::new(format!("{ty} of {} elements", values.len()));
+    Constant::checked(ty, values).ok_or(wrong)
 }
 
 /// Refusal of elements that cannot be computed with.
 pub(super) fn no_numbers(dtype: DataType) -> Reason {
     Reason::new(format!("element type {dtype} is not supported"))
+}
+
+/// The elements of a tensor as f64, the nearest ones.
+pub(super) fn to_f64s(tensor: &Constant) -> Result<Vec<f64>, Reason> {
+    let TensorType { dtype, shape } = tensor.ty();
+    expect_elements(shape, size_of::<f64>())?;
+    Ok(with_number!(
+        *dtype,
+        T => tensor.values::<T>().iter().map(|&value| value.to_f64()).collect(),
+        scalars(tensor)?.map(Scalar::to_f64).collect()
+    ))
+}
+
+/// A tensor of these numbers, rounded as Cast rounds.
+pub(super) fn of_f64s(ty: TensorType, values: impl IntoIterator<Item = f64>) -> Result<Constant, Reason> {
+    checked_elements(&ty)?;
+    let values = values.into_iter();
+    if ty.dtype == DataType::F32 {
+        let values: Vec<f32> = values.map(|value| value as f32).collect();
+        return tensor_of(ty.dtype, &ty.shape, &values);
+    }
+    of_scalars(ty, values.map(Scalar::Float), Rules::default())
+}
+
+/// How f64 numbers become those that arithmetic on elements of a type has: f64 itself, or f32 for all smaller types. As
+/// f64 has more than twice the digits of f32, rounding after each operation gives what arithmetic in f32 gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rounding {
+    wide: bool,
+}
+
+impl Rounding {
+    /// That of arithmetic on elements of type `dtype`.
+    pub(super) fn of(dtype: DataType) -> Self {
+        Rounding { wide: dtype == DataType::F64 }
+    }
+
+    /// The nearest number that it has.
+    #[inline]
+    pub(super) fn round(self, value: f64) -> f64 {
+        if self.wide { value } else { f64::from(value as f32) }
+    }
 }
 
 #[cfg(test)]
@@ -195,5 +266,16 @@ mod tests {
         let wide = widened(&halves);
         assert_eq!(&*wide.values::<f32>(), [1.5, -2.0]);
         assert_eq!(narrowed(wide, DataType::F16), halves);
+    }
+
+    #[test]
+    fn tensors_become_f64s_and_back() {
+        for dtype in [DataType::F16, DataType::Bf16, DataType::F64, DataType::U8, DataType::I64] {
+            let there = of_f64s(TensorType::new(dtype, [3]), [0.0, 2.0, 100.0]).unwrap();
+            assert_eq!(to_f64s(&there).unwrap(), [0.0, 2.0, 100.0], "{dtype}");
+        }
+        assert_eq!([-1.0, 2.75, 1e9].map(u8::of_f64), [0, 2, 255]);
+        assert!(of_f64s(TensorType::new(DataType::C64, [1]), [1.0]).is_err());
+        assert!(of_f64s(TensorType::new(DataType::F32, [2]), [1.0]).is_err());
     }
 }

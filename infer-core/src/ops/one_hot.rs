@@ -7,7 +7,7 @@
 
 use super::elements::{Elements, around, expect_elements, shape_of};
 use super::movement::element_bits;
-use super::number::{NUMBERS, widened, with_number};
+use super::number::{NUMBERS, Scalar, scalars};
 use super::shape::{expect_small, lower_evaluated};
 use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype};
 use crate::calls::LowerNode;
@@ -59,35 +59,12 @@ fn import_eye_like(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
 
 /// The elements of `tensor` as integers, floats truncated.
 fn integers(tensor: &Constant) -> Result<Vec<i64>, Reason> {
-    trait Integer {
-        fn integer(&self) -> i64;
-    }
-    macro_rules! casts {
-        ($($ty:ty),*) => {$(impl Integer for $ty {
-            fn integer(&self) -> i64 {
-                *self as i64
-            }
-        })*};
-    }
-    casts!(f32, f64, u8, i8, u16, i16, u32, i32, i64);
-    impl Integer for u64 {
-        fn integer(&self) -> i64 {
-            i64::try_from(*self).unwrap_or(i64::MAX)
-        }
-    }
-    impl Integer for Truth {
-        fn integer(&self) -> i64 {
-            i64::from(!super::number::Number::compare(self, &super::number::Number::ZERO).is_eq())
-        }
-    }
-    use super::number::Truth;
-    let tensor = widened(tensor);
-    let wrong = || Reason::new(format!("{} holds no indices", tensor.ty()));
-    Ok(with_number!(
-        tensor.ty().dtype,
-        T => tensor.values::<T>().iter().map(Integer::integer).collect(),
-        return Err(wrong())
-    ))
+    expect_dtype(tensor.ty(), NUMBERS)?;
+    let integer = |element| match element {
+        Scalar::Integer(x) => i64::try_from(x).unwrap_or(i64::MAX),
+        Scalar::Float(x) => x as i64,
+    };
+    Ok(scalars(tensor)?.map(integer).collect())
 }
 
 impl OneHot {

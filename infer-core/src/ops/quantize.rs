@@ -10,7 +10,8 @@
 use super::cast::element_type;
 use super::compose::{cast as cast_node, scalar as scalar_node};
 use super::element_type::{cast, cast_kernel, converted, with_output};
-use super::numbers::{self, Number, Rules};
+use super::elements::{around, checked_elements};
+use super::number::{Rules, Scalar, of_f64s, of_scalars, scalars, to_f64s};
 use crate::calls::{LowerNode, Tensor};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -95,9 +96,8 @@ impl Layout {
             Granularity::Tensor => spread.ty.shape.clear(),
             Granularity::Axis(axis) => spread.ty.shape.resize(x.rank() - axis, 1),
             Granularity::Block(axis, size) => {
-                let product = |extents: &[usize]| extents.iter().product::<usize>();
-                let (outer, inner) = (product(&x.shape[..axis]), product(&x.shape[axis + 1..]));
-                let (extent, blocks) = (x.shape[axis], param.ty.shape[axis]);
+                let (outer, extent, inner) = around(&x.shape, axis);
+                let blocks = param.ty.shape[axis];
                 let dtype = param.ty.dtype;
                 let repeated = [outer, blocks, size, inner];
                 let full = node.scratch_tensor(TensorType::new(dtype, repeated));
@@ -307,24 +307,24 @@ impl Operator for Quantize {
         if !self.runs_on_host(x.ty().dtype, scale.ty().dtype, output.dtype) {
             return Ok(None);
         }
-        numbers::checked_elements(&output)?;
+        checked_elements(&output)?;
         let division = self.division(scale.ty().dtype);
         let at_scale = self.layout.indices(x.ty(), scale.ty())?;
-        let scales = numbers::to_f64s(scale)?;
-        let zeros = zero.map(numbers::to_f64s).transpose()?.unwrap_or_else(|| vec![0.0]);
+        let scales = to_f64s(scale)?;
+        let zeros = zero.map(to_f64s).transpose()?.unwrap_or_else(|| vec![0.0]);
         let at_zero = zero.map(|zero| self.layout.indices(x.ty(), zero.ty())).transpose()?;
         let limits = range(output.dtype).map(|(least, most)| (f64::from(least), f64::from(most)));
-        let values = numbers::numbers(x)?.enumerate().map(|(index, x)| {
+        let values = scalars(x)?.enumerate().map(|(index, x)| {
             let scale = scales.get(at_scale(index)).copied().unwrap_or(1.0);
             let zero = at_zero.as_ref().and_then(|at| zeros.get(at(index))).copied().unwrap_or(0.0);
             let quotient = rounded(rounded(x.to_f64(), division) / rounded(scale, division), division);
-            Number::Float(match limits {
+            Scalar::Float(match limits {
                 Some((least, most)) => (libm::rint(quotient) + zero).clamp(least, most),
                 None => quotient + zero,
             })
         });
         let rules = Rules { saturate: self.saturate, ..Rules::default() };
-        Ok(Some(vec![numbers::tensor(output.clone(), values, rules)?.into()]))
+        Ok(Some(vec![of_scalars(output.clone(), values, rules)?.into()]))
     }
 }
 
@@ -409,17 +409,17 @@ impl Operator for Dequantize {
             return Ok(None);
         }
         let output = self.output([Some(x.ty()), Some(scale.ty()), zero.map(Constant::ty)])?;
-        numbers::checked_elements(&output)?;
+        checked_elements(&output)?;
         let at_scale = self.layout.indices(x.ty(), scale.ty())?;
-        let scales = numbers::to_f64s(scale)?;
-        let zeros = zero.map(numbers::to_f64s).transpose()?.unwrap_or_default();
+        let scales = to_f64s(scale)?;
+        let zeros = zero.map(to_f64s).transpose()?.unwrap_or_default();
         let at_zero = zero.map(|zero| self.layout.indices(x.ty(), zero.ty())).transpose()?;
-        let values = numbers::to_f64s(x)?.into_iter().enumerate().map(|(index, x)| {
+        let values = to_f64s(x)?.into_iter().enumerate().map(|(index, x)| {
             let scale = scales.get(at_scale(index)).copied().unwrap_or(1.0);
             let zero = at_zero.as_ref().and_then(|at| zeros.get(at(index))).copied().unwrap_or(0.0);
             (x - zero) * scale
         });
-        Ok(Some(vec![numbers::of_f64s(output.clone(), values)?.into()]))
+        Ok(Some(vec![of_f64s(output.clone(), values)?.into()]))
     }
 }
 

@@ -14,7 +14,8 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-use super::numbers;
+use super::elements::checked_elements;
+use super::number::{of_f64s, to_f64s};
 use crate::diagnostic::Reason;
 use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
@@ -198,7 +199,7 @@ impl Filled {
         };
         let ty = TensorType::new(dtype, shape);
         expect_dtype(&ty, &FLOATS)?;
-        numbers::checked_elements(&ty)?;
+        checked_elements(&ty)?;
         Ok(ty)
     }
 }
@@ -250,7 +251,7 @@ impl Operator for Filled {
                 }
             }
         }
-        Ok(Some(vec![Value::Tensor(numbers::of_f64s(ty, values.iter().copied())?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(ty, values)?)]))
     }
 }
 
@@ -261,7 +262,7 @@ impl Multinomial {
             return Err(Reason::new(format!("input 0 is {input}, not of two dimensions")));
         };
         let ty = TensorType::new(self.dtype, [rows, self.samples]);
-        if numbers::checked_elements(&ty)? > 0 && classes == 0 {
+        if checked_elements(&ty)? > 0 && classes == 0 {
             return Err(Reason::new(format!("input 0 is {input}: there is no class to draw")));
         }
         Ok(ty)
@@ -288,7 +289,7 @@ impl Operator for Multinomial {
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let input = node.tensor(0)?;
         let ty = self.ty(input.ty())?;
-        let logarithms = numbers::to_f64s(input)?;
+        let logarithms = to_f64s(input)?;
         let mut generator = Generator::new(self.seed);
         let mut drawn = Vec::with_capacity(ty.elements());
         let classes = input.ty().shape.get(1).copied().unwrap_or(0).max(1);
@@ -308,7 +309,7 @@ impl Operator for Multinomial {
                 drawn.push(class.min(row.len() - 1) as f64);
             }
         }
-        Ok(Some(vec![Value::Tensor(numbers::of_f64s(ty, drawn.iter().copied())?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(ty, drawn)?)]))
     }
 }
 
@@ -336,11 +337,11 @@ impl Operator for Bernoulli {
         expect_dtype(input.ty(), &FLOATS)?;
         let ty = TensorType::new(self.dtype.unwrap_or(input.ty().dtype), input.ty().shape.clone());
         let mut generator = Generator::new(self.seed);
-        let mut values = numbers::to_f64s(input)?;
+        let mut values = to_f64s(input)?;
         for value in &mut values {
             *value = if generator.uniform() < *value { 1.0 } else { 0.0 };
         }
-        Ok(Some(vec![Value::Tensor(numbers::of_f64s(ty, values.iter().copied())?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(ty, values)?)]))
     }
 }
 
@@ -374,7 +375,7 @@ mod tests {
         let first = seeded(1.0);
         assert_eq!(first, seeded(1.0));
         assert_ne!(first, seeded(2.0));
-        let values = numbers::to_f64s(&first).unwrap();
+        let values = to_f64s(&first).unwrap();
         let mean = values.iter().sum::<f64>() / 1e4;
         let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / 1e4;
         assert!((mean - 3.0).abs() < 0.1 && (variance - 4.0).abs() < 0.3, "{mean} {variance}");

@@ -10,7 +10,7 @@ use infer_kernels::call::{Axis, MAX_RANK, Pool, Reduce as Params};
 
 use super::compose::{cast, scalar};
 use super::element_type::{compute_type, converted, expect_kernel, with_output};
-use super::numbers::{self, Number, Rules};
+use super::number::{Rules, Scalar, of_scalars, tensor_of};
 use crate::calls::{Blocked, LowerNode, Tensor};
 use crate::diagnostic::Reason;
 use crate::ops::{
@@ -203,9 +203,9 @@ impl Reduce {
                     return Ok(sum);
                 }
                 let count = nodes.ty(x)?.elements() / nodes.ty(sum)?.elements().max(1);
-                let count = Number::Integer(count as i128);
+                let count = Scalar::Integer(count as i128);
                 let ty = TensorType::new(DataType::U64, []);
-                let count = numbers::tensor(ty, std::iter::once(count), Rules::default())?;
+                let count = of_scalars(ty, std::iter::once(count), Rules::default())?;
                 let count = nodes.constant(count);
                 nodes.node("Div", &[sum, count], &[])
             }
@@ -214,7 +214,7 @@ impl Reduce {
 }
 
 fn i64_scalar(nodes: &mut Expansion<'_>, value: i64) -> Result<Wire, Reason> {
-    Ok(nodes.constant(numbers::of(TensorType::new(DataType::I64, []), &[value])?))
+    Ok(nodes.constant(tensor_of(DataType::I64, &[], &[value])?))
 }
 
 /// `x`, of u64, less 2⁶³ as i64, which keeps the order.

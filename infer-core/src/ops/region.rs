@@ -10,7 +10,9 @@ use rayon::prelude::*;
 
 use crate::diagnostic::{Reason, quote};
 use crate::node_values::NodeValues;
-use crate::ops::real::{Rounding, common_float, expect_small, from_reals, to_reals, with_types};
+use crate::ops::element_type::common_float;
+use crate::ops::elements::{expect_elements, with_types};
+use crate::ops::number::{Rounding, of_f64s, to_f64s};
 use crate::ops::{ImportNode, NodeTypes, Operator, Row, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
 use crate::value::Value;
@@ -205,15 +207,15 @@ impl Operator for RoiAlign {
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
-        expect_small(&TensorType::new(DataType::F64, output.shape.clone()))?;
+        expect_elements(&output.shape, size_of::<f64>())?;
         let [images, channels, height, width] = picture(node.tensor(0)?.ty())?;
-        let (x, rois, indices) = (to_reals(node.tensor(0)?)?, to_reals(node.tensor(1)?)?, node.i64s(2)?);
+        let (x, rois, indices) = (to_f64s(node.tensor(0)?)?, to_f64s(node.tensor(1)?)?, node.i64s(2)?);
         let rounding = Rounding::of(output.dtype);
         let [out_h, out_w] = self.output;
         let mut pooled = vec![0.0; output.elements()];
         let region = channels * out_h * out_w;
         if region == 0 {
-            return Ok(Some(vec![Value::Tensor(from_reals(output, &pooled)?)]));
+            return Ok(Some(vec![Value::Tensor(of_f64s(output, pooled)?)]));
         }
         pooled.par_chunks_mut(region).zip(rois.par_chunks(4)).zip(&indices).try_for_each(
             |((out, roi), &index)| {
@@ -236,7 +238,7 @@ impl Operator for RoiAlign {
                 Ok(())
             },
         )?;
-        Ok(Some(vec![Value::Tensor(from_reals(output, &pooled)?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(output, pooled)?)]))
     }
 }
 
@@ -303,15 +305,15 @@ impl Operator for MaxRoiPool {
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
-        expect_small(&TensorType::new(DataType::F64, output.shape.clone()))?;
+        expect_elements(&output.shape, size_of::<f64>())?;
         let [images, channels, height, width] = picture(node.tensor(0)?.ty())?;
-        let (x, rois) = (to_reals(node.tensor(0)?)?, to_reals(node.tensor(1)?)?);
+        let (x, rois) = (to_f64s(node.tensor(0)?)?, to_f64s(node.tensor(1)?)?);
         let rounding = Rounding::of(output.dtype);
         let [out_h, out_w] = self.output;
         let mut pooled = vec![0.0; output.elements()];
         let region = channels * out_h * out_w;
         if region == 0 {
-            return Ok(Some(vec![Value::Tensor(from_reals(output, &pooled)?)]));
+            return Ok(Some(vec![Value::Tensor(of_f64s(output, pooled)?)]));
         }
         pooled.par_chunks_mut(region).zip(rois.par_chunks(5)).try_for_each(|(out, roi)| {
             let &[image, left, top, right, bottom] = roi else { return Ok(()) };
@@ -336,7 +338,7 @@ impl Operator for MaxRoiPool {
             }
             Ok(())
         })?;
-        Ok(Some(vec![Value::Tensor(from_reals(output, &pooled)?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(output, pooled)?)]))
     }
 }
 
@@ -409,7 +411,7 @@ impl Operator for MaxUnpool {
             }
         };
         let output = TensorType::new(x.dtype, shape);
-        expect_small(&TensorType::new(DataType::F64, output.shape.clone()))?;
+        expect_elements(&output.shape, size_of::<f64>())?;
         Ok(vec![output])
     }
 
@@ -423,7 +425,7 @@ impl Operator for MaxUnpool {
         let (strides, out_strides) = (pooled.strides(), output.strides());
         let elements = pooled.elements();
         let mut spread = vec![0.0; output.elements()];
-        for (value, index) in to_reals(node.tensor(0)?)?.into_iter().zip(node.i64s(1)?) {
+        for (value, index) in to_f64s(node.tensor(0)?)?.into_iter().zip(node.i64s(1)?) {
             let place = usize::try_from(index)
                 .ok()
                 .filter(|&place| place < elements)
@@ -439,7 +441,7 @@ impl Operator for MaxUnpool {
                 *slot = value;
             }
         }
-        Ok(Some(vec![Value::Tensor(from_reals(output, &spread)?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(output, spread)?)]))
     }
 }
 

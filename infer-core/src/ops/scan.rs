@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use super::control_flow::{body, own};
-use super::value_parts::{Stack, entry, expect_memory, tensor_form};
+use super::elements::expect_memory;
+use super::value_parts::{Stack, entry, tensor_form};
 use super::{ImportNode, NodeTypes, NodeValues, Operator, resolve_axis};
 use crate::diagnostic::Reason;
 use crate::program::Program;

@@ -6,7 +6,8 @@
 //!
 //! A sequence has no element type while it is empty: what is inserted first decides it.
 
-use super::value_parts::{Stack, bytes, concat, entry, expect_memory, slice, tensor_form};
+use super::elements::{expect_memory, resolve_index};
+use super::value_parts::{Stack, bytes, concat, entry, slice, tensor_form};
 use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, resolve_axis};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -196,10 +197,10 @@ fn position(node: &NodeValues<'_>, index: usize, length: usize, end: usize) -> R
         return Ok(None);
     }
     let given = node.i64(index)?;
-    let resolved = if given < 0 { given.checked_add(length as i64) } else { Some(given) };
-    let resolved = resolved.and_then(|position| usize::try_from(position).ok()).filter(|&p| p < end);
-    let outside = || Reason::new(format!("position {given} is outside of a sequence of {length}"));
-    resolved.map(Some).ok_or_else(outside)
+    if length < end && usize::try_from(given) == Ok(length) {
+        return Ok(Some(length));
+    }
+    resolve_index(given, length).map(Some)
 }
 
 fn split(node: &NodeValues<'_>, axis: i64, keepdims: bool) -> Result<Value, Reason> {

@@ -12,9 +12,11 @@ use rayon::prelude::*;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::node_values::NodeValues;
-use crate::ops::real::{common_float, expect_small, from_reals, to_reals, with_types};
+use crate::ops::element_type::common_float;
+use crate::ops::elements::{expect_elements, with_types};
+use crate::ops::number::{of_f64s, to_f64s};
 use crate::ops::{ImportNode, NodeTypes, Operator, Row, resolve_axis};
-use crate::tensor_type::{DataType, TensorType};
+use crate::tensor_type::TensorType;
 use crate::value::Value;
 use fft::{Complex, Fft};
 
@@ -139,7 +141,7 @@ impl Dft {
             *parts = if half { 1 } else { 2 };
         }
         let output = TensorType::new(dtype, shape);
-        expect_small(&TensorType::new(DataType::F64, output.shape.clone()))?;
+        expect_elements(&output.shape, size_of::<f64>())?;
         Ok(Transform { axis: resolved, length, output })
     }
 
@@ -201,7 +203,7 @@ impl Operator for Dft {
         let out_parts = if self.inverse && self.onesided { 1 } else { 2 };
         let mut values = vec![0.0; output.elements()];
         if !values.is_empty() {
-            let signal = complex(&to_reals(input)?, parts(input.ty())?);
+            let signal = complex(&to_f64s(input)?, parts(input.ty())?);
             let fft = Fft::new(length)?;
             let taken = extent.min(if self.inverse && self.onesided { length / 2 + 1 } else { length });
             values.par_chunks_mut(out_extent * inner * out_parts).enumerate().for_each(|(outer, out)| {
@@ -218,7 +220,7 @@ impl Operator for Dft {
                 }
             });
         }
-        Ok(Some(vec![Value::Tensor(from_reals(output, &values)?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(output, values)?)]))
     }
 }
 
@@ -269,7 +271,7 @@ impl Stft {
         }
         let bins = if self.onesided { length / 2 + 1 } else { length };
         let output = TensorType::new(dtype, [batch, (samples - length) / step + 1, bins, 2]);
-        expect_small(&TensorType::new(DataType::F64, output.shape.clone()))?;
+        expect_elements(&output.shape, size_of::<f64>())?;
         Ok(Frames { step, length, output })
     }
 }
@@ -293,12 +295,12 @@ impl Operator for Stft {
         let samples = input.ty().shape[1];
         let (count, bins) = (output.shape[1], output.shape[2]);
         let window = match node.optional_tensor(2)? {
-            Some(window) => to_reals(window)?,
+            Some(window) => to_f64s(window)?,
             None => vec![1.0; length],
         };
         let mut values = vec![0.0; output.elements()];
         if !values.is_empty() {
-            let signal = complex(&to_reals(input)?, parts(input.ty())?);
+            let signal = complex(&to_f64s(input)?, parts(input.ty())?);
             let fft = Fft::new(length)?;
             values.par_chunks_mut(2 * bins).enumerate().for_each(|(item, out)| {
                 let from = item / count * samples + item % count * step;
@@ -312,7 +314,7 @@ impl Operator for Stft {
                 }
             });
         }
-        Ok(Some(vec![Value::Tensor(from_reals(output, &values)?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(output, values)?)]))
     }
 }
 
@@ -321,6 +323,7 @@ mod tests {
     use super::*;
     use crate::ops::Attribute;
     use crate::ops::test_support::{check, f32s, i64s, infer, run, run_all, tensor};
+    use crate::tensor_type::DataType;
 
     #[test]
     fn spectra_by_hand_and_back() {

@@ -9,12 +9,13 @@
 
 use std::collections::HashSet;
 
+use super::elements::{Elements, broadcast_indices, expect_elements, expect_memory};
 use super::regex_syntax;
 use crate::constant::Constant;
 use crate::diagnostic::{Reason, quote};
 use crate::ops::{ImportNode, NodeValues, Operator, Row, broadcast};
 use crate::tensor_type::{DataType, TensorType};
-use crate::value::{Strings, Value};
+use crate::value::Value;
 
 /// The rows of the operator table.
 pub const OPERATORS: &[Row] = &[
@@ -38,8 +39,8 @@ pub const OPERATORS: &[Row] = &[
     },
 ];
 
-/// The most bytes that the strings of one output may take.
-const MAX_BYTES: usize = 1 << 30;
+/// What may take no more than a tensor.
+const STRINGS: &str = "the strings of the output";
 
 /// StringConcat: each string of one tensor followed by one of another; both broadcast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,33 +119,6 @@ fn import_full_match(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason>
     Ok(Box::new(RegexFullMatch { regex: regex_syntax::full_match(&pattern)? }))
 }
 
-fn tensor(shape: &[usize], strings: Vec<String>) -> Result<Value, Reason> {
-    let count = strings.len();
-    Strings::new(shape, strings)
-        .map(Value::Strings)
-        .ok_or_else(|| Reason::new(format!("{count} strings for a tensor of shape {shape:?}")))
-}
-
-fn expect_bytes(bytes: Option<usize>) -> Result<(), Reason> {
-    match bytes {
-        Some(bytes) if bytes <= MAX_BYTES => Ok(()),
-        _ => Err(Reason::new(format!("the strings of the output take more than {MAX_BYTES} bytes"))),
-    }
-}
-
-/// For each axis of `shape` how far apart two elements of a tensor of extents `own` are that broadcasts to it.
-fn broadcast_strides(own: &[usize], shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![0usize; shape.len()];
-    let mut stride = 1usize;
-    for (slot, &extent) in strides.iter_mut().rev().zip(own.iter().rev()) {
-        if extent != 1 {
-            *slot = stride;
-        }
-        stride = stride.saturating_mul(extent);
-    }
-    strides
-}
-
 impl Operator for StringConcat {
     fn name(&self) -> &'static str {
         "StringConcat"
@@ -153,28 +127,20 @@ impl Operator for StringConcat {
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let (x, y) = (node.strings(0)?, node.strings(1)?);
         let shape = broadcast(&[x.shape(), y.shape()])?;
-        let elements = TensorType::new(DataType::I64, shape.clone()).checked_elements();
-        expect_bytes(elements.and_then(|elements| elements.checked_mul(size_of::<String>())))?;
-        let strides = [broadcast_strides(x.shape(), &shape), broadcast_strides(y.shape(), &shape)];
-        let mut strings = Vec::with_capacity(elements.unwrap_or(0));
+        expect_elements(&shape, size_of::<String>())?;
+        let pairs =
+            broadcast_indices(x.shape(), &shape)?.into_iter().zip(broadcast_indices(y.shape(), &shape)?);
+        let mut strings = Vec::with_capacity(pairs.len());
         let mut bytes = 0usize;
-        for index in 0..elements.unwrap_or(0) {
-            let mut at = [0usize; 2];
-            let mut rest = index;
-            for (axis, &extent) in shape.iter().enumerate().rev() {
-                let coordinate = rest % extent.max(1);
-                rest /= extent.max(1);
-                at[0] += coordinate * strides[0][axis];
-                at[1] += coordinate * strides[1][axis];
-            }
-            let (Some(first), Some(second)) = (x.data().get(at[0]), y.data().get(at[1])) else {
+        for (first, second) in pairs {
+            let (Some(first), Some(second)) = (x.data().get(first), y.data().get(second)) else {
                 return Err(Reason::new("a string outside of its tensor"));
             };
             bytes += first.len() + second.len();
-            expect_bytes(Some(bytes))?;
+            expect_memory(bytes, STRINGS)?;
             strings.push(format!("{first}{second}"));
         }
-        Ok(Some(vec![tensor(&shape, strings)?]))
+        Ok(Some(vec![Elements::Strings(strings).into_value(shape)?]))
     }
 }
 
@@ -212,13 +178,12 @@ impl Operator for StringSplit {
         for string in x.data() {
             let split = self.pieces(string);
             bytes = bytes.saturating_add(split.len().saturating_mul(size_of::<&str>()));
-            expect_bytes(Some(bytes))?;
+            expect_memory(bytes, STRINGS)?;
             pieces.push(split);
         }
         let columns = pieces.iter().map(Vec::len).max().unwrap_or(0);
-        let elements = columns.checked_mul(pieces.len());
-        expect_bytes(elements.and_then(|elements| elements.checked_mul(size_of::<String>())))?;
-        let mut strings = Vec::with_capacity(elements.unwrap_or(0));
+        let elements = expect_elements(&[pieces.len(), columns], size_of::<String>())?;
+        let mut strings = Vec::with_capacity(elements);
         for split in &pieces {
             strings.extend(split.iter().map(|&piece| piece.to_owned()));
             strings.resize(strings.len() + columns - split.len(), String::new());
@@ -228,7 +193,7 @@ impl Operator for StringSplit {
         let counts: Vec<i64> = pieces.iter().map(|split| split.len() as i64).collect();
         let counts = Constant::checked(TensorType::new(DataType::I64, x.shape()), &counts)
             .ok_or_else(|| Reason::new("a tensor of too many strings"))?;
-        Ok(Some(vec![tensor(&shape, strings)?, Value::Tensor(counts)]))
+        Ok(Some(vec![Elements::Strings(strings).into_value(shape)?, Value::Tensor(counts)]))
     }
 }
 
@@ -267,7 +232,7 @@ impl Operator for StringNormalizer {
         if let Some(last) = shape.last_mut() {
             *last = strings.len();
         }
-        Ok(Some(vec![tensor(&shape, strings)?]))
+        Ok(Some(vec![Elements::Strings(strings).into_value(shape)?]))
     }
 }
 
@@ -290,6 +255,7 @@ mod tests {
     use super::*;
     use crate::ops::Attribute;
     use crate::ops::test_support::{bools, i64s, import, run_values};
+    use crate::value::Strings;
 
     fn strings(shape: &[usize], values: &[&str]) -> Value {
         Value::Strings(Strings::new(shape, values.iter().map(|&v| v.to_owned()).collect()).unwrap())

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::numbers;
+use super::elements::checked_elements;
 use crate::constant::Constant;
 use crate::diagnostic::{Reason, quote};
 use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype};
@@ -262,7 +262,7 @@ impl Operator for TfIdfVectorizer {
             }
         };
         let ty = TensorType::new(DataType::F32, self.shape(input)?);
-        let mut counts = vec![0f32; numbers::checked_elements(&ty)?];
+        let mut counts = vec![0f32; checked_elements(&ty)?];
         let length = input.last().copied().unwrap_or(1);
         if length > 0 && self.columns > 0 {
             for (row, counts) in tokens.chunks(length).zip(counts.chunks_mut(self.columns)) {

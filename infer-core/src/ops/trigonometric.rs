@@ -4,7 +4,7 @@
 //! Types: f16, bf16, f32, f64.
 //! History: Acos, Asin, Atan and Tan since opset 7, the others 9; bf16 and more since 22.
 
-use super::numbers;
+use super::number::{of_f64s, to_f64s};
 use crate::diagnostic::Reason;
 use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
@@ -77,8 +77,8 @@ impl Operator for Trigonometric {
         expect_dtype(input.ty(), FLOATS)?;
         let missing = || Reason::new(format!("{} is not known", self.name));
         let (_, function) = FUNCTIONS.iter().find(|(name, _)| *name == self.name).ok_or_else(missing)?;
-        let values = numbers::to_f64s(input)?.into_iter().map(function);
-        Ok(Some(vec![numbers::of_f64s(input.ty().clone(), values)?.into()]))
+        let values = to_f64s(input)?.into_iter().map(function);
+        Ok(Some(vec![of_f64s(input.ty().clone(), values)?.into()]))
     }
 }
 

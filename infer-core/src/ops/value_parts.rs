@@ -4,23 +4,12 @@ use std::iter;
 
 use bytes::Bytes;
 
-use super::movement::result_type;
+use super::elements::{Elements, MAX_BYTES, around, expect_memory};
 use super::resolve_axis;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::TensorType;
-use crate::value::{ElementType, Strings, Value, ValueType};
-
-/// The most memory that a sequence, or all that a loop collects, may have.
-pub(super) const MAX_BYTES: usize = 1 << 30;
-
-/// Refuses `bytes` bytes of `what` where they are more than [`MAX_BYTES`].
-pub(super) fn expect_memory(bytes: usize, what: &str) -> Result<(), Reason> {
-    if bytes <= MAX_BYTES {
-        return Ok(());
-    }
-    Err(Reason::new(format!("{what} would have {bytes} bytes, at most {MAX_BYTES} are supported")))
-}
+use crate::value::{ElementType, Value, ValueType};
 
 /// How much memory a value has, as if it shared none with others.
 pub(super) fn bytes(value: &Value) -> usize {
@@ -50,34 +39,15 @@ pub(super) fn tensor_form<'a>(value: &'a Value, what: &str) -> Result<(ElementTy
     }
 }
 
-/// Elements of either kind.
-enum Elements {
-    Bytes(Vec<u8>),
-    Strings(Vec<String>),
-}
-
-/// A tensor of these elements.
-fn tensor(element: ElementType, shape: Vec<usize>, elements: Elements) -> Result<Value, Reason> {
-    let made = match (element, elements) {
-        (ElementType::Number(dtype), Elements::Bytes(data)) => {
-            Constant::new(result_type(dtype, shape)?, Bytes::from(data)).map(Value::Tensor)
-        }
-        (ElementType::String, Elements::Strings(data)) => Strings::new(shape, data).map(Value::Strings),
-        _ => None,
-    };
-    made.ok_or_else(|| Reason::new("a tensor with another number of elements than its shape has"))
-}
-
 /// `length` entries from `start` along axis `axis` of a tensor.
 pub(super) fn slice(value: &Value, axis: usize, start: usize, length: usize) -> Result<Value, Reason> {
-    let (element, shape) = tensor_form(value, "what is cut")?;
+    let (_, shape) = tensor_form(value, "what is cut")?;
     let outside = || Reason::new(format!("entries {start} to {length} more of axis {axis} of {shape:?}"));
     let extent = *shape.get(axis).ok_or_else(outside)?;
     let end = start.checked_add(length).filter(|&end| end <= extent).ok_or_else(outside)?;
     let mut result = shape.to_vec();
     result[axis] = length;
-    // A tensor of no elements may have extents whose product is no number.
-    let inner: usize = if shape.contains(&0) { 0 } else { shape[axis + 1..].iter().product() };
+    let (.., inner) = around(shape, axis);
     match value {
         Value::Tensor(tensor) => {
             let inner = inner * tensor.ty().dtype.size_bytes();
@@ -92,7 +62,7 @@ pub(super) fn slice(value: &Value, axis: usize, start: usize, length: usize) -> 
         }
         Value::Strings(strings) => {
             let part = cut(strings.data(), extent * inner, start * inner, end * inner);
-            tensor(element, result, Elements::Strings(part))
+            Elements::Strings(part).into_value(result)
         }
         _ => Err(outside()),
     }
@@ -108,7 +78,8 @@ fn cut<T: Clone>(data: &[T], block: usize, start: usize, end: usize) -> Vec<T> {
 
 /// Entry `index` along axis `axis` of a tensor, without that axis.
 pub(super) fn entry(value: &Value, axis: usize, index: usize) -> Result<Value, Reason> {
-    match slice(value, axis, index, 1)? {
+    let cut = slice(value, axis, index, 1)?;
+    match &cut {
         Value::Tensor(tensor) => {
             let mut shape = tensor.ty().shape.clone();
             shape.remove(axis);
@@ -118,9 +89,9 @@ pub(super) fn entry(value: &Value, axis: usize, index: usize) -> Result<Value, R
         Value::Strings(strings) => {
             let mut shape = strings.shape().to_vec();
             shape.remove(axis);
-            tensor(ElementType::String, shape, Elements::Strings(strings.data().to_vec()))
+            Elements::of(&cut)?.into_value(shape)
         }
-        other => Ok(other),
+        _ => Ok(cut),
     }
 }
 
@@ -145,11 +116,11 @@ pub(super) fn concat(values: &[Value], axis: i64) -> Result<Value, Reason> {
         let sum = result[axis].checked_add(other[axis]);
         result[axis] = sum.ok_or_else(|| Reason::new(format!("axis {axis} is too long")))?;
     }
-    let outer = if result.contains(&0) { 0 } else { result[..axis].iter().product() };
+    let (outer, ..) = around(&result, axis);
     let elements = match element {
-        ElementType::Number(_) => {
+        ElementType::Number(dtype) => {
             let parts: Vec<&[u8]> = values.iter().filter_map(|v| Some(&**v.as_tensor()?.data())).collect();
-            Elements::Bytes(join(&parts, outer))
+            Elements::Numbers { dtype, data: join(&parts, outer) }
         }
         ElementType::String => {
             let strings = values.iter().filter_map(|value| match value {
@@ -159,7 +130,7 @@ pub(super) fn concat(values: &[Value], axis: i64) -> Result<Value, Reason> {
             Elements::Strings(join(&strings.collect::<Vec<_>>(), outer))
         }
     };
-    tensor(element, result, elements)
+    elements.into_value(result)
 }
 
 /// Each of the `outer` equal blocks of the first part, then of the second, and so on, block by block.
@@ -279,22 +250,20 @@ impl Stack {
     }
 
     /// All of them in one tensor, whose axis `axis` counts them; the last first where they are reversed.
-    pub(super) fn finish(mut self, axis: i64, reversed: bool) -> Result<Value, Reason> {
+    pub(super) fn finish(self, axis: i64, reversed: bool) -> Result<Value, Reason> {
         let Some((element, mut shape)) = self.form else {
             return Err(Reason::new("an output that is collected has no known type"));
         };
         let axis = resolve_axis(axis, shape.len() + 1)?;
-        let outer = if shape.contains(&0) { 0 } else { shape[..axis].iter().product() };
         shape.insert(axis, self.count);
+        let (outer, ..) = around(&shape, axis);
         let elements = match element {
-            ElementType::Number(_) => {
-                Elements::Bytes(arrange(std::mem::take(&mut self.numbers), self.count, outer, reversed))
+            ElementType::Number(dtype) => {
+                Elements::Numbers { dtype, data: arrange(self.numbers, self.count, outer, reversed) }
             }
-            ElementType::String => {
-                Elements::Strings(arrange(std::mem::take(&mut self.strings), self.count, outer, reversed))
-            }
+            ElementType::String => Elements::Strings(arrange(self.strings, self.count, outer, reversed)),
         };
-        tensor(element, shape, elements)
+        elements.into_value(shape)
     }
 }
 
@@ -329,6 +298,7 @@ mod tests {
     use super::*;
     use crate::ops::test_support::{f32s, i64s};
     use crate::tensor_type::DataType;
+    use crate::value::Strings;
 
     fn strings<const R: usize>(shape: [usize; R], values: &[&str]) -> Value {
         Strings::new(shape, values.iter().map(|&s| s.to_owned()).collect()).unwrap().into()

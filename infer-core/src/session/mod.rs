@@ -18,7 +18,6 @@ use crate::node_values::NodeValues;
 use crate::ops::Operator;
 use crate::plan::{AlignedBytes, PlanView, Port};
 use crate::program::Program;
-use crate::record::INTERNAL_DOMAIN;
 use crate::runtime::{
     Engine, EngineOptions, Output, PlanBytes, check_count, check_size, registered_kernels, thread_count,
 };
@@ -162,7 +161,7 @@ fn arrays(ports: &[ValuePort]) -> Result<Vec<Port>> {
 /// Whether the node runs a static part.
 #[cfg(feature = "compiler")]
 pub(crate) fn is_region(node: &crate::record::NodeRecord) -> bool {
-    node.domain == INTERNAL_DOMAIN && node.op_type == REGION
+    node.domain == crate::record::INTERNAL_DOMAIN && node.op_type == REGION
 }
 
 /// A static part of a model.

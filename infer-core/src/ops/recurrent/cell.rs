@@ -6,8 +6,9 @@ use super::{
 };
 use crate::diagnostic::Reason;
 use crate::node_values::NodeValues;
-use crate::ops::real::{expect_small, from_reals, to_reals};
-use crate::tensor_type::{DataType, TensorType};
+use crate::ops::elements::expect_elements;
+use crate::ops::number::{of_f64s, to_f64s};
+use crate::tensor_type::TensorType;
 use crate::value::Value;
 
 impl Function {
@@ -132,13 +133,13 @@ pub(super) fn compute(
 ) -> Result<Vec<Value>, Reason> {
     let Extents { steps, batch, input, hidden, directions } = *extents;
     for ty in &outputs {
-        expect_small(&TensorType::new(DataType::F64, ty.shape.clone()))?;
+        expect_elements(&ty.shape, size_of::<f64>())?;
     }
     let optional = |index: usize| match node.optional_tensor(index)? {
-        Some(tensor) => to_reals(tensor),
+        Some(tensor) => to_f64s(tensor),
         None => Ok(Vec::new()),
     };
-    let (x, w, r) = (to_reals(node.tensor(X)?)?, to_reals(node.tensor(W)?)?, to_reals(node.tensor(R)?)?);
+    let (x, w, r) = (to_f64s(node.tensor(X)?)?, to_f64s(node.tensor(W)?)?, to_f64s(node.tensor(R)?)?);
     let (b, peepholes) = (optional(B)?, optional(PEEPHOLES)?);
     let (first_h, first_c) = (optional(FIRST_H)?, optional(FIRST_C)?);
     let lengths = match node.optional_i64s(LENGTHS)? {
@@ -192,5 +193,5 @@ pub(super) fn compute(
         }
     }
     let values = [every, last_h, last_c];
-    outputs.into_iter().zip(&values).map(|(ty, values)| from_reals(ty, values).map(Value::Tensor)).collect()
+    outputs.into_iter().zip(values).map(|(ty, values)| of_f64s(ty, values).map(Value::Tensor)).collect()
 }

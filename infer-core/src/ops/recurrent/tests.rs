@@ -3,7 +3,7 @@
 use super::*;
 use crate::constant::Constant;
 use crate::execute::{Backend, execute};
-use crate::ops::real::{from_reals, to_reals};
+use crate::ops::number::{of_f64s, to_f64s};
 use crate::ops::test_support::{f32s, import as import_node, infer, run_all, tensor};
 use crate::ops::{Attribute, InputType};
 
@@ -106,13 +106,13 @@ fn every_float_computes() {
         for (dtype, error) in [(DataType::F64, 1e-5), (DataType::F16, 1e-2), (DataType::Bf16, 5e-2)] {
             let to = |c: &Constant| {
                 let ty = TensorType::new(dtype, c.ty().shape.clone());
-                from_reals(ty, &to_reals(c).unwrap()).unwrap()
+                of_f64s(ty, to_f64s(c).unwrap()).unwrap()
             };
             let other: Vec<Option<Constant>> = inputs.iter().map(|input| input.as_ref().map(to)).collect();
             let actual = run_all((name, 22), &[], &other, outputs).unwrap();
             for (a, e) in actual.iter().zip(&expected) {
                 assert_eq!(a.ty(), &TensorType::new(dtype, e.ty().shape.clone()));
-                let (a, e) = (to_reals(a).unwrap(), to_reals(e).unwrap());
+                let (a, e) = (to_f64s(a).unwrap(), to_f64s(e).unwrap());
                 assert!(a.iter().zip(&e).all(|(a, e)| (a - e).abs() < error), "{name} {dtype}");
             }
         }

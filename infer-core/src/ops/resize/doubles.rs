@@ -1,13 +1,12 @@
 //! Resizing of f64, for which there are no kernels: axis by axis, with the taps of the kernels.
 
-use super::super::elements::{around, expect_elements};
+use super::super::NodeValues;
+use super::super::elements::{around, expect_elements, with_types};
 use super::super::number::tensor_of;
-use super::super::{InputType, NodeTypes, NodeValues};
 use super::{Resize, ResizeMode};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
-use crate::value::Value;
 
 impl Resize {
     /// Whether the elements are interpolated in f64.
@@ -17,12 +16,7 @@ impl Resize {
 
     /// The result for an input of f64.
     pub(super) fn resize_doubles(&self, node: &NodeValues<'_>, input: &Constant) -> Result<Constant, Reason> {
-        let types = node.inputs.iter().map(|input| match input {
-            Some(Value::Tensor(tensor)) => Some(InputType { ty: tensor.ty(), constant: Some(tensor) }),
-            _ => None,
-        });
-        let types: Vec<Option<InputType<'_>>> = types.collect();
-        let axes = self.plan(&NodeTypes { inputs: &types, outputs: node.outputs })?;
+        let axes = with_types(node, |types| self.plan(types))?;
         let mut shape = input.ty().shape.clone();
         let mut values = input.values::<f64>().into_owned();
         for (index, axis) in axes.iter().enumerate().filter(|(_, axis)| !axis.is_identity()) {

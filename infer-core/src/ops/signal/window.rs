@@ -2,11 +2,12 @@
 //! frequencies that make bands of equal width to the ear.
 //!
 //! <https://onnx.ai/onnx/operators/onnx__HannWindow.html> and so on, all since opset 17; outputs of every type of
-//! numbers that [`real`](crate::ops::real) has, by the attribute `output_datatype`.
+//! numbers that [`NUMBERS`] has, by the attribute `output_datatype`.
 
 use crate::diagnostic::Reason;
 use crate::node_values::NodeValues;
-use crate::ops::real::{expect_small, from_reals, to_reals, with_real, with_types};
+use crate::ops::elements::{expect_elements, with_types};
+use crate::ops::number::{NUMBERS, of_f64s, to_f64s};
 use crate::ops::signal::known_scalar;
 use crate::ops::{ImportNode, NodeTypes, Operator};
 use crate::tensor_type::{DataType, TensorType};
@@ -16,8 +17,7 @@ fn output_type(node: &mut ImportNode) -> Result<DataType, Reason> {
     let code = node.attributes.int("output_datatype")?.unwrap_or(DataType::F32 as i64);
     let wrong = || Reason::new(format!("element type number {code} is not supported"));
     let dtype = i32::try_from(code).ok().and_then(DataType::from_onnx).ok_or_else(wrong)?;
-    with_real!(dtype, T => { let _: Option<T> = None; }, else return Err(wrong()));
-    Ok(dtype)
+    if NUMBERS.contains(&dtype) { Ok(dtype) } else { Err(wrong()) }
 }
 
 /// Which window.
@@ -84,7 +84,7 @@ impl Operator for Window {
         node.ty(0)?;
         let size = known_scalar(node, 0, "size")?.unwrap_or(0);
         let extent = usize::try_from(size).map_err(|_| Reason::new(format!("input `size` is {size}")))?;
-        expect_small(&TensorType::new(DataType::F64, [extent]))?;
+        expect_elements(&[extent], size_of::<f64>())?;
         Ok(vec![TensorType::new(self.dtype, [extent])])
     }
 
@@ -96,7 +96,7 @@ impl Operator for Window {
         let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
         let size = output.elements();
         let values: Vec<f64> = (0..size).map(|index| self.weight(index, size)).collect();
-        Ok(Some(vec![Value::Tensor(from_reals(output, &values)?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(output, values)?)]))
     }
 }
 
@@ -131,7 +131,7 @@ impl Operator for MelWeightMatrix {
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         let output = TensorType::new(self.dtype, self.extents(node)?);
-        expect_small(&TensorType::new(DataType::F64, output.shape.clone()))?;
+        expect_elements(&output.shape, size_of::<f64>())?;
         Ok(vec![output])
     }
 
@@ -143,7 +143,7 @@ impl Operator for MelWeightMatrix {
         let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
         let [frequencies, bands] = [output.shape[0], output.shape[1]];
         let (dft_length, sample_rate) = (node.i64(1)?, node.i64(2)?);
-        let hertz = |index: usize| match to_reals(node.tensor(index)?)?.as_slice() {
+        let hertz = |index: usize| match to_f64s(node.tensor(index)?)?.as_slice() {
             &[hertz] => Ok(hertz),
             values => Err(Reason::new(format!("input {index} has {} elements, not one", values.len()))),
         };
@@ -184,7 +184,7 @@ impl Operator for MelWeightMatrix {
                 set(frequency, (right - frequency) as f64 / (right - centre) as f64)?;
             }
         }
-        Ok(Some(vec![Value::Tensor(from_reals(output, &weights)?)]))
+        Ok(Some(vec![Value::Tensor(of_f64s(output, weights)?)]))
     }
 }
 

@@ -1,18 +1,17 @@
-//! Elements of any type as numbers, for what is computed on the host.
+//! Single elements of any type but the complex ones, exactly, and tensors of them.
 
-use bytemuck::NoUninit;
+use half::{bf16, f16};
 
+use super::no_numbers;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
+use crate::ops::elements::checked_elements;
 use crate::small_float::{self, RoundMode};
 use crate::tensor_type::{DataType, TensorType};
 
-/// The most bytes that one output computed on the host may have.
-const MAX_BYTES: usize = 1 << 30;
-
-/// One element, exactly.
+/// One element of any type but the complex ones, exactly.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Number {
+pub enum Scalar {
     /// Of an integer type or bool.
     Integer(i128),
     /// Of a floating-point type.
@@ -34,10 +33,10 @@ impl Default for Rules {
     }
 }
 
-impl Number {
+impl Scalar {
     /// The element of type `dtype` whose bytes these are; `None` for complex types.
-    pub fn read(dtype: DataType, bytes: &[u8]) -> Option<Number> {
-        use Number::{Float, Integer};
+    pub fn read(dtype: DataType, bytes: &[u8]) -> Option<Scalar> {
+        use Scalar::{Float, Integer};
         macro_rules! of {
             ($t:ty) => {
                 <$t>::from_le_bytes(bytes.try_into().ok()?)
@@ -55,8 +54,8 @@ impl Number {
             DataType::I64 => Integer(of!(i64).into()),
             DataType::F64 => Float(of!(f64)),
             DataType::F32 => Float(of!(f32).into()),
-            DataType::F16 => Float(half::f16::from_bits(of!(u16)).to_f64()),
-            DataType::Bf16 => Float(half::bf16::from_bits(of!(u16)).to_f64()),
+            DataType::F16 => Float(f16::from_bits(of!(u16)).to_f64()),
+            DataType::Bf16 => Float(bf16::from_bits(of!(u16)).to_f64()),
             small => Float(small_float::decode(small, of!(u8))?.into()),
         })
     }
@@ -71,9 +70,9 @@ impl Number {
         }
         // Wide enough for either 64-bit type; the casts below wrap.
         let integer = match self {
-            Number::Integer(x) => x,
-            Number::Float(x) if dtype == DataType::U64 && x > 0.0 => (x as u64).into(),
-            Number::Float(x) => (x as i64).into(),
+            Scalar::Integer(x) => x,
+            Scalar::Float(x) if dtype == DataType::U64 && x > 0.0 => (x as u64).into(),
+            Scalar::Float(x) => (x as i64).into(),
         };
         let float = self.to_f64();
         match dtype {
@@ -92,8 +91,8 @@ impl Number {
             DataType::I64 => put!(integer as i64),
             DataType::F64 => put!(float),
             DataType::F32 => put!(float as f32),
-            DataType::F16 => put!(half::f16::from_f32(float as f32).to_bits()),
-            DataType::Bf16 => put!(half::bf16::from_f32(float as f32).to_bits()),
+            DataType::F16 => put!(f16::from_f32(float as f32).to_bits()),
+            DataType::Bf16 => put!(bf16::from_f32(float as f32).to_bits()),
             small => put!(small_float::encode(small, float, rules.saturate, rules.round)?),
         }
         Some(())
@@ -102,99 +101,41 @@ impl Number {
     /// The nearest f64.
     pub fn to_f64(self) -> f64 {
         match self {
-            Number::Integer(x) => x as f64,
-            Number::Float(x) => x,
+            Scalar::Integer(x) => x as f64,
+            Scalar::Float(x) => x,
         }
     }
 
     fn is_true(self) -> bool {
         match self {
-            Number::Integer(x) => x != 0,
-            Number::Float(x) => x != 0.0,
+            Scalar::Integer(x) => x != 0,
+            Scalar::Float(x) => x != 0.0,
         }
     }
 }
 
 /// The elements of a tensor.
-pub fn numbers(tensor: &Constant) -> Result<impl Iterator<Item = Number> + '_, Reason> {
+pub fn scalars(tensor: &Constant) -> Result<impl Iterator<Item = Scalar> + '_, Reason> {
     let dtype = tensor.ty().dtype;
     if matches!(dtype, DataType::C64 | DataType::C128) {
-        return Err(Reason::new(format!("element type {dtype} is not supported")));
+        return Err(no_numbers(dtype));
     }
     let elements = tensor.data().chunks_exact(dtype.size_bytes());
-    Ok(elements.filter_map(move |bytes| Number::read(dtype, bytes)))
+    Ok(elements.filter_map(move |bytes| Scalar::read(dtype, bytes)))
 }
 
-/// The elements of a tensor as f64, the nearest ones.
-pub fn to_f64s(tensor: &Constant) -> Result<Vec<f64>, Reason> {
-    checked_elements(&TensorType::new(DataType::F64, tensor.ty().shape.clone()))?;
-    Ok(numbers(tensor)?.map(Number::to_f64).collect())
-}
-
-/// A tensor of these numbers.
-pub fn tensor(
+/// A tensor of these elements.
+pub fn of_scalars(
     ty: TensorType,
-    values: impl Iterator<Item = Number>,
+    values: impl Iterator<Item = Scalar>,
     rules: Rules,
 ) -> Result<Constant, Reason> {
     let mut bytes = Vec::with_capacity(checked_elements(&ty)? * ty.dtype.size_bytes());
     for value in values {
-        value
-            .write(ty.dtype, rules, &mut bytes)
-            .ok_or_else(|| Reason::new(format!("element type {} is not supported", ty.dtype)))?;
+        value.write(ty.dtype, rules, &mut bytes).ok_or_else(|| no_numbers(ty.dtype))?;
     }
     let wrong = Reason::new(format!("{ty} of {} bytes", bytes.len()));
     Constant::new(ty, bytes.into()).ok_or(wrong)
-}
-
-/// A tensor of these numbers, rounded as Cast rounds.
-pub fn of_f64s(ty: TensorType, values: impl Iterator<Item = f64>) -> Result<Constant, Reason> {
-    tensor(ty, values.map(Number::Float), Rules::default())
-}
-
-/// A tensor of these elements, which are as wide as the type says.
-pub fn of<T: NoUninit>(ty: TensorType, values: &[T]) -> Result<Constant, Reason> {
-    let wrong = || Reason::new(format!("{ty} of {} elements", values.len()));
-    Constant::checked(ty.clone(), values).ok_or_else(wrong)
-}
-
-/// The number of elements of an output, refused where it is too large to compute on the host.
-pub fn checked_elements(ty: &TensorType) -> Result<usize, Reason> {
-    let elements = ty.checked_elements().filter(|n| *n <= MAX_BYTES / ty.dtype.size_bytes());
-    elements.ok_or_else(|| Reason::new(format!("an output would be {ty}, more than {MAX_BYTES} bytes")))
-}
-
-/// For each element of a tensor of shape `to`, row-major, the element of one of shape `from` that broadcasts to it.
-pub fn broadcast_indices(from: &[usize], to: &[usize]) -> Result<Vec<usize>, Reason> {
-    let strides = crate::calls::broadcast_strides(&TensorType::new(DataType::U8, from), to)?;
-    let count = checked_elements(&TensorType::new(DataType::U64, to))?;
-    let mut indices = Vec::with_capacity(count);
-    if count == 0 {
-        return Ok(indices);
-    }
-    let mut at = vec![0usize; to.len()];
-    let mut index = 0usize;
-    loop {
-        indices.push(index);
-        let mut axis = to.len();
-        loop {
-            let Some(inner) = axis.checked_sub(1) else { return Ok(indices) };
-            axis = inner;
-            let (Some(slot), Some(&extent), Some(&stride)) =
-                (at.get_mut(axis), to.get(axis), strides.get(axis))
-            else {
-                return Ok(indices);
-            };
-            let stride = stride as usize;
-            *slot += 1;
-            if *slot < extent {
-                index += stride;
-                break;
-            }
-            *slot = 0;
-            index -= stride * (extent - 1);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -205,11 +146,11 @@ mod tests {
     fn elements_come_back() {
         for dtype in DataType::ALL {
             let mut bytes = Vec::new();
-            match Number::Float(1.0).write(dtype, Rules::default(), &mut bytes) {
+            match Scalar::Float(1.0).write(dtype, Rules::default(), &mut bytes) {
                 None => assert!(matches!(dtype, DataType::C64 | DataType::C128)),
                 Some(()) => {
                     assert_eq!(bytes.len(), dtype.size_bytes());
-                    assert_eq!(Number::read(dtype, &bytes).unwrap().to_f64(), 1.0, "{dtype}");
+                    assert_eq!(Scalar::read(dtype, &bytes).unwrap().to_f64(), 1.0, "{dtype}");
                 }
             }
         }
@@ -219,22 +160,12 @@ mod tests {
     fn integers_wrap_and_small_ones_keep_their_sign() {
         let byte = |dtype, value| {
             let mut bytes = Vec::new();
-            Number::Integer(value).write(dtype, Rules::default(), &mut bytes).unwrap();
+            Scalar::Integer(value).write(dtype, Rules::default(), &mut bytes).unwrap();
             bytes[0] as i8
         };
         assert_eq!([8, -9, 7].map(|v| byte(DataType::I4, v)), [-8, 7, 7]);
         assert_eq!([4, -1, 2].map(|v| byte(DataType::U2, v)), [0, 3, 2]);
         assert_eq!([2, -3, 1].map(|v| byte(DataType::I2, v)), [-2, 1, 1]);
         assert_eq!(byte(DataType::I8, 200), -56);
-    }
-
-    #[test]
-    fn indices_broadcast() {
-        assert_eq!(broadcast_indices(&[2, 1], &[2, 3]).unwrap(), [0, 0, 0, 1, 1, 1]);
-        assert_eq!(broadcast_indices(&[3], &[2, 3]).unwrap(), [0, 1, 2, 0, 1, 2]);
-        assert_eq!(broadcast_indices(&[], &[]).unwrap(), [0]);
-        assert_eq!(broadcast_indices(&[1], &[0]).unwrap(), [0usize; 0]);
-        assert!(broadcast_indices(&[2], &[3]).is_err());
-        assert!(checked_elements(&TensorType::new(DataType::F64, [1 << 28])).is_err());
     }
 }
