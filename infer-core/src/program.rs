@@ -14,6 +14,9 @@ use crate::value::{Value, ValueType};
 /// How deep graphs may lie in nodes of graphs.
 const MAX_DEPTH: usize = 32;
 
+/// The most values of a graph: each takes memory in every run.
+const MAX_VALUES: usize = 1 << 22;
+
 /// A node of a [`Program`].
 #[derive(Debug)]
 struct Node {
@@ -56,6 +59,9 @@ impl Program {
     /// Those of [`Program::new`].
     pub(crate) fn with(record: &GraphRecord, regions: &[Arc<Region>]) -> Result<Self, Reason> {
         let values = record.values as usize;
+        if values > MAX_VALUES {
+            return Err(Reason::new(format!("{values} values, more than {MAX_VALUES}")));
+        }
         let at = |id: u32| match id as usize {
             id if id < values => Ok(id),
             id => Err(Reason::new(format!("value {id} of {values}"))),

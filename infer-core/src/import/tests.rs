@@ -15,6 +15,7 @@ use crate::onnx::proto::{
 };
 use crate::onnx::{self, ModelFile};
 use crate::ops;
+use crate::partition::{Partition, partition};
 use crate::shape_inference::infer;
 
 /// A value of type f32; extents that are no numbers are symbols.
@@ -387,7 +388,13 @@ fn everything(bytes: &[u8]) {
         if let Ok(imported) = import(&file, &[])
             && let Ok(model) = infer(imported)
         {
-            assert_eq!(model.graph.verify(), Ok(()));
+            let graphs = match partition(model).0 {
+                Partition::Static(graph) => vec![graph],
+                Partition::Program(_, graphs) => graphs,
+            };
+            for graph in graphs {
+                assert_eq!(graph.verify(), Ok(()));
+            }
         }
     }
 }
