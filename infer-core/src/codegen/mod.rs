@@ -5,7 +5,7 @@
 //! library: emitted are types, names and a table.
 //!
 //! A plan runs on an `Engine`, with the kernels that it names; a program on a `Session`, which has all operators and is
-//! there with the feature `dynamic` alone. See [`types`] for the types of inputs and outputs.
+//! there with the feature `dynamic` alone. See `types.rs` for the types of inputs and outputs.
 
 mod docs;
 mod embedded;

@@ -5,7 +5,7 @@
 //! Types: f32 and f64; f16 and bf16 compute in f32.
 //! History: since opset 12; 13 and 22 add types.
 //!
-//! The loss of an element is −weight[target] · x[target], x having a class along axis 1; elements whose target is
+//! The loss of an element is `−weight[target] · x[target]`, x having a class along axis 1; elements whose target is
 //! `ignore_index` weigh nothing. The mean divides by the sum of the weights.
 
 use super::attention::{FLOATS, compute_type};
