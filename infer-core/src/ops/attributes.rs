@@ -71,11 +71,6 @@ impl Attributes {
         /// The STRINGS attribute `name`, if it is there.
         strings, Strings, Vec<String>, "a list of strings");
 
-    /// Whether attribute `name` is there; it is not thereby read.
-    pub fn has(&self, name: &str) -> bool {
-        self.entries.iter().any(|(entry, ..)| entry == name)
-    }
-
     /// The INT attribute `name` as a switch, `default` where it is left out.
     pub fn flag(&mut self, name: &str, default: bool) -> Result<bool, Reason> {
         match self.int(name)? {
