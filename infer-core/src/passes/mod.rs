@@ -17,6 +17,7 @@ pub mod fuse_hard_swish;
 pub mod fuse_layer_norm;
 pub mod fuse_residual_add;
 pub mod pattern;
+pub mod quantize_softmax;
 pub mod simplify_movement;
 
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub const SIMPLIFY: &[Pass] = passes![
     eliminate_common_subexpressions,
     simplify_movement,
     fold_pad,
+    quantize_softmax,
     // Spelled-out functions are recognised before their factors and summands go into convolutions.
     fuse_layer_norm,
     fuse_gelu,
