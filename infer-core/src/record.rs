@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::constant::Constant;
-use crate::value::{Strings, Value, ValueType};
+use crate::value::{Strings, Value, ValueType, nested};
 
 /// The domain of operators that compilers put into graphs and no model may name.
 pub const INTERNAL_DOMAIN: &str = "infer_embed";
@@ -24,7 +24,7 @@ pub enum Attribute {
     /// TENSOR of strings
     StringTensor(Strings),
     /// GRAPH
-    Graph(Arc<GraphRecord>),
+    Graph(#[serde(deserialize_with = "nested")] Arc<GraphRecord>),
     /// TYPE_PROTO
     Type(ValueType),
     /// INTS

@@ -1,9 +1,11 @@
 //! Values at run time: tensors, strings, sequences, optionals and maps.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::constant::Constant;
 use crate::plan::Port;
@@ -17,14 +19,16 @@ pub enum Value {
     /// A tensor of strings.
     Strings(Strings),
     /// A sequence of values of one type.
-    Sequence(Vec<Value>),
+    Sequence(#[serde(deserialize_with = "nested")] Vec<Value>),
     /// A value that may be missing.
-    Optional(Option<Box<Value>>),
+    Optional(#[serde(deserialize_with = "nested")] Option<Box<Value>>),
     /// A map from keys to values of one type: a one-dimensional tensor of each, equally long.
     Map {
         /// The keys: integers or strings.
+        #[serde(deserialize_with = "nested")]
         keys: Box<Value>,
         /// The values.
+        #[serde(deserialize_with = "nested")]
         values: Box<Value>,
     },
 }
@@ -151,14 +155,15 @@ pub enum ValueType {
         shape: Option<Vec<Option<usize>>>,
     },
     /// A sequence.
-    Sequence(Box<ValueType>),
+    Sequence(#[serde(deserialize_with = "nested")] Box<ValueType>),
     /// A value that may be missing.
-    Optional(Box<ValueType>),
+    Optional(#[serde(deserialize_with = "nested")] Box<ValueType>),
     /// A map.
     Map {
         /// What its keys are.
         key: ElementType,
         /// What its values are.
+        #[serde(deserialize_with = "nested")]
         value: Box<ValueType>,
     },
 }
@@ -238,6 +243,26 @@ impl From<Port> for ValuePort {
     }
 }
 
+/// How deeply values, types and graphs may lie in each other in what is read: more than any file that import accepts,
+/// and little enough for every stack.
+const MAX_NESTING: u32 = 64;
+
+thread_local! {
+    static NESTING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Reads what may hold others of its kind.
+pub(crate) fn nested<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    let depth = NESTING.get();
+    if depth == MAX_NESTING {
+        return Err(D::Error::custom(format!("more than {MAX_NESTING} levels of nesting")));
+    }
+    NESTING.set(depth + 1);
+    let value = T::deserialize(deserializer);
+    NESTING.set(depth);
+    value
+}
+
 fn admits_shape(declared: Option<&[Option<usize>]>, shape: &[usize]) -> bool {
     declared.is_none_or(|declared| {
         declared.len() == shape.len()
@@ -261,4 +286,23 @@ fn write_tensor(
         }
     }
     f.write_str("]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        let mut ty = ValueType::Tensor { element: ElementType::String, shape: None };
+        for level in 0..=MAX_NESTING {
+            let bytes = postcard::to_allocvec(&ty).unwrap();
+            assert_eq!(postcard::from_bytes::<ValueType>(&bytes).ok(), Some(ty.clone()), "level {level}");
+            ty = ValueType::Sequence(Box::new(ty));
+        }
+        let bytes = postcard::to_allocvec(&ty).unwrap();
+        assert!(postcard::from_bytes::<ValueType>(&bytes).is_err());
+        // A sequence of sequences without end: what would overflow the stack.
+        assert!(postcard::from_bytes::<ValueType>(&vec![bytes[0]; 1 << 20]).is_err());
+    }
 }

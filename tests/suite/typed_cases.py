@@ -85,18 +85,18 @@ FLOAT_BITS = {name for name, rust in RUST.items() if rust == "u8" and "FLOAT" in
 KEYWORDS = set("if loop match move ref self type use where while yield in for fn box do".split())
 
 
-def snake(name):
-    """The identifier that the attribute makes of a name."""
+def snake(name, kind):
+    """The identifier that the attribute makes of the name of an input or output."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
     plain = re.sub(r"[^A-Za-z0-9]+", "_", spaced).strip("_").lower()
-    plain = f"_{plain}" if plain[:1].isdigit() else plain
+    plain = f"{kind}_{plain}" if plain[:1].isdigit() else plain
     return f"{plain}_" if plain in KEYWORDS else plain
 
 
-def identifiers(names, taken=()):
+def identifiers(names, kind, taken=()):
     taken, unique = set(taken), []
     for name in names:
-        plain = candidate = snake(name)
+        plain = candidate = snake(name, kind)
         count = 1
         while candidate in taken:
             count += 1
@@ -212,7 +212,7 @@ class Case:
         group, _, bare = name.rpartition("/")
         self.source = suite / (group or "node") / f"test_{bare}"
         self.name = bare
-        self.function = snake(bare)
+        self.function = snake(bare, "case")
         self.struct = "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", bare))
         self.stored = []
 
@@ -296,7 +296,7 @@ class Case:
             bind(info.type, sizes)
 
         lines, arguments = [], []
-        names = identifiers([info.name for info in inputs], ["outputs"])
+        names = identifiers([info.name for info in inputs], "input", ["outputs"])
         for info, proto, name in zip(inputs, protos, names):
             # A name of digits alone is a parameter's, but hardly a variable's.
             name = f"input{name}" if name.startswith("_") else name
@@ -304,7 +304,7 @@ class Case:
             lines.append(line)
             arguments.append(argument)
         lines.append(f"let outputs = {self.struct}::new().unwrap().infer({', '.join(arguments)}).unwrap();")
-        fields = identifiers([info.name for info in graph.output])
+        fields = identifiers([info.name for info in graph.output], "output")
         for i, (info, name) in enumerate(zip(graph.output, fields)):
             proto = read(data / f"output_{i}.pb", info.type.WhichOneof("value"))
             expected = self.value(info.type, proto, name, "field")

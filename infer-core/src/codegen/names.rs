@@ -5,13 +5,13 @@ use std::collections::HashSet;
 /// Rust identifiers for names of a model, in their order.
 ///
 /// Letters and digits stay, capitals become small ones (`inputImage` is `input_image`), everything else becomes one
-/// underscore between words. A leading digit gets an underscore before it, a keyword one behind it, a name without any
-/// letter or digit becomes `kind`. Where two names agree, the later one gets `_2`, `_3`, ….
+/// underscore between words. A leading digit gets `kind` before it (`output_2041`), a keyword an underscore behind it, a
+/// name without any letter or digit becomes `kind`. Where two names agree, the later one gets `_2`, `_3`, ….
 pub fn identifiers(names: &[&str], kind: &str, reserved: &[&str]) -> Vec<String> {
     let mut taken: HashSet<String> = reserved.iter().map(|&name| name.to_owned()).collect();
     let mut unique = Vec::with_capacity(names.len());
     for name in names {
-        let plain = identifier(name).unwrap_or_else(|| kind.to_owned());
+        let plain = identifier(name, kind);
         let mut candidate = plain.clone();
         let mut count = 1;
         while !taken.insert(candidate.clone()) {
@@ -23,19 +23,19 @@ pub fn identifiers(names: &[&str], kind: &str, reserved: &[&str]) -> Vec<String>
     unique
 }
 
-/// The identifier for one name; `None` where no letter or digit is in it.
-fn identifier(name: &str) -> Option<String> {
+/// The identifier for one name.
+fn identifier(name: &str, kind: &str) -> String {
     let mut ident = snake_case(name);
     if ident.is_empty() {
-        return None;
+        return kind.to_owned();
     }
     if ident.starts_with(|first: char| first.is_ascii_digit()) {
-        ident.insert(0, '_');
+        ident = format!("{kind}_{ident}");
     }
     if KEYWORDS.contains(&ident.as_str()) {
         ident.push('_');
     }
-    Some(ident)
+    ident
 }
 
 /// A name in small letters, its words separated by one underscore; empty where no letter or digit is in it.
@@ -82,7 +82,7 @@ mod tests {
             ("dataURL", "data_url"),
             ("/model/head/Conv_output_0", "model_head_conv_output_0"),
             ("onnx::Add_7", "onnx_add_7"),
-            ("2041", "_2041"),
+            ("2041", "input_2041"),
             ("type", "type_"),
             ("self", "self_"),
             ("Self", "self_"),

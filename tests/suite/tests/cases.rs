@@ -460,7 +460,7 @@ mod convolution {
         let outputs = Conv1dPad2size1::new().unwrap().infer(&input_0).unwrap();
         check::<[[[f32; 1]; 4]; 1]>(
             "_3",
-            &outputs._3,
+            &outputs.output_3,
             &[[[-0.18891272], [0.35799992], [-0.1878866], [0.054195806]]],
         );
     }
@@ -501,7 +501,7 @@ mod convolution {
         let outputs = Conv3d::new().unwrap().infer(&input_0).unwrap();
         check::<[[[[[f32; 2]; 2]; 2]; 4]; 2]>(
             "_3",
-            &outputs._3,
+            &outputs.output_3,
             &*stored(include_bytes!("../cases/Conv3d._3.pb")),
         );
     }

@@ -62,7 +62,7 @@ fn main() -> infer_embed::Result<()> {
     let (input_1, input_1_2, self_, outputs_2) = ([1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]);
     let out = inner::Names::builder().threads(1).build()?.infer(&input_1, &input_1_2, &self_, &outputs_2)?;
     assert_eq!(
-        (*out.input_1, *out.type_, *out._42, *out.input_1_2),
+        (*out.input_1, *out.type_, *out.output_42, *out.input_1_2),
         ([6.0, 8.0], [7.0, 16.0], [-2.0; 2], [1.0, 2.0])
     );
 
