@@ -354,6 +354,48 @@ fn models_and_dimensions_that_are_not_there_are_said() {
     assert!(error.contains("0 threads are asked for"), "{error}");
 }
 
+#[test]
+fn bench_measures_inferences_and_layers() {
+    let folder = folder("bench");
+    let file = folder.join("bench.json");
+    let model = data("convnet.onnx");
+    let short: [&dyn AsRef<std::ffi::OsStr>; 4] = [&"--duration", &"0.02", &"--warmup", &"0"];
+    let text = good(&[&[&"bench" as &dyn AsRef<_>, &model, &"--json", &file], &short[..]].concat());
+    for part in ["model       convnet.onnx\n", "\nlatency     min ", "\nthroughput  ", "\nmemory      at most "] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let latency = |name: &str| json["latency_ms"][name].as_f64().unwrap();
+    assert!(json["queries"].as_u64().unwrap() >= 10);
+    assert!(0.0 < latency("min") && latency("min") <= latency("median") && latency("p99") <= latency("max"));
+    assert!(json["load_ms"].as_f64().unwrap() > 0.0 && json["first_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!((&json["backend"], &json["layers"]), (&"cpu".into(), &serde_json::Value::Null));
+
+    // A plan, and a program of plans and of nodes that only the run knows.
+    let layers = |model: &Path, more: &[&dyn AsRef<std::ffi::OsStr>]| -> serde_json::Value {
+        let arguments: [&dyn AsRef<std::ffi::OsStr>; 6] =
+            [&"bench", &model, &"--layers", &"--json", &"-", &"--threads=2"];
+        let text = good(&[&arguments[..], &short[..], more].concat());
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["threads"], 2);
+        assert!(json["layers"]["peak_gflops"].as_f64().unwrap() > 0.1);
+        json["layers"]["layers"].clone()
+    };
+    let rows = layers(&model, &[]);
+    let conv = rows.as_array().unwrap().iter().find(|row| row["kernel"] == "conv_f32").unwrap();
+    assert!(conv["flops"].as_u64().unwrap() > 0 && conv["median_us"].as_f64().unwrap() > 0.0, "{conv}");
+    assert!(conv["shape"].as_str().unwrap().contains('→') && conv["peak_share"].as_f64().is_some(), "{conv}");
+    let rows = layers(&data("nonzero.onnx"), &[]);
+    assert!(rows.as_array().unwrap().iter().any(|row| row["kernel"] == "NonZero"), "{rows}");
+
+    let error = bad(2, &[&"bench", &model, &"--duration", &"-1"]);
+    assert!(error.contains("a number from 0 is wanted"), "{error}");
+    let error = bad(1, &[&"bench", &model, &"--inputs", &folder]);
+    assert!(error.contains("has no input_0.npy"), "{error}");
+    let error = bad(1, &[&"bench", &model, &"--duration=0", &"--json", &folder]);
+    assert!(error.contains("cannot write"), "{error}");
+}
+
 /// A suite: a case that passes on two sets of data, and three that fail.
 fn suite(name: &str) -> PathBuf {
     let suite = folder(name);
@@ -446,7 +488,7 @@ fn failures_may_be_expected() {
 
 #[test]
 fn help_has_examples() {
-    for command in ["inspect", "run", "check", "conformance"] {
+    for command in ["inspect", "run", "bench", "check", "conformance"] {
         let help = good(&[&command, &"--help"]);
         assert!(help.contains(&format!("Examples:\n  infer {command} ")), "{help}");
     }

@@ -3,11 +3,14 @@
 //! A [`GraphRecord`] with its operators, ready to run. Bodies of control flow are programs too: what they read of the graph around them are further inputs of their node.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::diagnostic::{Reason, quote};
 use crate::execute::{Backend, execute};
+use crate::node_values::NodeValues;
 use crate::ops::{self, Attributes, ImportNode, Operator, Row};
 use crate::record::{Attribute, GraphRecord, INTERNAL_DOMAIN, NodeRecord};
+use crate::runtime::StepInfo;
 use crate::session::Region;
 use crate::value::{Value, ValueType};
 
@@ -22,6 +25,8 @@ const MAX_VALUES: usize = 1 << 22;
 struct Node {
     name: String,
     op: Box<dyn Operator>,
+    /// The static part it runs.
+    region: Option<Arc<Region>>,
     inputs: Vec<Option<usize>>,
     outputs: Vec<Option<usize>>,
     /// Which of the outputs are asked for.
@@ -73,15 +78,24 @@ impl Program {
         for node in &record.nodes {
             let (inputs, outputs) = (all(&node.inputs)?, all(&node.outputs)?);
             let asked: Vec<bool> = outputs.iter().map(Option::is_some).collect();
-            let op = match region(node, regions) {
-                Some(region) => Ok(region),
+            let region = region(node, regions);
+            let op: Result<Box<dyn Operator>, Reason> = match &region {
+                Some(region) => Ok(Box::new(region.clone())),
                 None => import_record(node, &ops::find),
             };
             let op = op.map_err(|mut reason| {
                 reason.what = format!("node {} ({}): {}", quote(&node.name), node.op_type, reason.what);
                 reason
             })?;
-            nodes.push(Node { name: node.name.clone(), op, inputs, outputs, asked, last: Vec::new() });
+            nodes.push(Node {
+                name: node.name.clone(),
+                op,
+                region,
+                inputs,
+                outputs,
+                asked,
+                last: Vec::new(),
+            });
         }
         let mut program = Program {
             values,
@@ -145,6 +159,57 @@ impl Program {
         around: &[Option<Value>],
         backend: &Backend,
     ) -> Result<Vec<Value>, Reason> {
+        self.run_with(inputs, around, |node, inputs| execute(&*node.op, inputs, &node.asked, backend))
+    }
+
+    /// [`Program::run`], of which `each` learns how long each of [`Program::steps`] took.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Program::run`].
+    pub(crate) fn run_timed(
+        &self,
+        inputs: &[Value],
+        backend: &Backend,
+        each: &mut dyn FnMut(usize, Duration),
+    ) -> Result<Vec<Value>, Reason> {
+        let mut first = 0;
+        self.run_with(inputs, &[], |node, inputs| match &node.region {
+            Some(region) => {
+                let begin = first;
+                first += region.engine().step_count();
+                let values = NodeValues { inputs, outputs: &node.asked, backend };
+                region.compute_with(&values, Some(&mut |index, time| each(begin + index, time)))
+            }
+            None => {
+                let start = Instant::now();
+                let results = execute(&*node.op, inputs, &node.asked, backend);
+                each(first, start.elapsed());
+                first += 1;
+                results
+            }
+        })
+    }
+
+    /// What runs, in order: for a static part its kernel calls, else the node's operator.
+    pub(crate) fn steps(&self) -> Vec<StepInfo<'_>> {
+        let mut steps = Vec::new();
+        for node in &self.nodes {
+            match &node.region {
+                Some(region) => steps.extend(region.engine().info().steps),
+                None => steps.push(StepInfo::of_node(&node.name, node.op.name())),
+            }
+        }
+        steps
+    }
+
+    /// The run, whose nodes `each` runs.
+    fn run_with(
+        &self,
+        inputs: &[Value],
+        around: &[Option<Value>],
+        mut each: impl FnMut(&Node, &[Option<Value>]) -> Result<Vec<Value>, Reason>,
+    ) -> Result<Vec<Value>, Reason> {
         if inputs.len() != self.inputs.len() {
             let (given, wanted) = (inputs.len(), self.inputs.len());
             return Err(Reason::new(format!("{given} inputs for a graph of {wanted}")));
@@ -163,11 +228,8 @@ impl Program {
             let inputs: Vec<Option<Value>> =
                 node.inputs.iter().map(|id| id.and_then(|id| values[id].clone())).collect();
             let missing = node.inputs.iter().zip(&inputs).any(|(id, value)| id.is_some() && value.is_none());
-            let results = if missing {
-                Err(Reason::new("an input has no value"))
-            } else {
-                execute(&*node.op, &inputs, &node.asked, backend)
-            };
+            let results =
+                if missing { Err(Reason::new("an input has no value")) } else { each(node, &inputs) };
             let results = results.map_err(|mut reason| {
                 reason.what = format!("node {} ({}): {}", quote(&node.name), node.op.name(), reason.what);
                 reason
@@ -188,11 +250,10 @@ impl Program {
 }
 
 /// The static part that `node` runs, if it is such a node.
-fn region(node: &NodeRecord, regions: &[Arc<Region>]) -> Option<Box<dyn Operator>> {
+fn region(node: &NodeRecord, regions: &[Arc<Region>]) -> Option<Arc<Region>> {
     match node.attributes.as_slice() {
         [(_, Attribute::Int(index))] if node.domain == INTERNAL_DOMAIN => {
-            let region = regions.get(usize::try_from(*index).ok()?)?;
-            Some(Box::new(region.clone()))
+            regions.get(usize::try_from(*index).ok()?).cloned()
         }
         _ => None,
     }

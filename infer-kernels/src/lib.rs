@@ -18,7 +18,9 @@ mod kernel;
 #[cfg(feature = "reference")]
 pub mod reference;
 pub mod threads;
+#[cfg(feature = "reference")]
+pub mod work;
 
-pub use cpu::kernels;
+pub use cpu::{kernels, peak};
 pub use isa::Isa;
 pub use kernel::{Args, Call, ChunkFn, Invalid, Kernel, Operand, PerIsa, RunError};

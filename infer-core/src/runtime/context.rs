@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use infer_kernels::{Args, Operand};
 
@@ -125,6 +126,36 @@ impl<'e> Context<'e> {
     /// If there are more or fewer inputs or outputs than the model has, or one has another size or element type or
     /// is not aligned for its element type; if a value cannot be computed with; if there is no memory.
     pub fn run(&mut self, inputs: &[&[u8]], outputs: &mut [Output<'_>]) -> Result<()> {
+        self.run_with(inputs, outputs, |_, step| step())
+    }
+
+    /// [`Context::run`], of which `each` learns how long every step took: its position in the plan, and the time.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Context::run`].
+    pub fn run_timed(
+        &mut self,
+        inputs: &[&[u8]],
+        outputs: &mut [Output<'_>],
+        each: &mut dyn FnMut(usize, Duration),
+    ) -> Result<()> {
+        self.run_with(inputs, outputs, |index, step| {
+            let start = Instant::now();
+            let result = step();
+            each(index, start.elapsed());
+            result
+        })
+    }
+
+    /// The run, whose steps `each` runs.
+    #[inline(always)]
+    fn run_with(
+        &mut self,
+        inputs: &[&[u8]],
+        outputs: &mut [Output<'_>],
+        mut each: impl FnMut(usize, &dyn Fn() -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
         let engine = self.engine;
         check_inputs(engine, inputs)?;
         check_outputs(engine, outputs)?;
@@ -148,14 +179,14 @@ impl<'e> Context<'e> {
 
         // Dropped last, and also where a kernel panics: `bool`s of the caller must never stay anything but 0 or 1.
         let _outputs = NormalizeBools { ports: &engine.outputs, outputs };
-        for step in &engine.steps {
+        for (index, step) in engine.steps.iter().enumerate() {
             // SAFETY: `Engine::open` had the kernel validate the call with its parameters and operand sizes. Each
             // operand points at so many bytes: of the arena and the weights (`State::new`), or of the caller's slices
             // (above), which are borrowed throughout this function. Written operands, which reading the plan found
             // at the end and never in weights or inputs, lie in the arena, which only this context reaches and which
             // is borrowed exclusively with it, or in the caller's outputs, borrowed exclusively too; no reference to
             // either exists meanwhile, and steps run one after the other.
-            unsafe { run_step(engine, step, &state.operands[step.operands.clone()])? };
+            each(index, &|| unsafe { run_step(engine, step, &state.operands[step.operands.clone()]) })?;
         }
         Ok(())
     }

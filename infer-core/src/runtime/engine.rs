@@ -131,10 +131,22 @@ pub struct EngineInfo<'e> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StepInfo<'e> {
-    /// The kernel's name.
+    /// The kernel's name; the operator's, where a node runs without a plan.
     pub kernel: &'e str,
     /// The name of the node it came from.
     pub node: &'e str,
+    /// The bytes of the kernel's parameters.
+    pub params: &'e [u8],
+    /// How many bytes its operands have, read and written.
+    pub operand_bytes: u64,
+}
+
+#[cfg(feature = "dynamic")]
+impl<'e> StepInfo<'e> {
+    /// A node that runs without a plan.
+    pub(crate) fn of_node(node: &'e str, operator: &'e str) -> Self {
+        StepInfo { kernel: operator, node, params: &[], operand_bytes: 0 }
+    }
 }
 
 impl Engine {
@@ -233,9 +245,23 @@ impl Engine {
             steps: self
                 .steps
                 .iter()
-                .map(|step| StepInfo { kernel: step.kernel.name, node: self.node(step) })
+                .map(|step| StepInfo {
+                    kernel: step.kernel.name,
+                    node: self.node(step),
+                    params: &self.plan.as_slice()[step.params.clone()],
+                    operand_bytes: self.operands[step.operands.clone()]
+                        .iter()
+                        .map(|operand| operand.bytes as u64)
+                        .sum(),
+                })
                 .collect(),
         }
+    }
+
+    /// How many kernel calls an inference is.
+    #[cfg(feature = "dynamic")]
+    pub(crate) fn step_count(&self) -> usize {
+        self.steps.len()
     }
 
     pub(super) fn weights(&self) -> &[u8] {

@@ -4,6 +4,7 @@ mod format;
 mod typed;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 pub(crate) use format::{Parts, REGION};
@@ -19,7 +20,8 @@ use crate::ops::Operator;
 use crate::plan::{AlignedBytes, PlanView, Port};
 use crate::program::Program;
 use crate::runtime::{
-    Engine, EngineOptions, Output, PlanBytes, check_count, check_size, registered_kernels, thread_count,
+    Engine, EngineOptions, Output, PlanBytes, StepInfo, check_count, check_size, registered_kernels,
+    thread_count,
 };
 use crate::value::{Value, ValuePort};
 
@@ -79,6 +81,40 @@ impl Session {
         &self.outputs
     }
 
+    /// The engine, where all of the model is known while compiling.
+    pub fn engine(&self) -> Option<&Engine> {
+        match &self.body {
+            Body::Plan(region) => Some(&region.0),
+            Body::Program(..) => None,
+        }
+    }
+
+    /// What runs, in order: kernel calls, and nodes whose shapes or values only the run knows.
+    pub fn steps(&self) -> Vec<StepInfo<'_>> {
+        match &self.body {
+            Body::Plan(region) => region.0.info().steps,
+            Body::Program(program, _) => program.steps(),
+        }
+    }
+
+    /// The instruction set its kernels use.
+    pub fn isa(&self) -> Isa {
+        match &self.body {
+            Body::Plan(region) => region.0.info().isa,
+            Body::Program(_, Backend::Processor { isa, .. }) => *isa,
+            Body::Program(_, Backend::Reference) => Isa::Scalar,
+        }
+    }
+
+    /// The most threads that take part in an inference.
+    pub fn threads(&self) -> usize {
+        match &self.body {
+            Body::Plan(region) => region.0.info().threads,
+            Body::Program(_, Backend::Processor { threads, .. }) => *threads,
+            Body::Program(_, Backend::Reference) => 1,
+        }
+    }
+
     /// Computes the outputs from the inputs, both in the model's order.
     ///
     /// # Errors
@@ -87,6 +123,24 @@ impl Session {
     /// with the values; if an output turns out to be of another type than the model declares; if there is no memory.
     /// Where a tensor merely has another shape than is declared, the kind is [`ErrorKind::Shape`].
     pub fn run(&self, inputs: &[Value]) -> Result<Vec<Value>> {
+        self.run_with(inputs, None)
+    }
+
+    /// [`Session::run`], of which `each` learns how long each of [`Session::steps`] took: its position there, and the
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::run`].
+    pub fn run_timed(&self, inputs: &[Value], each: &mut dyn FnMut(usize, Duration)) -> Result<Vec<Value>> {
+        self.run_with(inputs, Some(each))
+    }
+
+    fn run_with(
+        &self,
+        inputs: &[Value],
+        each: Option<&mut dyn FnMut(usize, Duration)>,
+    ) -> Result<Vec<Value>> {
         check_count("input", inputs.len(), self.inputs.len())?;
         for (port, value) in self.inputs.iter().zip(inputs) {
             if !port.ty.admits(value) {
@@ -101,12 +155,14 @@ impl Session {
         match &self.body {
             Body::Plan(region) => {
                 let inputs: Vec<&Constant> = inputs.iter().filter_map(Value::as_tensor).collect();
-                Ok(region.run(&inputs)?.into_iter().map(Value::Tensor).collect())
+                Ok(region.run(&inputs, each)?.into_iter().map(Value::Tensor).collect())
             }
             Body::Program(program, backend) => {
-                let outputs = program
-                    .run(inputs, &[], backend)
-                    .map_err(|reason| Error::new(ErrorKind::Input, reason.what))?;
+                let outputs = match each {
+                    None => program.run(inputs, &[], backend),
+                    Some(each) => program.run_timed(inputs, backend, each),
+                };
+                let outputs = outputs.map_err(|reason| Error::new(ErrorKind::Input, reason.what))?;
                 for (port, value) in self.outputs.iter().zip(&outputs) {
                     if !port.ty.admits(value) {
                         let (name, ty, found) = (&port.name, &port.ty, value.describe());
@@ -174,7 +230,16 @@ impl Region {
         Engine::open(plan, &kernels, options).map(Region)
     }
 
-    fn run(&self, inputs: &[&Constant]) -> Result<Vec<Constant>> {
+    /// The engine that runs it.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0
+    }
+
+    fn run(
+        &self,
+        inputs: &[&Constant],
+        each: Option<&mut dyn FnMut(usize, Duration)>,
+    ) -> Result<Vec<Constant>> {
         let info = self.0.info();
         let mut aligned = Vec::new();
         for (input, port) in inputs.iter().zip(info.inputs) {
@@ -193,7 +258,11 @@ impl Region {
         }
         let mut outputs: Vec<Output<'_>> =
             memory.iter_mut().map(|bytes| bytes.as_mut_slice().into()).collect();
-        self.0.run(&inputs, &mut outputs)?;
+        let mut context = self.0.context();
+        match each {
+            None => context.run(&inputs, &mut outputs)?,
+            Some(each) => context.run_timed(&inputs, &mut outputs, each)?,
+        }
         drop(outputs);
         let lost = || Error::new(ErrorKind::Plan, "an output has another size than its type");
         let tensors = info.outputs.iter().zip(memory);
@@ -203,12 +272,13 @@ impl Region {
     }
 }
 
-impl Operator for Arc<Region> {
-    fn name(&self) -> &'static str {
-        REGION
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+impl Region {
+    /// The outputs for the inputs of its node; `each` as for [`Context::run_timed`](crate::runtime::Context::run_timed).
+    pub(crate) fn compute_with(
+        &self,
+        node: &NodeValues<'_>,
+        each: Option<&mut dyn FnMut(usize, Duration)>,
+    ) -> Result<Vec<Value>, Reason> {
         let wanted = self.0.info().inputs.len();
         if node.inputs.len() != wanted {
             return Err(Reason::new(format!("{} inputs for a part of {wanted}", node.inputs.len())));
@@ -222,7 +292,17 @@ impl Operator for Arc<Region> {
             }
             tensors.push(tensor);
         }
-        let outputs = self.run(&tensors).map_err(|error| Reason::new(error.to_string()))?;
-        Ok(Some(outputs.into_iter().map(Value::Tensor).collect()))
+        let outputs = self.run(&tensors, each).map_err(|error| Reason::new(error.to_string()))?;
+        Ok(outputs.into_iter().map(Value::Tensor).collect())
+    }
+}
+
+impl Operator for Arc<Region> {
+    fn name(&self) -> &'static str {
+        REGION
+    }
+
+    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        self.compute_with(node, None).map(Some)
     }
 }

@@ -76,6 +76,7 @@ pub(crate) mod gemm_tile;
 pub mod kernels;
 pub(crate) mod math;
 pub(crate) mod norm;
+pub mod peak;
 pub(crate) mod pool;
 pub(crate) mod recurrent;
 pub(crate) mod reduce;

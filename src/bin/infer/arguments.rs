@@ -1,6 +1,7 @@
 //! The command line: subcommands, options, and their help.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -31,6 +32,8 @@ pub enum Command {
     Inspect(InspectArguments),
     /// Run a model on data from files, or on random data
     Run(RunArguments),
+    /// Measure how long an inference takes, and which layers take it
+    Bench(BenchArguments),
     /// Run a model on recorded inputs and compare its outputs with those recorded
     Check(CheckArguments),
     /// Run every case of a conformance suite, each in a process of its own
@@ -135,6 +138,44 @@ pub struct RunArguments {
     pub engine: EngineArguments,
 }
 
+/// `infer bench`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  infer bench model.onnx --threads 1
+  infer bench model.onnx --layers
+  infer bench bert.onnx --dims batch=1,seq=128 --json bert.json
+  infer bench model.onnx --json - | jq .latency_ms.median
+
+Latency is that of the inference alone, after the warm-up, one at a time; at least ten are measured. --layers then \
+measures every kernel call for as long again, beside the multiply-adds that the processor reaches in the same moments.")]
+pub struct BenchArguments {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// The folder of input_<j>.npy or input_<j>.pb [default: random values]
+    #[arg(long, value_name = "DIR")]
+    pub inputs: Option<PathBuf>,
+    /// The seed of random inputs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// How long to measure
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
+    pub duration: Duration,
+    /// How long to run before that
+    #[arg(long, value_name = "MILLISECONDS", default_value = "200", value_parser = parse_milliseconds)]
+    pub warmup: Duration,
+    /// Measure each layer too
+    #[arg(long)]
+    pub layers: bool,
+    /// Write all numbers to FILE, or instead of the text where it is `-`
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// How it runs.
+    #[command(flatten)]
+    pub engine: EngineArguments,
+}
+
 /// `infer check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -203,6 +244,22 @@ pub struct CaseArguments {
     /// The most threads that take part
     #[arg(long)]
     pub threads: Option<usize>,
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    parse_time(text, 1.0)
+}
+
+fn parse_milliseconds(text: &str) -> Result<Duration, String> {
+    parse_time(text, 1e-3)
+}
+
+/// A time in units of so many seconds.
+fn parse_time(text: &str, unit: f64) -> Result<Duration, String> {
+    let number: Option<f64> = text.parse().ok();
+    let time = number.and_then(|number| Duration::try_from_secs_f64(number * unit).ok());
+    // More than a year is a mistake, and would overflow sums.
+    time.filter(|time| time.as_secs() < 1 << 25).ok_or_else(|| "a number from 0 is wanted".to_owned())
 }
 
 fn parse_precision(text: &str) -> Result<Precision, String> {

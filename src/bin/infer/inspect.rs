@@ -288,7 +288,8 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn bytes(count: u64) -> String {
+/// A number of bytes, in units that one can picture.
+pub fn bytes(count: u64) -> String {
     let mib = count as f64 / f64::from(1 << 20);
     if mib >= 0.1 {
         format!("{} bytes ({mib:.1} MiB)", grouped(count))

@@ -3,6 +3,7 @@
 //! `docs/command-line.md` describes it. The compiler and the kernels are those of the attribute.
 
 mod arguments;
+mod bench;
 mod case;
 mod check;
 mod compare;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let verdict = match arguments.command {
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Conformance(arguments) => conformance::conformance(&arguments),
         Command::Case(arguments) => case::case(&arguments),

@@ -65,6 +65,40 @@ impl Counter {
     }
 }
 
+/// How much of a span of time is over.
+pub struct Timer {
+    bar: ProgressBar,
+    shown: Duration,
+}
+
+impl Timer {
+    /// Nothing of `duration` is over.
+    pub fn new(what: &'static str, duration: Duration) -> Self {
+        let length = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+        bar.set_style(style("{msg} {bar:40} {elapsed}"));
+        bar.set_message(what);
+        Timer { bar, shown: Duration::ZERO }
+    }
+
+    /// So much is over. Draws rarely, so that it costs what is measured nothing.
+    pub fn show(&mut self, over: Duration) {
+        if over.saturating_sub(self.shown) < Duration::from_millis(200) {
+            return;
+        }
+        if self.bar.is_hidden() && over > DELAY {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.shown = over;
+        self.bar.set_position(u64::try_from(over.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// All is over.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
