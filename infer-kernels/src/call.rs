@@ -203,6 +203,67 @@ pub struct Conv {
 /// or absent, output. Same fields as [`Conv`], `groups` being the channels and `in_channels` = `out_channels` = 1.
 pub type Depthwise = Conv;
 
+/// `winograd_f32`: a 3×3 convolution of stride 1 with few multiplications, on NCHW16c; input with halo as for [`Conv`].
+///
+/// Operands: input, prepared weights (see [`WinogradWeights`]), bias and residual as for [`Conv`]; output, and memory
+/// to work in: at least [`Winograd::slot`] elements, and as many times that as chunks are to run at once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Winograd {
+    /// What is computed: kernel 3×3, strides and dilations 1, blocks of 16 input channels, one set of weights.
+    pub conv: Conv,
+    /// Rows and columns of output that a tile makes: 4 or 2.
+    pub tile: u64,
+    /// The most tiles that are worked on together, at least 1.
+    pub block_tiles: u64,
+    /// The most pairs of output blocks that are worked on together, at least 1.
+    pub block_pairs: u64,
+}
+
+impl Winograd {
+    /// The elements that one chunk works in; `None` on overflow. Every plane is followed by a cache line, so that
+    /// the planes of one tile do not compete for the same lines of a cache.
+    pub fn slot(&self) -> Option<u64> {
+        let block = BLOCK as u64;
+        let planes = winograd_planes(self.tile);
+        let lines = self.conv.in_channels.div_ceil(block).checked_add(self.block_pairs.checked_mul(2)?)?;
+        lines.checked_mul(self.block_tiles)?.checked_add(2)?.checked_mul(block)?.checked_mul(planes)
+    }
+}
+
+/// The products that a tile of `tile` × `tile` outputs takes for each pair of channels.
+pub fn winograd_planes(tile: u64) -> u64 {
+    tile.saturating_add(2).saturating_mul(tile.saturating_add(2))
+}
+
+/// `winograd_weights_f32`, `winograd_weights_f16w`: the filters of [`Winograd`] from [`Conv`]'s panels.
+///
+/// Operands: packed weights of a 3×3 convolution, f32 or f16; output f32
+/// `[groups][pairs of output blocks][plane][block of the pair][in_channels][16]`, where the last pair of a group is a
+/// single block if their number is odd.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct WinogradWeights {
+    /// Groups.
+    pub groups: u64,
+    /// Input channels of one group.
+    pub in_channels: u64,
+    /// Output channels of one group.
+    pub out_channels: u64,
+    /// Rows and columns of output that a tile makes: 4 or 2.
+    pub tile: u64,
+}
+
+impl WinogradWeights {
+    /// The elements of the output; `None` on overflow.
+    pub fn elements(&self) -> Option<u64> {
+        let block = BLOCK as u64;
+        [self.out_channels.div_ceil(block), self.in_channels, block, winograd_planes(self.tile)]
+            .into_iter()
+            .try_fold(self.groups, u64::checked_mul)
+    }
+}
+
 /// `conv_nd_f32`, `conv_transpose_nd_f32`: any rank to 3, any groups, on row-major tensors; slow and general.
 ///
 /// Operands: input `[N, G·C, spatial]`; weights `[G·O, C, kernel]` (transposed: `[G·C, O, kernel]`); bias `[G·O]`

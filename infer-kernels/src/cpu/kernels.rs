@@ -14,3 +14,4 @@ pub use super::recurrent::*;
 pub use super::reduce::*;
 pub use super::resize::*;
 pub use super::softmax::*;
+pub use super::winograd::{WINOGRAD_F32, WINOGRAD_WEIGHTS_F16W, WINOGRAD_WEIGHTS_F32};

@@ -86,3 +86,7 @@ pub(crate) mod softmax;
 #[cfg(all(test, feature = "reference"))]
 pub(crate) mod testing;
 pub(crate) mod vector;
+pub(crate) mod winograd;
+#[cfg(all(test, feature = "reference"))]
+mod winograd_tests;
+pub(crate) mod winograd_transform;

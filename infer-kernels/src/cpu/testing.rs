@@ -163,6 +163,33 @@ pub(crate) fn check<P: Pod, T: Pod + std::fmt::Debug>(
     }
 }
 
+/// Runs kernel `name` as [`check`] does and shows the outputs of every run, that of the oracle first, to `look`: for
+/// kernels that use an output to work in, or are compared with other kernels.
+pub(crate) fn run_everywhere<P: Pod>(
+    name: &str,
+    params: &P,
+    inputs: &[&[u8]],
+    outputs: &[usize],
+    mut look: impl FnMut(&str, &[Vec<u8>]),
+) {
+    let entry = reference::find(name).unwrap_or_else(|| panic!("no kernel {name}"));
+    let sizes: Vec<u64> =
+        inputs.iter().map(|input| input.len() as u64).chain(outputs.iter().map(|&b| b as u64)).collect();
+    (entry.kernel.validate)(&call_of(params, &sizes)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let expected = run_on(params, inputs, outputs, |args| {
+        // SAFETY: the call is valid for these sizes, and the operands are buffers of those sizes.
+        unsafe { (entry.reference)(args) }
+    });
+    look("the oracle", &expected.unwrap_or_else(|error| panic!("{name}: {error}")));
+    for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
+        for chunks in [1, 3, 64] {
+            let what = format!("{isa:?} in {chunks} chunks");
+            let got = run_chunks(entry, isa, chunks, params, inputs, outputs);
+            look(&what, &got.unwrap_or_else(|error| panic!("{name} on {what}: {error}")));
+        }
+    }
+}
+
 /// Runs kernel `name` as [`check`] does: the oracle and every implementation must end with `error`.
 pub(crate) fn check_error<P: Pod>(
     name: &str,

@@ -59,7 +59,7 @@ pub unsafe fn depthwise_f16w(args: &Args<'_>) -> Result<(), RunError> {
     Ok(())
 }
 
-fn element(view: &View, n: usize, block: usize, y: usize, x: usize) -> usize {
+pub(super) fn element(view: &View, n: usize, block: usize, y: usize, x: usize) -> usize {
     view.offset as usize
         + n * view.stride_n as usize
         + block * view.stride_c as usize
@@ -148,7 +148,7 @@ unsafe fn depthwise(args: &Args<'_>, weight: impl Fn(usize) -> f32) {
 }
 
 /// Bias, residual, activation and the store of one element; no `channel` means a lane that only pads its block.
-unsafe fn finish(
+pub(super) unsafe fn finish(
     args: &Args<'_>,
     p: &Conv,
     [n, block, y, x, lane]: [usize; 5],

@@ -16,6 +16,7 @@ mod pool;
 mod recurrent;
 mod reduce;
 mod resize;
+mod winograd;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -51,6 +52,7 @@ pub static REGISTRY: &[&[Registered]] = &[
     recurrent::REGISTRY,
     reduce::REGISTRY,
     resize::REGISTRY,
+    winograd::REGISTRY,
 ];
 
 /// The kernel called `name`.

@@ -1,0 +1,199 @@
+//! Winograd's convolution by its definition, Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A, in f64.
+
+use half::f16;
+
+use super::Registered;
+use super::conv::{element, finish};
+use crate::call::{BLOCK, Winograd, WinogradWeights};
+use crate::{Args, RunError, kernels};
+
+/// The kernels of this family.
+pub const REGISTRY: &[Registered] = &[
+    Registered { kernel: &kernels::WINOGRAD_F32, reference: winograd_f32 },
+    Registered { kernel: &kernels::WINOGRAD_WEIGHTS_F32, reference: winograd_weights_f32 },
+    Registered { kernel: &kernels::WINOGRAD_WEIGHTS_F16W, reference: winograd_weights_f16w },
+];
+
+type Matrix = Vec<Vec<f64>>;
+
+/// Bᵀ, G and Aᵀ for tiles of `tile` outputs.
+fn matrices(tile: usize) -> [Matrix; 3] {
+    let rows = |rows: &[&[f64]]| rows.iter().map(|row| row.to_vec()).collect();
+    if tile == 2 {
+        return [
+            rows(&[&[1., 0., -1., 0.], &[0., 1., 1., 0.], &[0., -1., 1., 0.], &[0., 1., 0., -1.]]),
+            rows(&[&[1., 0., 0.], &[0.5, 0.5, 0.5], &[0.5, -0.5, 0.5], &[0., 0., 1.]]),
+            rows(&[&[1., 1., 1., 0.], &[0., 1., -1., -1.]]),
+        ];
+    }
+    let points = [0.0, 0.625, -0.625, 1.5, -1.5];
+    let (mut b, mut g) = (Matrix::new(), Matrix::new());
+    let mut all = vec![1.0];
+    for (index, &p) in points.iter().enumerate() {
+        let mut others = vec![1.0];
+        let mut scale = 1.0;
+        for &q in points.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, q)| q) {
+            others = times(&others, q);
+            scale *= p - q;
+        }
+        others.resize(6, 0.0);
+        b.push(others);
+        g.push((0..3).map(|power| p.powi(power) / scale).collect());
+        all = times(&all, p);
+    }
+    b.push(all);
+    g.push(vec![0.0, 0.0, 1.0]);
+    let a = (0..4).map(|power| points.iter().map(|p| p.powi(power)).chain([f64::from(power == 3)]).collect());
+    [b, g, a.collect()]
+}
+
+/// The polynomial, coefficients from the constant one on, times (x − q).
+fn times(polynomial: &[f64], q: f64) -> Vec<f64> {
+    let at = |index: Option<usize>| index.and_then(|i| polynomial.get(i)).copied().unwrap_or(0.0);
+    (0..=polynomial.len()).map(|i| at(i.checked_sub(1)) - q * at(Some(i))).collect()
+}
+
+/// m x mᵀ
+fn both_sides(m: &Matrix, x: &Matrix) -> Matrix {
+    let product = |a: &Matrix, b: &Matrix| -> Matrix {
+        a.iter()
+            .map(|row| {
+                (0..b[0].len()).map(|j| row.iter().zip(b).map(|(value, b)| value * b[j]).sum()).collect()
+            })
+            .collect()
+    };
+    let transposed: Matrix = (0..m[0].len()).map(|j| m.iter().map(|row| row[j]).collect()).collect();
+    product(&product(m, x), &transposed)
+}
+
+/// Where plane 0 of an output channel's weights for an input channel lies, and the distance between planes.
+fn weights_at(
+    [group, lane, channel]: [usize; 3],
+    [in_channels, out_channels]: [usize; 2],
+    planes: usize,
+) -> (usize, usize) {
+    let panels = out_channels.div_ceil(BLOCK);
+    let (panel, lane) = (lane / BLOCK, lane % BLOCK);
+    let in_pair = 2.min(panels - panel / 2 * 2);
+    let pair = (group * panels + panel / 2 * 2) * planes * in_channels * BLOCK;
+    (pair + (panel % 2 * in_channels + channel) * BLOCK + lane, in_pair * in_channels * BLOCK)
+}
+
+/// `winograd_f32`.
+///
+/// # Safety
+///
+/// As for [`Registered::reference`].
+pub unsafe fn winograd_f32(args: &Args<'_>) -> Result<(), RunError> {
+    let w: &Winograd = args.params();
+    let p = &w.conv;
+    let (tile, width) = (w.tile as usize, w.tile as usize + 2);
+    let [b, _, a] = matrices(tile);
+    let (in_channels, out_channels) = (p.in_channels as usize, p.out_channels as usize);
+    let in_blocks = in_channels.div_ceil(BLOCK);
+    let out_blocks = out_channels.div_ceil(BLOCK);
+    let (out_h, out_w) = (p.out_h as usize, p.out_w as usize);
+    let (input, weights) = (args.operands[0].ptr::<f32>(), args.operands[1].ptr::<f32>());
+    for n in 0..p.n as usize {
+        for group in 0..p.groups as usize {
+            for (top, left) in
+                (0..out_h).step_by(tile).flat_map(|y| (0..out_w).step_by(tile).map(move |x| (y, x)))
+            {
+                let transformed: Vec<Matrix> = (0..in_channels)
+                    .map(|c| {
+                        let block = group * in_blocks + c / BLOCK;
+                        let read = |y: usize, x: usize| {
+                            if y < out_h + 2 && x < out_w + 2 {
+                                // SAFETY: the call was validated.
+                                f64::from(unsafe {
+                                    *input.add(element(&p.input, n, block, y, x) + c % BLOCK)
+                                })
+                            } else {
+                                0.0
+                            }
+                        };
+                        let d = (0..width)
+                            .map(|i| (0..width).map(|j| read(top + i, left + j)).collect())
+                            .collect();
+                        both_sides(&b, &d)
+                    })
+                    .collect();
+                for lane in 0..out_blocks * BLOCK {
+                    let mut sums = vec![vec![0.0; width]; width];
+                    for (c, d) in transformed.iter().enumerate() {
+                        let (first, step) =
+                            weights_at([group, lane, c], [in_channels, out_channels], width * width);
+                        for (i, row) in sums.iter_mut().enumerate() {
+                            for (j, sum) in row.iter_mut().enumerate() {
+                                // SAFETY: the call was validated.
+                                let weight = unsafe { *weights.add(first + (i * width + j) * step) };
+                                *sum += d[i][j] * f64::from(weight);
+                            }
+                        }
+                    }
+                    let y = both_sides(&a, &sums);
+                    let panel = group * out_blocks + lane / BLOCK;
+                    let channel = (lane < out_channels).then_some(group * out_channels + lane);
+                    for i in 0..tile.min(out_h - top) {
+                        for j in 0..tile.min(out_w - left) {
+                            let at = [n, panel, top + i, left + j, lane % BLOCK];
+                            // SAFETY: the call was validated.
+                            unsafe { finish(args, p, at, channel, y[i][j] as f32) };
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `winograd_weights_f32`.
+///
+/// # Safety
+///
+/// As for [`Registered::reference`].
+pub unsafe fn winograd_weights_f32(args: &Args<'_>) -> Result<(), RunError> {
+    // SAFETY: the caller's promise; the weights are f32.
+    unsafe { filters(args, |at| *args.operands[0].ptr::<f32>().add(at)) };
+    Ok(())
+}
+
+/// `winograd_weights_f16w`.
+///
+/// # Safety
+///
+/// As for [`Registered::reference`].
+pub unsafe fn winograd_weights_f16w(args: &Args<'_>) -> Result<(), RunError> {
+    // SAFETY: the caller's promise; the weights are f16.
+    unsafe { filters(args, |at| (*args.operands[0].ptr::<f16>().add(at)).to_f32()) };
+    Ok(())
+}
+
+unsafe fn filters(args: &Args<'_>, weight: impl Fn(usize) -> f32) {
+    let p: &WinogradWeights = args.params();
+    let tile = p.tile as usize;
+    let planes = (tile + 2) * (tile + 2);
+    let [_, g, _] = matrices(tile);
+    let (in_channels, out_channels) = (p.in_channels as usize, p.out_channels as usize);
+    let panels = out_channels.div_ceil(BLOCK);
+    let output = args.operands[1].ptr::<f32>();
+    for group in 0..p.groups as usize {
+        for lane in 0..panels * BLOCK {
+            for c in 0..in_channels {
+                let (block, in_this_block) = (c / BLOCK, BLOCK.min(in_channels - c / BLOCK * BLOCK));
+                let panel = (group * panels + lane / BLOCK) * in_channels * 9;
+                let tap = |i: usize, j: usize| {
+                    let k = block * BLOCK * 9 + (i * 3 + j) * in_this_block + c % BLOCK;
+                    f64::from(weight((panel + k) * BLOCK + lane % BLOCK))
+                };
+                let filter = (0..3).map(|i| (0..3).map(|j| tap(i, j)).collect()).collect();
+                let (first, step) = weights_at([group, lane, c], [in_channels, out_channels], planes);
+                for (plane, value) in both_sides(&g, &filter).concat().into_iter().enumerate() {
+                    // SAFETY: the call was validated.
+                    unsafe { *output.add(first + plane * step) = value as f32 };
+                }
+            }
+        }
+    }
+}
