@@ -1,6 +1,7 @@
 //! Every kernel as an item of its own.
 
 pub use super::arg::*;
+pub use super::attention::ATTENTION_F32;
 pub use super::blocked::{FILL_HALO_F32, FROM_BLOCKED_F32, PACK_B_F32, TO_BLOCKED_F32};
 pub use super::cast::*;
 pub use super::conv::{CONV_F16W, CONV_F32};

@@ -61,6 +61,11 @@ pub(crate) fn share(total: usize, chunk: usize, chunks: usize) -> std::ops::Rang
 }
 
 pub(crate) mod arg;
+pub(crate) mod attention;
+mod attention_pack;
+mod attention_softmax;
+#[cfg(all(test, feature = "reference"))]
+mod attention_tests;
 pub(crate) mod blocked;
 pub(crate) mod bounds;
 pub(crate) mod cast;

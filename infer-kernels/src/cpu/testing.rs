@@ -134,6 +134,18 @@ pub(crate) fn check<P: Pod, T: Pod + std::fmt::Debug>(
     outputs: &[usize],
     close: impl Fn(usize, usize, T, T) -> bool,
 ) {
+    check_beside_scratch(name, params, inputs, outputs, outputs.len(), close);
+}
+
+/// [`check`] of the outputs before number `scratch`, which holds memory to work in.
+pub(crate) fn check_beside_scratch<P: Pod, T: Pod + std::fmt::Debug>(
+    name: &str,
+    params: &P,
+    inputs: &[&[u8]],
+    outputs: &[usize],
+    scratch: usize,
+    close: impl Fn(usize, usize, T, T) -> bool,
+) {
     let entry = reference::find(name).unwrap_or_else(|| panic!("no kernel {name}"));
     let sizes: Vec<u64> =
         inputs.iter().map(|input| input.len() as u64).chain(outputs.iter().map(|&b| b as u64)).collect();
@@ -148,7 +160,7 @@ pub(crate) fn check<P: Pod, T: Pod + std::fmt::Debug>(
             let (Ok(expected), Ok(got)) = (&expected, &got) else {
                 panic!("{name} on {isa:?}: expected {expected:?}, got {got:?}");
             };
-            for (output, (expected, got)) in expected.iter().zip(got).enumerate() {
+            for (output, (expected, got)) in expected.iter().zip(got).enumerate().take(scratch) {
                 let width = size_of::<T>();
                 for (element, (a, b)) in expected.chunks(width).zip(got.chunks(width)).enumerate() {
                     let poisoned = |bytes: &[u8]| bytes.iter().all(|&byte| byte == POISON);

@@ -339,6 +339,22 @@ mod tests {
         }
     }
 
+    #[inline(always)]
+    fn square<V: Vector>() {
+        let entries: [[f32; BLOCK]; BLOCK] =
+            std::array::from_fn(|i| std::array::from_fn(|j| (i * BLOCK + j) as f32));
+        // SAFETY: `for_each_vector` calls this where the processor has the instruction set; arrays of sixteen.
+        let rows = entries.map(|row| unsafe { V::load(row.as_ptr()) });
+        for (i, row) in V::transpose(rows).into_iter().enumerate() {
+            assert_eq!(row.lanes(), std::array::from_fn(|j| entries[j][i]), "row {i}");
+        }
+    }
+
+    #[test]
+    fn rows_become_columns() {
+        for_each_vector!(square);
+    }
+
     #[test]
     fn partial_loads_and_stores_touch_only_their_lanes() {
         for_each_vector!(partial);

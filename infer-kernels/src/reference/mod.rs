@@ -5,6 +5,7 @@
 //! fast kernel is tested against it.
 
 pub mod activation;
+mod attention;
 mod blocked;
 mod cast;
 mod conv;
@@ -37,6 +38,7 @@ pub struct Registered {
 
 /// Every kernel, by family.
 pub static REGISTRY: &[&[Registered]] = &[
+    attention::REGISTRY,
     blocked::REGISTRY,
     cast::REGISTRY,
     conv::REGISTRY,

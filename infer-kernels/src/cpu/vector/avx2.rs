@@ -6,6 +6,7 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 use half::f16;
 
 use super::Vector;
+use crate::call::BLOCK;
 
 /// AVX2 with FMA and F16C: two halves of eight lanes.
 #[derive(Clone, Copy)]
@@ -228,4 +229,48 @@ impl Vector for Avx2 {
         let mask = Avx2(unsafe { [_mm256_castsi256_ps(mask[0]), _mm256_castsi256_ps(mask[1])] });
         both!(_mm256_and_ps, self, mask)
     }
+
+    #[inline(always)]
+    fn transpose(rows: [Self; BLOCK]) -> [Self; BLOCK] {
+        let mut turned = rows;
+        for (down, across) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let square: [__m256; 8] = std::array::from_fn(|i| rows[8 * down + i].0[across]);
+            // SAFETY: `rows` exist, so the processor has AVX2.
+            let square = unsafe { transpose_eight(square) };
+            for (j, row) in square.into_iter().enumerate() {
+                turned[8 * across + j].0[down] = row;
+            }
+        }
+        turned
+    }
+}
+
+/// Lane j of row i becomes lane i of row j.
+///
+/// # Safety
+///
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn transpose_eight(rows: [__m256; 8]) -> [__m256; 8] {
+    let mut turned = rows;
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Part l of quads[i][j] holds lane 4·l + j of the rows 4·i to 4·i + 3.
+        let quads: [[__m256; 4]; 2] = std::array::from_fn(|i| {
+            let [a, b, c, d] = [rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]];
+            let low = [_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d)];
+            let high = [_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d)];
+            [
+                _mm256_shuffle_ps::<0x44>(low[0], low[1]),
+                _mm256_shuffle_ps::<0xee>(low[0], low[1]),
+                _mm256_shuffle_ps::<0x44>(high[0], high[1]),
+                _mm256_shuffle_ps::<0xee>(high[0], high[1]),
+            ]
+        });
+        for j in 0..4 {
+            turned[j] = _mm256_permute2f128_ps::<0x20>(quads[0][j], quads[1][j]);
+            turned[4 + j] = _mm256_permute2f128_ps::<0x31>(quads[0][j], quads[1][j]);
+        }
+    }
+    turned
 }

@@ -6,6 +6,7 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 use half::f16;
 
 use super::Vector;
+use crate::call::BLOCK;
 
 /// One register of sixteen lanes.
 #[derive(Clone, Copy)]
@@ -185,5 +186,36 @@ impl Vector for Avx512 {
     fn keep_first(self, lanes: usize) -> Self {
         // SAFETY: `self` exists.
         Avx512(unsafe { _mm512_maskz_mov_ps(Self::first(lanes), self.0) })
+    }
+
+    #[inline(always)]
+    fn transpose(rows: [Self; BLOCK]) -> [Self; BLOCK] {
+        let (mut pairs, mut quads, mut turned) = (rows, rows, rows);
+        // SAFETY: `rows` exist, so the processor has AVX-512.
+        unsafe {
+            for i in 0..8 {
+                pairs[2 * i] = Avx512(_mm512_unpacklo_ps(rows[2 * i].0, rows[2 * i + 1].0));
+                pairs[2 * i + 1] = Avx512(_mm512_unpackhi_ps(rows[2 * i].0, rows[2 * i + 1].0));
+            }
+            // Part l of quads[4·i + j] holds lane 4·l + j of the rows 4·i to 4·i + 3.
+            for i in 0..4 {
+                for half in 0..2 {
+                    let [a, b] =
+                        [pairs[4 * i + half], pairs[4 * i + 2 + half]].map(|v| _mm512_castps_pd(v.0));
+                    quads[4 * i + 2 * half] = Avx512(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)));
+                    quads[4 * i + 2 * half + 1] = Avx512(_mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+                }
+            }
+            for j in 0..4 {
+                let [a, b, c, d] = [quads[j].0, quads[4 + j].0, quads[8 + j].0, quads[12 + j].0];
+                let even = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+                let odd = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+                turned[j] = Avx512(_mm512_shuffle_f32x4::<0x88>(even[0], even[1]));
+                turned[4 + j] = Avx512(_mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]));
+                turned[8 + j] = Avx512(_mm512_shuffle_f32x4::<0xdd>(even[0], even[1]));
+                turned[12 + j] = Avx512(_mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]));
+            }
+        }
+        turned
     }
 }
