@@ -185,7 +185,11 @@ fn main() {
     let depthwise = [
         ("depthwise 3x3 32 @112", picture(true, [32, 32], 3, 112, 1)),
         ("depthwise 3x3/2 96 @56", picture(true, [96, 96], 3, 56, 2)),
+        ("depthwise 3x3 32 @56", picture(true, [32, 32], 3, 56, 1)),
         ("depthwise 3x3 576 @14", picture(true, [576, 576], 3, 14, 1)),
+        ("depthwise 5x5 480 @14", picture(true, [480, 480], 5, 14, 1)),
+        ("depthwise 5x5/2 144 @28", picture(true, [144, 144], 5, 28, 2)),
+        ("depthwise 3x3 64 @40", picture(true, [64, 64], 3, 40, 1)),
     ];
     for isa in Isa::ALL.iter().rev().copied().filter(|isa| isa.is_available()) {
         for (name, (p, lens)) in &conv {

@@ -184,6 +184,15 @@ unsafe fn gather<V: Vector>(plain: *const f32, blocked: *mut f32, s: &Strip, pad
             }
             return;
         }
+        if s.plain_position == 1 && s.blocked_position == all && padding == 0 {
+            match all {
+                1 => return interleave::<1>(from, to, s),
+                2 => return interleave::<2>(from, to, s),
+                3 => return interleave::<3>(from, to, s),
+                4 => return interleave::<4>(from, to, s),
+                _ => {}
+            }
+        }
         if s.plain_position == 1 {
             while position + BLOCK <= s.positions {
                 let mut square = [V::splat(0.0); BLOCK];
@@ -204,6 +213,41 @@ unsafe fn gather<V: Vector>(plain: *const f32, blocked: *mut f32, s: &Strip, pad
             }
             for lane in s.lanes..all {
                 *to.add(lane) = 0.0;
+            }
+        }
+    }
+}
+
+/// blocked[position][lane] = plain[lane][position] for blocks of few lanes that follow each other.
+///
+/// # Safety
+///
+/// `s.positions` elements are readable in each lane, and writable for all lanes.
+#[inline(always)]
+unsafe fn interleave<const LANES: usize>(from: *const f32, to: *mut f32, s: &Strip) {
+    // The inner loop has a fixed length, so that it becomes vector loads and stores.
+    const STEP: usize = 16;
+    // SAFETY: the caller's promise, for every pointer below.
+    unsafe {
+        let plain: [*const f32; LANES] = std::array::from_fn(
+            #[inline(always)]
+            |lane| from.wrapping_add(lane * s.plain_lane),
+        );
+        let mut position = 0;
+        while position + STEP <= s.positions {
+            let mut square = [[0.0_f32; LANES]; STEP];
+            for (lane, plain) in plain.iter().enumerate() {
+                let values: [f32; STEP] = plain.add(position).cast::<[f32; STEP]>().read_unaligned();
+                for (row, value) in square.iter_mut().zip(values) {
+                    row[lane] = value;
+                }
+            }
+            to.add(position * LANES).cast::<[[f32; LANES]; STEP]>().write_unaligned(square);
+            position += STEP;
+        }
+        for position in position..s.positions {
+            for (lane, plain) in plain.iter().enumerate() {
+                *to.add(position * LANES + lane) = *plain.add(position);
             }
         }
     }
@@ -293,10 +337,17 @@ unsafe fn fill_halo<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) -> 
             let inside = (top..top + inner_h).contains(&y);
             let parts = if inside { [0..left, left + inner_w..w] } else { [0..w, 0..0] };
             for part in parts {
-                for x in part {
-                    let to = args.operands[0].ptr::<f32>().wrapping_add(row + x * view.stride_w as usize);
-                    // SAFETY: validation bounded the picture with its border.
-                    unsafe { fill::<V>(to, block, p.value) };
+                let at =
+                    |x: usize| args.operands[0].ptr::<f32>().wrapping_add(row + x * view.stride_w as usize);
+                // SAFETY: validation bounded the picture with its border.
+                unsafe {
+                    if view.stride_w as usize == block {
+                        fill::<V>(at(part.start), part.len() * block, p.value);
+                    } else {
+                        for x in part {
+                            fill::<V>(at(x), block, p.value);
+                        }
+                    }
                 }
             }
         }
@@ -311,9 +362,12 @@ unsafe fn fill<V: Vector>(to: *mut f32, count: usize, value: f32) {
     unsafe {
         let value = V::splat(value);
         let mut done = 0;
-        while done < count {
-            value.store_first(to.add(done), BLOCK.min(count - done));
+        while done + BLOCK <= count {
+            value.store(to.add(done));
             done += BLOCK;
+        }
+        if done < count {
+            value.store_first(to.add(done), count - done);
         }
     }
 }

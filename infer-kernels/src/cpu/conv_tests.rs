@@ -253,7 +253,9 @@ fn nan_and_infinities_pass() {
 #[test]
 fn depthwise_sizes() {
     let p = Conv { in_channels: 1, out_channels: 1, ..plain() };
-    for (kernel, stride, dilation) in [(1, 1, 1), (3, 1, 1), (3, 2, 1), (5, 1, 2), (2, 3, 1)] {
+    for (kernel, stride, dilation) in
+        [(1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (5, 1, 1), (5, 2, 1), (5, 1, 2), (2, 3, 1)]
+    {
         for out_w in [1, 2, 6, 7, 8, 13, 15] {
             for (groups, out_h) in [(16, 1), (40, 2), (2, 3)] {
                 let p = Conv {

@@ -2,8 +2,10 @@
 //!
 //! out[n, c, y, x] = act(bias[c] + Σ in[n, c, y·sh + i·dh, x·sw + j·dw] · w[c, i, j])
 //!
-//! A tile is two rows of up to seven pixels of one channel block, its sums in registers. Taps are outermost: each
-//! weight is loaded once a tile, each input vector goes straight from memory into a multiplication.
+//! A tile is two rows of up to seven pixels of one channel block, its sums in registers; a row of tiles is one call.
+//! The usual kernels (3×3 and 5×5 at stride 1 and 2) are unrolled: a row of weights is held in registers, and each
+//! input vector is loaded once for all the taps of the row that meet it, so that multiplications wait for no load.
+//! Other kernels walk their taps one by one, each input vector going straight from memory into a multiplication.
 
 use half::f16;
 
@@ -13,9 +15,9 @@ use crate::cpu::epilogue::{
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Tiles, Weight};
 use crate::cpu::share;
-use crate::cpu::vector::Portable;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::vector::{Avx2, Avx512};
+use crate::cpu::vector::{Portable, Vector};
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
 /// Depthwise convolution with f32 weights; see [`Depthwise`].
@@ -36,6 +38,9 @@ pub static DEPTHWISE_F16W: Kernel = Kernel {
 
 /// The most pixels in a row of a tile.
 const PIXELS: usize = 7;
+
+/// The fewest pixels in a row of a tile of two rows.
+const TWO_ROWS: usize = 4;
 
 fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
     let p: &Depthwise = call.params()?;
@@ -78,8 +83,9 @@ unsafe fn depthwise_f16w<V: Sums>(args: &Args<'_>, chunk: usize, chunks: usize) 
     Ok(())
 }
 
-/// The operands of one tile, distances in elements.
+/// The operands of a row of tiles, distances in elements.
 struct Tile<'a, W> {
+    /// The first tap of the first pixel.
     input: *const f32,
     /// Between pixels and rows of the output, in the input.
     steps: [usize; 2],
@@ -96,6 +102,42 @@ struct Tile<'a, W> {
     high: f32,
 }
 
+impl<W> Tile<'_, W> {
+    /// Moves on by `pixels`.
+    #[inline(always)]
+    fn advance(&mut self, pixels: usize) {
+        self.input = self.input.wrapping_add(pixels * self.steps[0]);
+        self.out = self.out.wrapping_add(pixels * self.out_steps[0]);
+        self.residual = match self.residual.is_null() {
+            true => self.residual,
+            false => self.residual.wrapping_add(pixels * self.residual_steps[0]),
+        };
+    }
+}
+
+/// The kernels that have code of their own, on pictures whose pixels follow each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Three1,
+    Three2,
+    Five1,
+    Five2,
+    Any,
+}
+
+impl Shape {
+    fn new(p: &Depthwise) -> Self {
+        let dense = p.input.stride_w == BLOCK as u64 && (p.dilation_h, p.dilation_w) == (1, 1);
+        match (p.kernel_h, p.kernel_w, p.stride_w) {
+            (3, 3, 1) if dense => Shape::Three1,
+            (3, 3, 2) if dense => Shape::Three2,
+            (5, 5, 1) if dense => Shape::Five1,
+            (5, 5, 2) if dense => Shape::Five2,
+            _ => Shape::Any,
+        }
+    }
+}
+
 /// Runs one chunk.
 ///
 /// # Safety
@@ -110,9 +152,11 @@ unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: u
         return;
     }
     let blocks = channels.div_ceil(BLOCK);
-    let most = PIXELS.min(V::PIXELS);
-    let rows = if V::PIXELS >= 2 * PIXELS { 2 } else { 1 };
-    let tiles_w = w.div_ceil(most);
+    let shape = Shape::new(p);
+    // The first `wider` tiles of a row have one pixel more than the others.
+    let tiles_w = w.div_ceil(V::widest(shape));
+    let (width, wider) = (w / tiles_w, w % tiles_w);
+    let rows = if V::PIXELS >= 2 * PIXELS && width >= TWO_ROWS { 2 } else { 1 };
     let row_groups = h.div_ceil(rows);
     let taps = p.kernel_h as usize * p.kernel_w as usize;
     let [input, weights, bias, added, output] = [0, 1, 2, 3, 4].map(|index| args.operands[index]);
@@ -144,160 +188,270 @@ unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: u
             origin(&p.output, out_steps),
             if p.residual_mode == residual::NONE { 0 } else { origin(&p.residual, residual_steps) },
         );
-        for tile in 0..tiles_w {
-            let x = share(w, tile, tiles_w);
-            let width = x.len();
-            let residual =
-                added.ptr::<f32>().cast_const().wrapping_add(residual_row + x.start * residual_steps[0]);
-            let out = output.ptr::<f32>().wrapping_add(out_row + x.start * out_steps[0]);
-            let mut call = Tile {
-                input: input.ptr::<f32>().cast_const().wrapping_add(in_row + x.start * steps[0]),
-                steps,
-                taps: tap_steps,
-                kernel: [p.kernel_w as usize, p.kernel_h as usize],
-                weights: weights.ptr::<W>().cast_const().wrapping_add(block * taps * BLOCK),
-                start: &start,
-                residual: std::ptr::null(),
-                residual_steps,
-                out,
-                out_steps,
-                low,
-                high,
-            };
-            // SAFETY: validation bounded what the tile reads and writes; `V` is the instruction set of the caller;
-            // the scratch holds the largest tile.
-            unsafe {
-                if clamp.is_some() && lanes == BLOCK {
-                    if p.residual_mode == residual::BEFORE_ACTIVATION {
-                        call.residual = residual;
-                    }
-                    run::<V, W>(&call, rows, width);
-                } else {
-                    call.out = scratch.as_mut_ptr();
-                    // The clamp may come after a residual.
-                    (call.low, call.high) = Clamp::NONE.bounds();
-                    call.out_steps = [BLOCK, width * BLOCK];
-                    run::<V, W>(&call, rows, width);
-                    let finish = Finish {
-                        shape: [1, rows, width],
-                        lanes,
-                        padded: p.output_padded == 1,
-                        residual_mode: p.residual_mode,
-                        activation: p.activation,
-                        residual,
-                        residual_steps: [0, residual_steps[1], residual_steps[0]],
-                        out,
-                        out_steps: [0, out_steps[1], out_steps[0]],
-                    };
-                    finish.run::<V>(&scratch);
-                }
+        let mut residual = added.ptr::<f32>().cast_const().wrapping_add(residual_row);
+        let mut call = Tile {
+            input: input.ptr::<f32>().cast_const().wrapping_add(in_row),
+            steps,
+            taps: tap_steps,
+            kernel: [p.kernel_w as usize, p.kernel_h as usize],
+            weights: weights.ptr::<W>().cast_const().wrapping_add(block * taps * BLOCK),
+            start: &start,
+            residual: std::ptr::null(),
+            residual_steps,
+            out: output.ptr::<f32>().wrapping_add(out_row),
+            out_steps,
+            low,
+            high,
+        };
+        if clamp.is_some() && lanes == BLOCK {
+            if p.residual_mode == residual::BEFORE_ACTIVATION {
+                call.residual = residual;
             }
+            // SAFETY: validation bounded what the tiles read and writes; `V` is the instruction set of the caller.
+            unsafe {
+                if wider > 0 {
+                    run::<V, W>(&call, shape, rows, width + 1, wider);
+                    call.advance(wider * (width + 1));
+                }
+                run::<V, W>(&call, shape, rows, width, tiles_w - wider);
+            }
+            continue;
+        }
+        // The clamp may come after a residual.
+        (call.low, call.high) = Clamp::NONE.bounds();
+        let mut out = call.out;
+        for tile in 0..tiles_w {
+            let width = width + usize::from(tile < wider);
+            call.out = scratch.as_mut_ptr();
+            call.out_steps = [BLOCK, width * BLOCK];
+            let finish = Finish {
+                shape: [1, rows, width],
+                lanes,
+                padded: p.output_padded == 1,
+                residual_mode: p.residual_mode,
+                activation: p.activation,
+                residual,
+                residual_steps: [0, residual_steps[1], residual_steps[0]],
+                out,
+                out_steps: [0, out_steps[1], out_steps[0]],
+            };
+            // SAFETY: as above; the scratch holds the largest tile.
+            unsafe {
+                run::<V, W>(&call, shape, rows, width, 1);
+                finish.run::<V>(&scratch);
+            }
+            call.input = call.input.wrapping_add(width * steps[0]);
+            residual = residual.wrapping_add(width * residual_steps[0]);
+            out = out.wrapping_add(width * out_steps[0]);
         }
     }
 }
 
 /// The instances of an instruction set.
 trait Sums: Tiles {
+    /// The most pixels in a row of a tile: as many as leave registers for a row of weights.
+    fn widest(shape: Shape) -> usize;
+
     /// [`sum`] as a function of its own: the variables of all instances, in one frame of an unoptimised program, take
     /// more than a thread's stack.
     ///
     /// # Safety
     ///
-    /// The processor has the instruction set; every element that the tile describes is readable, and writable for
+    /// The processor has the instruction set; every element that the tiles describe is readable, and writable for
     /// the output.
-    unsafe fn tile_sum<W: Weight, const ROWS: usize, const M: usize, const PITCH: usize>(t: &Tile<'_, W>);
+    unsafe fn tile_sum<W: Weight, const K: usize, const S: usize, const ROWS: usize, const M: usize>(
+        t: &Tile<'_, W>,
+        count: usize,
+    );
 }
 
 macro_rules! sums {
-    ($vector:ident $([$features:literal])?) => {
+    ($vector:ident $([$features:literal])?, $shape:ident => $widest:expr) => {
         impl Sums for $vector {
+            fn widest($shape: Shape) -> usize {
+                let _ = $shape;
+                $widest
+            }
+
             $(#[target_feature(enable = $features)])?
-            unsafe fn tile_sum<W: Weight, const ROWS: usize, const M: usize, const PITCH: usize>(
+            unsafe fn tile_sum<
+                W: Weight,
+                const K: usize,
+                const S: usize,
+                const ROWS: usize,
+                const M: usize,
+            >(
                 t: &Tile<'_, W>,
+                count: usize,
             ) {
                 // SAFETY: the contract is passed on.
-                unsafe { sum::<$vector, W, ROWS, M, PITCH>(t) }
+                unsafe { sum::<$vector, W, K, S, ROWS, M>(t, count) }
             }
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
-sums!(Avx512["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"]);
+sums!(Avx512["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"], shape => PIXELS);
 
 #[cfg(target_arch = "x86_64")]
-sums!(Avx2["avx2,fma,f16c"]);
+sums!(Avx2["avx2,fma,f16c"], shape => match shape {
+    Shape::Five2 => 3,
+    Shape::Any => Avx2::PIXELS,
+    _ => 4,
+});
 
-sums!(Portable);
+sums!(Portable, shape => Portable::PIXELS.min(PIXELS));
 
-/// Chooses the instance of the tile.
+/// Chooses the instance for `count` tiles of `rows` × `width`.
 #[inline(always)]
-unsafe fn run<V: Sums, W: Weight>(t: &Tile<'_, W>, rows: usize, width: usize) {
-    macro_rules! by_pitch {
+unsafe fn run<V: Sums, W: Weight>(t: &Tile<'_, W>, shape: Shape, rows: usize, width: usize, count: usize) {
+    macro_rules! by_shape {
         ($rows:literal, $m:literal) => {
             // SAFETY: the caller's promise.
             unsafe {
-                match t.steps[0] {
-                    16 => V::tile_sum::<W, $rows, $m, 16>(t),
-                    32 => V::tile_sum::<W, $rows, $m, 32>(t),
-                    _ => V::tile_sum::<W, $rows, $m, 0>(t),
+                match shape {
+                    Shape::Three1 => V::tile_sum::<W, 3, 1, $rows, $m>(t, count),
+                    Shape::Three2 => V::tile_sum::<W, 3, 2, $rows, $m>(t, count),
+                    Shape::Five1 => V::tile_sum::<W, 5, 1, $rows, $m>(t, count),
+                    Shape::Five2 => V::tile_sum::<W, 5, 2, $rows, $m>(t, count),
+                    Shape::Any => V::tile_sum::<W, 0, 0, $rows, $m>(t, count),
                 }
             }
         };
     }
     match (rows, width) {
-        (1, 1) => by_pitch!(1, 1),
-        (1, 2) => by_pitch!(1, 2),
-        (1, 3) => by_pitch!(1, 3),
-        (1, 4) => by_pitch!(1, 4),
-        (1, 5) => by_pitch!(1, 5),
-        (1, 6) => by_pitch!(1, 6),
-        (1, 7) => by_pitch!(1, 7),
-        (2, 1) => by_pitch!(2, 1),
-        (2, 2) => by_pitch!(2, 2),
-        (2, 3) => by_pitch!(2, 3),
-        (2, 4) => by_pitch!(2, 4),
-        (2, 5) => by_pitch!(2, 5),
-        (2, 6) => by_pitch!(2, 6),
-        (2, 7) => by_pitch!(2, 7),
+        (1, 1) => by_shape!(1, 1),
+        (1, 2) => by_shape!(1, 2),
+        (1, 3) => by_shape!(1, 3),
+        (1, 4) => by_shape!(1, 4),
+        (1, 5) => by_shape!(1, 5),
+        (1, 6) => by_shape!(1, 6),
+        (1, 7) => by_shape!(1, 7),
+        (2, 4) => by_shape!(2, 4),
+        (2, 5) => by_shape!(2, 5),
+        (2, 6) => by_shape!(2, 6),
+        (2, 7) => by_shape!(2, 7),
         _ => unreachable!("no tile of {rows} × {width}"),
     }
 }
 
-/// One tile; `PITCH` is the distance between pixels of the input, 0 where it is known at run time only.
+/// `count` tiles beside each other; `K` × `K` taps at stride `S`, or any where they are 0.
 #[inline(always)]
-unsafe fn sum<V: Tiles, W: Weight, const ROWS: usize, const M: usize, const PITCH: usize>(t: &Tile<'_, W>) {
+unsafe fn sum<V: Tiles, W: Weight, const K: usize, const S: usize, const ROWS: usize, const M: usize>(
+    t: &Tile<'_, W>,
+    count: usize,
+) {
     if ROWS * M > V::PIXELS {
         // Never chosen; leaves out instances that do not fit the registers.
         return;
     }
-    // SAFETY: the caller's promise, for every pointer below.
-    unsafe {
-        let pitch = if PITCH == 0 { t.steps[0] } else { PITCH };
-        let mut sums = [[V::load(t.start.as_ptr()); M]; ROWS];
-        let mut weights = t.weights;
-        for i in 0..t.kernel[1] {
-            let mut from = t.input.wrapping_add(i * t.taps[1]);
-            for _ in 0..t.kernel[0] {
+    let mut t = Tile { ..*t };
+    for _ in 0..count {
+        // SAFETY: the caller's promise, for every pointer below.
+        unsafe {
+            let mut sums = [[V::load(t.start.as_ptr()); M]; ROWS];
+            if K == 0 {
+                any_taps(&t, &mut sums);
+            } else {
+                square_taps::<V, W, K, S, ROWS, M>(&t, &mut sums);
+            }
+            let (low, high) = (V::splat(t.low), V::splat(t.high));
+            for (row, sums) in sums.into_iter().enumerate() {
+                for (m, mut value) in sums.into_iter().enumerate() {
+                    if !t.residual.is_null() {
+                        let at = row * t.residual_steps[1] + m * t.residual_steps[0];
+                        value = value + V::load(t.residual.add(at));
+                    }
+                    let at = row * t.out_steps[1] + m * t.out_steps[0];
+                    high.min(low.max(value)).store(t.out.add(at));
+                }
+            }
+        }
+        t.advance(M);
+    }
+}
+
+/// The taps of any kernel, one by one.
+///
+/// # Safety
+///
+/// As for [`Sums::tile_sum`].
+#[inline(always)]
+unsafe fn any_taps<V: Vector, W: Weight, const ROWS: usize, const M: usize>(
+    t: &Tile<'_, W>,
+    sums: &mut [[V; M]; ROWS],
+) {
+    let mut weights = t.weights;
+    for i in 0..t.kernel[1] {
+        let mut from = t.input.wrapping_add(i * t.taps[1]);
+        for _ in 0..t.kernel[0] {
+            // SAFETY: the caller's promise.
+            unsafe {
                 let weight = W::load::<V>(weights);
                 weights = weights.add(BLOCK);
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (m, sum) in sums.iter_mut().enumerate() {
-                        let x = V::load(from.add(row * t.steps[1] + m * pitch));
+                        let x = V::load(from.add(row * t.steps[1] + m * t.steps[0]));
                         *sum = x.mul_add(weight, *sum);
                     }
                 }
-                from = from.wrapping_add(t.taps[0]);
             }
+            from = from.wrapping_add(t.taps[0]);
         }
-        let (low, high) = (V::splat(t.low), V::splat(t.high));
-        for (row, sums) in sums.into_iter().enumerate() {
-            for (m, mut value) in sums.into_iter().enumerate() {
-                if !t.residual.is_null() {
-                    value =
-                        value + V::load(t.residual.add(row * t.residual_steps[1] + m * t.residual_steps[0]));
-                }
-                high.min(low.max(value)).store(t.out.add(row * t.out_steps[1] + m * t.out_steps[0]));
+    }
+}
+
+/// Writes a statement once for each number.
+macro_rules! unrolled {
+    ($name:ident in [$($number:literal)*] $body:block) => {
+        $({
+            const $name: usize = $number;
+            $body
+        })*
+    };
+}
+
+/// The taps of a kernel of `K` × `K` ≤ 5 × 5 at stride `S` ≤ 2, row by row.
+///
+/// # Safety
+///
+/// As for [`Sums::tile_sum`].
+#[inline(always)]
+unsafe fn square_taps<
+    V: Vector,
+    W: Weight,
+    const K: usize,
+    const S: usize,
+    const ROWS: usize,
+    const M: usize,
+>(
+    t: &Tile<'_, W>,
+    sums: &mut [[V; M]; ROWS],
+) {
+    for i in 0..K {
+        // SAFETY: the caller's promise, for every pointer below.
+        unsafe {
+            let weights: [V; K] = std::array::from_fn(
+                #[inline(always)]
+                |j| W::load::<V>(t.weights.add((i * K + j) * BLOCK)),
+            );
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let from = t.input.add(i * t.taps[1] + row * t.steps[1]);
+                // Written out, since the sums must not be addressed by a variable.
+                unrolled!(COLUMN in [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16] {
+                    if COLUMN < S * (M - 1) + K {
+                        let x = V::load(from.add(COLUMN * BLOCK));
+                        unrolled!(TAP in [0 1 2 3 4] {
+                            if TAP < K && TAP <= COLUMN && (COLUMN - TAP).is_multiple_of(S) {
+                                let m = (COLUMN - TAP) / S;
+                                if m < M {
+                                    sums[m] = x.mul_add(weights[TAP], sums[m]);
+                                }
+                            }
+                        });
+                    }
+                });
             }
         }
     }

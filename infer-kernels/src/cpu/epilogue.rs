@@ -164,29 +164,70 @@ impl Finish {
     /// The processor has `V`'s instruction set; residual and output hold the tile.
     #[inline(always)]
     pub(crate) unsafe fn run<V: Vector>(&self, scratch: &[f32; MAX_VECTORS * BLOCK]) {
+        // The activations of mobile networks have loops of their own, which decide nothing for each vector.
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.activation.kind() {
+                Some(ActivationKind::Silu) => self.each::<V>(
+                    scratch,
+                    #[inline(always)]
+                    |x| math::silu(x),
+                ),
+                Some(ActivationKind::HardSwish) => self.each::<V>(
+                    scratch,
+                    #[inline(always)]
+                    |x| math::hard_swish(x),
+                ),
+                _ => self.each::<V>(
+                    scratch,
+                    #[inline(always)]
+                    |x| math::activate(&self.activation, x),
+                ),
+            }
+        }
+    }
+
+    /// [`Finish::run`] with the activation as a function.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Finish::run`].
+    #[inline(always)]
+    unsafe fn each<V: Vector>(&self, scratch: &[f32; MAX_VECTORS * BLOCK], activate: impl Fn(V) -> V) {
         let [panels, rows, width] = self.shape;
+        let whole = self.residual_mode == residual::NONE;
         let mut from = scratch.as_ptr();
         for panel in 0..panels {
             let lanes = (self.lanes - panel * BLOCK).min(BLOCK);
             for row in 0..rows {
-                for x in 0..width {
-                    let offset = |steps: [usize; 3]| panel * steps[0] + row * steps[1] + x * steps[2];
-                    // SAFETY: the caller's promise; the tile was written to the scratch in this order.
-                    unsafe {
+                let offset = |steps: [usize; 3]| panel * steps[0] + row * steps[1];
+                let mut out = self.out.wrapping_add(offset(self.out_steps));
+                // SAFETY: the caller's promise; the tile was written to the scratch in this order.
+                unsafe {
+                    if whole && lanes == BLOCK {
+                        for _ in 0..width {
+                            activate(V::load(from)).store(out);
+                            from = from.add(BLOCK);
+                            out = out.wrapping_add(self.out_steps[2]);
+                        }
+                        continue;
+                    }
+                    let mut residual = self.residual.wrapping_add(offset(self.residual_steps));
+                    for _ in 0..width {
                         let mut value = V::load(from);
                         from = from.add(BLOCK);
                         let mut added = V::splat(0.0);
                         if self.residual_mode != residual::NONE {
-                            added = V::load_first(self.residual.add(offset(self.residual_steps)), lanes);
+                            added = V::load_first(residual, lanes);
+                            residual = residual.wrapping_add(self.residual_steps[2]);
                         }
                         if self.residual_mode == residual::BEFORE_ACTIVATION {
                             value = value + added;
                         }
-                        value = math::activate(&self.activation, value);
+                        value = activate(value);
                         if self.residual_mode == residual::AFTER_ACTIVATION {
                             value = value + added;
                         }
-                        let out = self.out.add(offset(self.out_steps));
                         if lanes == BLOCK {
                             value.store(out);
                         } else if self.padded {
@@ -194,6 +235,7 @@ impl Finish {
                         } else {
                             value.store_first(out, lanes);
                         }
+                        out = out.wrapping_add(self.out_steps[2]);
                     }
                 }
             }

@@ -36,6 +36,9 @@ const fn tile_side<T>() -> usize {
     if size_of::<T>() < 4 { 64 / size_of::<T>() } else { 16 }
 }
 
+/// Short runs that are copied element by element across.
+const NEAR: isize = 128;
+
 /// How a copy is walked.
 struct Plan {
     /// The call with its axes in the order of the walk, none of extent 1.
@@ -100,25 +103,46 @@ unsafe fn copy_rows<T: Copy>(
     chunks: usize,
 ) {
     let mut rows = Rows::<2>::of_chunk(call, chunk, chunks);
-    while let Some(([from, to], count)) = rows.next() {
+    let [between_from, between_to] = rows.between();
+    while let Some(([from, to], count, runs)) = rows.next_several() {
         // SAFETY: runs lie inside the operands; memmove also serves a copy onto itself.
         unsafe {
-            let (input, output) = (input.offset(from), output.offset(to));
-            match rows.inner {
-                [1, 1] if count * size_of::<T>() >= 32 => {
-                    std::ptr::copy(input.cast::<u8>(), output.cast::<u8>(), count * size_of::<T>());
-                }
-                [0, 1] => {
-                    let value = load(input, 0);
+            let (mut input, mut output) = (input.offset(from), output.offset(to));
+            let [step_from, step_to] = rows.inner;
+            if count < 8 && runs > count {
+                // Along the longer side, as far as the cache surely keeps what one pass leaves for the next.
+                let mut first = 0;
+                while first < runs as isize {
+                    let last = (first + NEAR).min(runs as isize);
                     for i in 0..count as isize {
-                        store(output, i, value);
+                        let (input, output) = (input.offset(i * step_from), output.offset(i * step_to));
+                        for run in first..last {
+                            store(output, run * between_to, load(input, run * between_from));
+                        }
+                    }
+                    first = last;
+                }
+                continue;
+            }
+            for _ in 0..runs {
+                match rows.inner {
+                    [1, 1] if count * size_of::<T>() >= 32 => {
+                        std::ptr::copy(input.cast::<u8>(), output.cast::<u8>(), count * size_of::<T>());
+                    }
+                    [0, 1] => {
+                        let value = load(input, 0);
+                        for i in 0..count as isize {
+                            store(output, i, value);
+                        }
+                    }
+                    _ => {
+                        for i in 0..count as isize {
+                            store(output, i * step_to, load(input, i * step_from));
+                        }
                     }
                 }
-                [step_from, step_to] => {
-                    for i in 0..count as isize {
-                        store(output, i * step_to, load(input, i * step_from));
-                    }
-                }
+                input = input.wrapping_offset(between_from);
+                output = output.wrapping_offset(between_to);
             }
         }
     }
@@ -260,6 +284,17 @@ mod tests {
             for width in [1, 2, 4, 8, 16] {
                 let name = format!("copy_b{width}");
                 check(&name, &call, &[&data[..count * width]], &[count * width], |_, _, _: u8, _: u8| false);
+            }
+        }
+        // Short runs with gaps between them, on either side.
+        for (shape, input, output) in
+            [([300usize, 3], [7i64, 1], [3i64, 1]), ([300, 3], [3, 1], [5, 1]), ([9, 7], [7, -1], [8, 1])]
+        {
+            let call = Elementwise::new(&shape, &[(&input, 6), (&output, 0)]).unwrap();
+            let data: Vec<u8> = (0..2200 * 8).map(|i| (i * 7 % 251) as u8).collect();
+            for width in [1, 4, 8] {
+                let (from, to) = (&data[..2200 * width], 1600 * width);
+                check(&format!("copy_b{width}"), &call, &[from], &[to], |_, _, _: u8, _: u8| false);
             }
         }
         let data = vec![7u8; 60];

@@ -259,24 +259,48 @@ unsafe fn binary<Op: FloatBinary, V: Vector>(
     let (a, b) = (args.operands[0].ptr::<f32>(), args.operands[1].ptr::<f32>());
     let out = args.operands[2].ptr::<f32>();
     let mut rows = Rows::<3>::of_chunk(params, chunk, chunks);
-    while let Some(([at_a, at_b, at_out], count)) = rows.next() {
+    let between = rows.between();
+    while let Some((at, count, runs)) = rows.next_several() {
         // SAFETY: the call was validated, so that every element of the index space lies inside its operand.
         unsafe {
-            let a = Strided { first: a.offset(at_a), step: rows.inner[0] };
-            let b = Strided { first: b.offset(at_b), step: rows.inner[1] };
-            let out = Strided { first: out.offset(at_out), step: rows.inner[2] };
-            if b.step == 0 && Op::shortcut::<V>(a, load(b.first, 0), out, count) {
-                continue;
-            }
-            let mut at = 0;
-            while at < count {
-                let lanes = BLOCK.min(count - at);
-                out.put(at, lanes, Op::apply::<V>(a.fetch(at, lanes), b.fetch(at, lanes)));
-                at += lanes;
+            let (mut a, mut b, mut out) = (a.offset(at[0]), b.offset(at[1]), out.offset(at[2]));
+            // A factor for each channel of a blocked picture: runs of one vector.
+            let short = runs > 1 && count == BLOCK && rows.inner == [1, 1, 1];
+            for _ in 0..runs {
+                if short {
+                    Op::apply::<V>(V::load(a), V::load(b)).store(out);
+                } else {
+                    let side = |first: *mut f32, operand: usize| Strided { first, step: rows.inner[operand] };
+                    run_binary::<Op, V>(side(a, 0), side(b, 1), side(out, 2), count);
+                }
+                a = a.wrapping_offset(between[0]);
+                b = b.wrapping_offset(between[1]);
+                out = out.wrapping_offset(between[2]);
             }
         }
     }
     Ok(())
+}
+
+/// One run of a binary operation.
+///
+/// # Safety
+///
+/// The processor has the instruction set; `count` elements are readable, and writable for the output.
+#[inline(always)]
+unsafe fn run_binary<Op: FloatBinary, V: Vector>(a: Strided, b: Strided, out: Strided, count: usize) {
+    // SAFETY: passed on.
+    unsafe {
+        if b.step == 0 && Op::shortcut::<V>(a, load(b.first, 0), out, count) {
+            return;
+        }
+        let mut at = 0;
+        while at < count {
+            let lanes = BLOCK.min(count - at);
+            out.put(at, lanes, Op::apply::<V>(a.fetch(at, lanes), b.fetch(at, lanes)));
+            at += lanes;
+        }
+    }
 }
 
 /// The binary kernels on f32, as `with! { Op: KERNEL; … }`.

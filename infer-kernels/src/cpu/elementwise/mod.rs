@@ -249,6 +249,35 @@ impl<const N: usize> Rows<N> {
         Some((at, count))
     }
 
+    /// The next runs at once, where they repeat along the axis outside the innermost: the first element of each operand,
+    /// the length of a run, and how many there are, [`Rows::between`] apart.
+    #[inline(always)]
+    pub(crate) fn next_several(&mut self) -> Option<([isize; N], usize, usize)> {
+        if self.outer == 0 || self.start != 0 || self.left < 2 * self.length {
+            return self.next().map(|(at, count)| (at, count, 1));
+        }
+        let (at, axis) = (self.at, self.outer - 1);
+        let count = (self.left / self.length).min(self.dims[axis] - self.index[axis]);
+        self.left -= count * self.length;
+        self.index[axis] += count - 1;
+        for operand in 0..N {
+            self.at[operand] += (count - 1) as isize * self.strides[operand][axis];
+        }
+        if self.left != 0 {
+            self.advance();
+        }
+        Some((at, self.length, count))
+    }
+
+    /// The strides of the axis outside the innermost.
+    #[inline(always)]
+    pub(crate) fn between(&self) -> [isize; N] {
+        std::array::from_fn(
+            #[inline(always)]
+            |operand| if self.outer == 0 { 0 } else { self.strides[operand][self.outer - 1] },
+        )
+    }
+
     /// Moves to the beginning of the next run, which exists.
     #[inline(never)]
     fn advance(&mut self) {

@@ -56,7 +56,7 @@ fn call(shape: &[usize], layouts: &[Layout]) -> (Elementwise, Vec<usize>) {
 
 /// The calls that each kernel of so many inputs is tested with.
 fn calls(inputs: usize) -> Vec<(Elementwise, Vec<usize>)> {
-    let cases: [(&[usize], [Layout; 4]); 16] = [
+    let cases: [(&[usize], [Layout; 4]); 19] = [
         (&[], [RowMajor; 4]),
         (&[0], [RowMajor; 4]),
         (&[3, 0, 2], [RowMajor; 4]),
@@ -71,6 +71,10 @@ fn calls(inputs: usize) -> Vec<(Elementwise, Vec<usize>)> {
         (&[3, 17], [RowMajor, Broadcast, RowMajor, RowMajor]),
         (&[3, 18], [Broadcast, RowMajor, Scalar, RowMajor]),
         (&[5, 19], [RowMajor, ColumnMajor, Spaced, RowMajor]),
+        // A factor for each channel of a blocked picture; short runs that repeat.
+        (&[3, 5, 16], [RowMajor, Broadcast, RowMajor, RowMajor]),
+        (&[2, 7, 16], [Broadcast, RowMajor, Scalar, Spaced]),
+        (&[3, 40, 3], [Spaced, RowMajor, Broadcast, RowMajor]),
         (&[2, 3, 2, 3, 5], [Reversed, Broadcast, ColumnMajor, RowMajor]),
         (&[2, 3, 2, 3, 5], [ColumnMajor, Spaced, Broadcast, Reversed]),
     ];
