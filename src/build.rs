@@ -42,6 +42,7 @@ pub struct Config {
     precision: String,
     dims: Vec<(String, u64)>,
     embed: Embed,
+    tactics: Option<PathBuf>,
     strict: bool,
 }
 
@@ -54,6 +55,7 @@ impl Config {
             precision: Precision::default().name().to_owned(),
             dims: Vec::new(),
             embed: Embed::default(),
+            tactics: None,
             strict: false,
         }
     }
@@ -76,6 +78,13 @@ impl Config {
     #[must_use]
     pub fn embed_bytes(mut self) -> Self {
         self.embed = Embed::Bytes;
+        self
+    }
+
+    /// The file that `infer tune` wrote, relative as the model's path is: how each layer is computed.
+    #[must_use]
+    pub fn tactics(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tactics = Some(path.into());
         self
     }
 
@@ -103,8 +112,11 @@ impl Config {
             Error(format!("unknown precision `{}`; the precisions are {}", self.precision, names.join(", ")))
         })?;
         options.dims = self.dims;
+        options.tactics = self.tactics.map(|path| folder.join(path));
         // Before anything can fail: a model that was mended is compiled again.
-        println!("cargo:rerun-if-changed={}", options.model.display());
+        for path in [Some(&options.model), options.tactics.as_ref()].into_iter().flatten() {
+            println!("cargo:rerun-if-changed={}", path.display());
+        }
 
         let mut stored = Cache::near(&out).compile(&options).map_err(|errors| refused(&errors, &folder))?;
         for source in &stored.sources {

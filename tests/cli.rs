@@ -361,7 +361,9 @@ fn bench_measures_inferences_and_layers() {
     let model = data("convnet.onnx");
     let short: [&dyn AsRef<std::ffi::OsStr>; 4] = [&"--duration", &"0.02", &"--warmup", &"0"];
     let text = good(&[&[&"bench" as &dyn AsRef<_>, &model, &"--json", &file], &short[..]].concat());
-    for part in ["model       convnet.onnx\n", "\nlatency     min ", "\nthroughput  ", "\nmemory      at most "] {
+    for part in
+        ["model       convnet.onnx\n", "\nlatency     min ", "\nthroughput  ", "\nmemory      at most "]
+    {
         assert!(text.contains(part), "{part}\n{text}");
     }
     let json: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use infer_kernels::call::{BLOCK, Elementwise, View};
 
 use crate::constant::Constant;
+use crate::decisions::{Candidate, Decisions};
 use crate::diagnostic::Reason;
 use crate::node_types::{InputType, NodeTypes};
 use crate::tensor_type::{DataType, TensorType};
@@ -72,10 +73,17 @@ pub struct Calls {
     pub buffers: Vec<Buffer>,
     /// The calls.
     pub calls: Vec<KernelCall>,
+    /// How layers are to be computed, and what was decided for each.
+    pub decisions: Decisions,
     constants: HashMap<u64, Vec<BufferId>>,
 }
 
 impl Calls {
+    /// No calls yet, and how layers are to be computed.
+    pub fn deciding(decisions: Decisions) -> Self {
+        Calls { decisions, ..Calls::default() }
+    }
+
     /// Adds a buffer.
     pub fn add_buffer(&mut self, kind: BufferKind, bytes: u64) -> BufferId {
         self.buffers.push(Buffer { kind, bytes });
@@ -176,6 +184,24 @@ impl<'a> LowerNode<'a> {
             .collect();
         let outputs: Vec<bool> = self.outputs.iter().map(Option::is_some).collect();
         use_types(&NodeTypes { inputs: &inputs, outputs: &outputs })
+    }
+
+    /// One of several ways to compute this node, by its position: the one that tactics name, else the cheapest by estimate.
+    ///
+    /// `question` is a word for what is chosen; the signature says all that the candidates' speed depends on. Candidates
+    /// must be equally right: whichever is chosen, the node computes what its operator says.
+    pub fn choose(
+        &mut self,
+        question: &'static str,
+        signature: impl FnOnce() -> String,
+        candidates: &[Candidate],
+    ) -> usize {
+        self.calls.decisions.choose(self.name, question, signature, candidates)
+    }
+
+    /// Says why this node is lowered as it is: for the report, if there is to be one.
+    pub fn explain(&mut self, reason: impl FnOnce() -> String) {
+        self.calls.decisions.explain(reason);
     }
 
     /// Data of the plan: packed weights, tables.

@@ -1,11 +1,14 @@
 //! The pipeline: a model file in, a plan out.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
+use crate::decisions::{Decisions, Layer};
 use crate::diagnostic::Diagnostic;
 use crate::graph::{Graph, ValueId};
 use crate::import::import;
@@ -15,9 +18,11 @@ use crate::options::{Options, Precision};
 use crate::partition::{Partition, partition};
 use crate::passes;
 use crate::plan::{ModelInfo, PlanParts, Port};
+use crate::record::NodeRecord;
 use crate::schedule::plan_memory;
 use crate::session::{self, Parts};
 use crate::shape_inference::infer;
+use crate::tactics::Tactics;
 use crate::tensor_type::TensorType;
 use crate::value::{ValuePort, ValueType};
 
@@ -61,10 +66,12 @@ pub struct Compiled {
     pub plan: Vec<u8>,
     /// What it is.
     pub summary: Summary,
-    /// Every file that was read: the model first, then external data.
+    /// Every file that was read: the model first, then external data, then tactics.
     pub sources: Vec<PathBuf>,
     /// How long each stage took, in seconds, for `INFER_LOG=time`.
     pub timings: Vec<(&'static str, f64)>,
+    /// What was decided for each layer, and why.
+    pub decisions: Decisions,
 }
 
 /// Compiles a model.
@@ -74,8 +81,43 @@ pub struct Compiled {
 /// One diagnostic for each thing that is wrong with the request; all failing nodes of the model share one.
 pub fn compile(options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
     let start = Instant::now();
+    let tactics = match &options.tactics {
+        Some(path) => read_tactics(path).map_err(|diagnostic| vec![diagnostic])?,
+        None => Tactics::default(),
+    };
     let file = onnx::read(&options.model).map_err(|diagnostic| vec![diagnostic])?;
-    compile_file(file, options, start)
+    let mut compiled = compile_with(file, options, tactics, start)?;
+    if let Some(path) = &options.tactics {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        let Compiled { decisions, summary, sources, .. } = &mut compiled;
+        summary.notes.extend(decisions.tactics.notes(&name, &summary.model_sha256));
+        sources.push(path.clone());
+    }
+    Ok(compiled)
+}
+
+/// The tactics in a file.
+///
+/// # Errors
+///
+/// If there is no such file, or it is malformed.
+pub fn read_tactics(path: &Path) -> Result<Tactics, Diagnostic> {
+    let refused = |what: String| Diagnostic::argument("tactics", what);
+    let text = match fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            refused(format!("{}: this is no text: byte {valid} is no UTF-8", path.display()))
+        })?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let help = "`infer tune` writes one";
+            return Err(refused(format!("{}: there is no such file\n       help: {help}", path.display())));
+        }
+        Err(error) => return Err(refused(format!("{}: {error}", path.display()))),
+    };
+    Tactics::parse(&text).map_err(|error| {
+        let (path, line, what) = (path.display(), error.line, error.what);
+        refused(format!("{path}:{line}: {what}\n       help: `infer tune` writes the file anew"))
+    })
 }
 
 /// [`compile`] of a file that has been read, since the time `start`; the path in `options` is not looked at.
@@ -84,6 +126,20 @@ pub fn compile(options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
 ///
 /// Those of [`compile`].
 pub fn compile_file(file: ModelFile, options: &Options, start: Instant) -> Result<Compiled, Vec<Diagnostic>> {
+    compile_with(file, options, Tactics::default(), start)
+}
+
+/// [`compile_file`] by these tactics, instead of those of the path in `options`.
+///
+/// # Errors
+///
+/// Those of [`compile`].
+pub fn compile_with(
+    file: ModelFile,
+    options: &Options,
+    tactics: Tactics,
+    start: Instant,
+) -> Result<Compiled, Vec<Diagnostic>> {
     let mut clock = Clock { last: start, timings: Vec::new() };
     let sha256: [u8; 32] = Sha256::digest(&file.bytes).into();
     clock.stage("read");
@@ -117,28 +173,35 @@ pub fn compile_file(file: ModelFile, options: &Options, start: Instant) -> Resul
         precision: options.precision,
         summary: &mut summary,
         clock: &mut clock,
+        decisions: Decisions::kept(tactics),
     };
     let plan = match partition {
         Partition::Static(graph) => planner.plan(graph)?,
         Partition::Program(record, regions) => {
             let count = regions.len();
-            let plans =
-                regions.into_iter().map(|graph| planner.plan(graph)).collect::<Result<Vec<_>, _>>()?;
-            summary.kernels.clear();
-            summary.run_time_nodes = (record.nodes.len() - count) as u64;
+            let (mut plans, mut layers) = (Vec::with_capacity(count), Vec::with_capacity(count));
+            for graph in regions {
+                plans.push(planner.plan(graph)?);
+                layers.push(std::mem::take(&mut planner.decisions.layers));
+            }
+            planner.decisions.layers =
+                record.nodes.iter().flat_map(|node| layers_of(node, &mut layers)).collect();
+            planner.summary.kernels.clear();
+            planner.summary.run_time_nodes = (record.nodes.len() - count) as u64;
             let alone = record.nodes.iter().filter(|node| !session::is_region(node));
             let named = alone.map(|node| format!("{} ({})", onnx::quote(&node.name), node.op_type));
-            summary.run_time_examples = named.take(RUN_TIME_EXAMPLES).collect();
+            planner.summary.run_time_examples = named.take(RUN_TIME_EXAMPLES).collect();
             let parts = Parts {
-                inputs: summary.inputs.clone(),
-                outputs: summary.outputs.clone(),
+                inputs: planner.summary.inputs.clone(),
+                outputs: planner.summary.outputs.clone(),
                 graph: record,
                 plans: plans.iter().map(|plan| plan.len() as u64).collect(),
             };
             parts.write(&plans).map_err(|error| mistake(&file.name, error.to_string()))?
         }
     };
-    Ok(Compiled { plan, summary, sources: file.sources, timings: clock.timings })
+    let decisions = planner.decisions;
+    Ok(Compiled { plan, summary, sources: file.sources, timings: clock.timings, decisions })
 }
 
 /// Makes plans of graphs, and sums up what they are.
@@ -148,6 +211,7 @@ struct Planner<'a> {
     precision: Precision,
     summary: &'a mut Summary,
     clock: &'a mut Clock,
+    decisions: Decisions,
 }
 
 impl Planner<'_> {
@@ -162,9 +226,11 @@ impl Planner<'_> {
         passes::run(&mut graph, |_, _| {}).map_err(|error| mistake(file, error.0))?;
         let flops = flops(&graph);
         self.clock.stage("passes");
-        let calls = lower(&graph, self.precision).map_err(|(node, reason)| {
+        let decisions = std::mem::take(&mut self.decisions);
+        let mut calls = lower(&graph, self.precision, decisions).map_err(|(node, reason)| {
             mistake(file, format!("node {} is not lowered: {}", onnx::quote(&node), reason.what))
         })?;
+        self.decisions = std::mem::take(&mut calls.decisions);
         self.clock.stage("lower");
         let memory = plan_memory(&calls).map_err(|conflict| mistake(file, conflict.to_string()))?;
         self.clock.stage("schedule");
@@ -180,6 +246,23 @@ impl Planner<'_> {
         self.summary.flops += flops;
         Ok(plan)
     }
+}
+
+/// The layers of a program's node: those of the static part that it stands for, else itself.
+fn layers_of(node: &NodeRecord, regions: &mut [Vec<Layer>]) -> Vec<Layer> {
+    if let Some(layers) = session::region_of(node).and_then(|index| regions.get_mut(index)) {
+        return std::mem::take(layers);
+    }
+    let operator = crate::ops::find(&node.domain, &node.op_type).map_or("", |row| row.name);
+    vec![Layer {
+        node: node.name.clone(),
+        operator,
+        kernels: Vec::new(),
+        layout: "row-major".to_owned(),
+        reasons: vec![
+            "runs by itself: only the run knows a shape or a value, or no kernel computes it".to_owned(),
+        ],
+    }]
 }
 
 /// Takes the time of each stage.

@@ -16,6 +16,8 @@ pub mod calls;
 #[cfg(feature = "dynamic")]
 pub mod constant;
 #[cfg(feature = "dynamic")]
+pub mod decisions;
+#[cfg(feature = "dynamic")]
 pub mod diagnostic;
 #[cfg(feature = "dynamic")]
 #[allow(unsafe_code, reason = "kernels read raw memory")]
@@ -36,6 +38,8 @@ pub mod record;
 pub mod session;
 #[cfg(feature = "dynamic")]
 pub mod small_float;
+#[cfg(feature = "dynamic")]
+pub mod tactics;
 #[cfg(feature = "dynamic")]
 pub mod value;
 

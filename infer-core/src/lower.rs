@@ -7,6 +7,7 @@
 use infer_kernels::call::{self, View};
 
 use crate::calls::{Blocked, BufferId, BufferKind, Calls, LowerNode, Span, Tensor, picture, sized_kernel};
+use crate::decisions::{Decisions, Layer};
 use crate::diagnostic::Reason;
 use crate::graph::{Graph, Layout, Node, ValueId};
 use crate::ops::concat::Concat;
@@ -20,10 +21,10 @@ use crate::tensor_type::TensorType;
 /// # Errors
 ///
 /// The node that could not be lowered, and why: a refusal that inference should have given.
-pub fn lower(graph: &Graph, precision: Precision) -> Result<Calls, (String, Reason)> {
+pub fn lower(graph: &Graph, precision: Precision, decisions: Decisions) -> Result<Calls, (String, Reason)> {
     let mut lowering = Lowering {
         graph,
-        calls: Calls::default(),
+        calls: Calls::deciding(decisions),
         homes: place(graph),
         halos: halos(graph),
         roots: vec![None; graph.values.len()],
@@ -139,6 +140,20 @@ fn halos(graph: &Graph) -> Vec<[usize; 4]> {
         }
     }
     halos
+}
+
+/// The layouts of a node's pictures, in words: from that of its input to that of its output, where they differ.
+fn layout(graph: &Graph, node: &Node) -> String {
+    let name = |id: ValueId| match graph.value(id).layout {
+        Layout::Plain => "row-major".to_owned(),
+        Layout::Blocked { block } => format!("NCHW{block}c"),
+    };
+    let [input, output] = [node.input(0), node.output(0)]
+        .map(|id| id.filter(|&id| graph.value(id).constant.is_none()).map(name));
+    match (input, output) {
+        (Some(input), Some(output)) if input != output => format!("{input} to {output}"),
+        (_, output) => output.unwrap_or_default(),
+    }
 }
 
 /// A value that owns its memory, once that is known.
@@ -277,6 +292,8 @@ impl<'a> Lowering<'a> {
         if shares.is_some_and(|(output, input)| self.homes[output.index()] == Home::Inside(input, 0))
             && (node.op.is_view() || node.op_as::<Reorder>().is_some())
         {
+            self.calls.decisions.explain(|| "shares the memory of its input".to_owned());
+            self.end_layer(node, self.calls.calls.len());
             return Ok(());
         }
         let inputs: Vec<Option<Tensor>> = node.inputs.iter().map(|id| id.map(|id| self.tensor(id))).collect();
@@ -297,8 +314,26 @@ impl<'a> Lowering<'a> {
             for output in filled {
                 self.fill_halo(node, &output);
             }
+        } else {
+            self.calls
+                .decisions
+                .explain(|| "its inputs and outputs share memory: nothing is to do".to_owned());
         }
+        self.end_layer(node, before);
         Ok(())
+    }
+
+    /// Ends the layer of `node`, whose calls are those from `first`.
+    fn end_layer(&mut self, node: &Node, first: usize) {
+        let (graph, calls) = (self.graph, &self.calls.calls[first..]);
+        let kernels = || calls.iter().map(|call| call.kernel.clone()).collect();
+        self.calls.decisions.end_layer(|reasons| Layer {
+            node: node.name.clone(),
+            operator: node.op.name(),
+            kernels: kernels(),
+            layout: layout(graph, node),
+            reasons,
+        });
     }
 
     fn fill_halo(&mut self, node: &Node, tensor: &Tensor) {
@@ -306,6 +341,10 @@ impl<'a> Lowering<'a> {
         if halo == [0; 4] {
             return;
         }
+        let [above, left, below, right] = halo;
+        self.calls.decisions.explain(|| {
+            format!("a border for the windows that read it: {above} above, {left} left, {below} below, {right} right")
+        });
         let [n, c, h, w] = picture(&tensor.ty);
         let params = call::FillHalo {
             n: n as u64,

@@ -40,11 +40,13 @@ pub struct Options {
     pub precision: Precision,
     /// Symbolic dimensions and their extents; an axis without a name is called `input[axis]`.
     pub dims: Vec<(String, u64)>,
+    /// The file that says how layers are to be computed.
+    pub tactics: Option<PathBuf>,
 }
 
 impl Options {
     /// The model at `model` with the defaults.
     pub fn new(model: impl Into<PathBuf>) -> Self {
-        Options { model: model.into(), precision: Precision::default(), dims: Vec::new() }
+        Options { model: model.into(), precision: Precision::default(), dims: Vec::new(), tactics: None }
     }
 }

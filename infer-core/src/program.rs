@@ -9,9 +9,9 @@ use crate::diagnostic::{Reason, quote};
 use crate::execute::{Backend, execute};
 use crate::node_values::NodeValues;
 use crate::ops::{self, Attributes, ImportNode, Operator, Row};
-use crate::record::{Attribute, GraphRecord, INTERNAL_DOMAIN, NodeRecord};
+use crate::record::{Attribute, GraphRecord, NodeRecord};
 use crate::runtime::StepInfo;
-use crate::session::Region;
+use crate::session::{Region, region_of};
 use crate::value::{Value, ValueType};
 
 /// How deep graphs may lie in nodes of graphs.
@@ -251,12 +251,7 @@ impl Program {
 
 /// The static part that `node` runs, if it is such a node.
 fn region(node: &NodeRecord, regions: &[Arc<Region>]) -> Option<Arc<Region>> {
-    match node.attributes.as_slice() {
-        [(_, Attribute::Int(index))] if node.domain == INTERNAL_DOMAIN => {
-            regions.get(usize::try_from(*index).ok()?).cloned()
-        }
-        _ => None,
-    }
+    regions.get(region_of(node)?).cloned()
 }
 
 /// The operator of a record.

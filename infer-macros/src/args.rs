@@ -29,6 +29,8 @@ pub struct ModelArgs {
     pub dims: Option<Spanning<Vec<(String, u64)>>>,
     /// `embed = "…"`
     pub embed: Embed,
+    /// `tactics = "…"`, relative as the model's path is.
+    pub tactics: Option<LitStr>,
     /// `strict = …`
     pub strict: Option<Spanning<bool>>,
     /// `crate = "…"`
@@ -36,7 +38,7 @@ pub struct ModelArgs {
 }
 
 /// The arguments that have a name, for messages.
-const NAMES: [&str; 5] = ["precision", "dims", "embed", "strict", "crate"];
+const NAMES: [&str; 6] = ["precision", "dims", "embed", "tactics", "strict", "crate"];
 
 /// One argument, before it is known whether it makes sense.
 enum Argument {
@@ -91,6 +93,7 @@ pub fn parse(arguments: TokenStream) -> syn::Result<ModelArgs> {
         precision: args.precision,
         dims: args.dims,
         embed: args.embed.unwrap_or_default(),
+        tactics: args.tactics,
         strict: args.strict,
         crate_path: args.crate_path.unwrap_or_else(|| quote::quote!(::infer_embed)),
     })
@@ -105,6 +108,7 @@ struct Partial {
     precision: Option<Spanning<Precision>>,
     dims: Option<Spanning<Vec<(String, u64)>>>,
     embed: Option<Embed>,
+    tactics: Option<LitStr>,
     strict: Option<Spanning<bool>>,
     crate_path: Option<TokenStream>,
 }
@@ -131,6 +135,9 @@ impl Partial {
             "embed" => argument.string(&name, "embed = \"bytes\"").and_then(|text| self.take_embed(&text)),
             "crate" => {
                 argument.string(&name, "crate = \"infer_embed\"").and_then(|text| self.take_crate(&text))
+            }
+            "tactics" => {
+                argument.string(&name, "tactics = \"model.tactics\"").and_then(|path| self.take_tactics(path))
             }
             "strict" => self.take_strict(&name, argument),
             _ => match argument {
@@ -205,6 +212,14 @@ impl Partial {
         let absolute =
             path.get_ident().is_some_and(|ident| ident != "crate" && ident != "self" && ident != "super");
         self.crate_path = Some(if absolute { quote::quote!(::#path) } else { path.to_token_stream() });
+        Ok(())
+    }
+
+    fn take_tactics(&mut self, path: LitStr) -> syn::Result<()> {
+        if path.value().is_empty() {
+            return Err(Error::new(path.span(), "the path of the tactics is empty"));
+        }
+        self.tactics = Some(path);
         Ok(())
     }
 

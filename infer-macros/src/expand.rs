@@ -86,6 +86,7 @@ fn compile(args: &ModelArgs, item: &ItemStruct) -> syn::Result<TokenStream> {
     if let Some(dims) = &args.dims {
         options.dims = dims.value.clone();
     }
+    options.tactics = args.tactics.as_ref().map(|path| folder.join(path.value()));
 
     let cache = Cache::near(Path::new(env!("OUT_DIR")));
     let stored = cache.compile(&options).map_err(|diagnostics| {
@@ -125,6 +126,9 @@ fn located(diagnostic: &Diagnostic, args: &ModelArgs, folder: &Path) -> Error {
         Subject::Model => path,
         Subject::Argument("precision") => args.precision.as_ref().map_or(path, |value| value.tokens.clone()),
         Subject::Argument("dims") => args.dims.as_ref().map_or(path, |value| value.tokens.clone()),
+        Subject::Argument("tactics") => {
+            args.tactics.as_ref().map_or(path, |tactics| tactics.to_token_stream())
+        }
         Subject::Argument(_) => path,
     };
     let folder = format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR);

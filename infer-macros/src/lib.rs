@@ -28,6 +28,8 @@ mod fallback;
 ///   is called by its input and position.
 /// - `embed = "incbin"` (the default) or `"bytes"`: how the compiled model gets into the binary. `"bytes"` works in
 ///   crates that forbid unsafe code; large models build more slowly with it.
+/// - `tactics = "model.tactics"`: how each layer is computed, as `infer tune` measured it; the path is relative as the
+///   model's is.
 /// - `strict = true`: what would be a note in `NOTES` is a compile error.
 /// - `crate = "renamed"`: the path of the crate infer-embed, where it is not `infer_embed`.
 ///

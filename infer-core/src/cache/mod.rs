@@ -4,7 +4,7 @@
 //!
 //! - `.plan`: a plan's bytes, named by its own content;
 //! - `.entry`: a [`Summary`] and the plan it belongs to, named by what went in: the compiler, the options, and the contents
-//!   of the model and its external data;
+//!   of the model, its external data and its tactics;
 //! - `.seen`: the sizes and modification times under which a model's files were last found to have the contents of an
 //!   entry, named by the compiler, the options and the model's path. While they hold, nothing large is read.
 //!
@@ -55,7 +55,7 @@ pub struct Stored {
     pub plan_sha256: String,
     /// What the plan is.
     pub summary: Summary,
-    /// The files that the plan was made from: the model first, then external data.
+    /// The files that the plan was made from: the model first, then external data, then tactics.
     pub sources: Vec<PathBuf>,
 }
 
@@ -122,7 +122,9 @@ impl Cache {
         }
         // Which external files belong to the model is known from last time; the guess that there are none finds
         // models without any under a new path.
-        let paths = seen.map_or_else(|| vec![options.model.clone()], |seen| seen.paths());
+        let own =
+            || [Some(&options.model), options.tactics.as_ref()].into_iter().flatten().cloned().collect();
+        let paths = seen.map_or_else(own, |seen| seen.paths());
         let checked = SystemTime::now();
         let hashes = paths.iter().map(|path| hash_file(path)).collect::<io::Result<Vec<_>>>().ok()?;
         let key = entry_key(options, &paths, &hashes);
@@ -268,7 +270,9 @@ impl Cache {
 
     fn seen_path(&self, options: &Options) -> PathBuf {
         let mut key = request_key(options);
-        update(&mut key, options.model.as_os_str().as_encoded_bytes());
+        for path in [Some(&options.model), options.tactics.as_ref()].into_iter().flatten() {
+            update(&mut key, path.as_os_str().as_encoded_bytes());
+        }
         self.folder.join(format!("{}.seen", short_hex(key)))
     }
 
@@ -330,6 +334,9 @@ fn request_key(options: &Options) -> Sha256 {
         update(&mut key, &extent.to_le_bytes());
     }
     update(&mut key, &[]);
+    // Notes name the file.
+    let tactics = options.tactics.as_ref().and_then(|path| path.file_name());
+    update(&mut key, tactics.unwrap_or_default().as_encoded_bytes());
     key
 }
 

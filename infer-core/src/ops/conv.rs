@@ -10,9 +10,11 @@
 //! phase of the output, that write interleaved pixels.
 
 use infer_kernels::call::{self, Activation, BLOCK, View, residual};
+use infer_kernels::work::Work;
 
 use crate::calls::{LowerNode, Span, Tensor};
 use crate::constant::Constant;
+use crate::decisions::Candidate;
 use crate::diagnostic::Reason;
 use crate::ops::compose;
 use crate::ops::elements::with_types;
@@ -284,7 +286,7 @@ impl Operator for Conv {
             activation: self.activation,
             ..blocked_call(&geometry, &y)
         };
-        let (kernel, packed) = if geometry.is_depthwise() {
+        let (kernel, packed) = if self.is_depthwise(node, &geometry, &params) {
             let taps = w.kernel[1] * w.kernel[2];
             let (packed, suffix) = pack_depthwise(node, &weights, geometry.groups, taps);
             (format!("depthwise_{suffix}"), packed)
@@ -333,6 +335,27 @@ impl Operator for Conv {
 }
 
 impl Conv {
+    /// Whether a convolution of each channel by itself runs on the kernel for that. The other way is to take sixteen
+    /// channels for a dense group, most of whose weights are zero.
+    fn is_depthwise(&self, node: &mut LowerNode<'_>, geometry: &Geometry, params: &call::Conv) -> bool {
+        if !geometry.is_depthwise() {
+            return false;
+        }
+        if geometry.packed_groups().is_none() {
+            node.explain(|| "depthwise: the channels do not divide into blocks of 16".to_owned());
+            return true;
+        }
+        let block = BLOCK as f64;
+        let work = geometry.multiply_adds() as f64;
+        // A dense tile reaches most of the peak; the other kernel waits for memory, the longer the more it strides.
+        let strided = if geometry.windows.stride == [1; 3] { 2.0 } else { 3.0 };
+        let ways = [
+            Candidate { name: "depthwise", cost: strided * work },
+            Candidate { name: "dense", cost: 1.1 * block * work },
+        ];
+        node.choose("convolution", || signature("depthwise_f32", params), &ways) == 0
+    }
+
     /// Row-major: the general kernel, then the residual on its own.
     fn lower_general(
         &self,
@@ -347,6 +370,16 @@ impl Conv {
             return Err(Reason::new("a fused residual in a row-major convolution"));
         }
         let params = geometry.general(self.activation);
+        node.explain(|| {
+            let why = if x.ty.rank() > 4 {
+                "more than two spatial axes"
+            } else if geometry.packed_groups().is_none() && !geometry.is_depthwise() {
+                "groups that do not divide into blocks of 16 channels"
+            } else {
+                "weights or a bias known only at run time"
+            };
+            format!("general kernel, not packed: {why}")
+        });
         node.call(
             "conv_nd_f32",
             &params,
@@ -354,6 +387,11 @@ impl Conv {
         );
         Ok(())
     }
+}
+
+/// What a convolution computes, for tactics.
+fn signature(kernel: &str, params: &call::Conv) -> String {
+    Work::of(kernel, bytemuck::bytes_of(params)).shape
 }
 
 /// The fields of a blocked call that follow from the geometry and the output.

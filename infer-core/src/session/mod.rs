@@ -19,6 +19,7 @@ use crate::node_values::NodeValues;
 use crate::ops::Operator;
 use crate::plan::{AlignedBytes, PlanView, Port};
 use crate::program::Program;
+use crate::record::{Attribute, INTERNAL_DOMAIN, NodeRecord};
 use crate::runtime::{
     Engine, EngineOptions, Output, PlanBytes, StepInfo, check_count, check_size, registered_kernels,
     thread_count,
@@ -216,8 +217,16 @@ fn arrays(ports: &[ValuePort]) -> Result<Vec<Port>> {
 
 /// Whether the node runs a static part.
 #[cfg(feature = "compiler")]
-pub(crate) fn is_region(node: &crate::record::NodeRecord) -> bool {
-    node.domain == crate::record::INTERNAL_DOMAIN && node.op_type == REGION
+pub(crate) fn is_region(node: &NodeRecord) -> bool {
+    node.domain == INTERNAL_DOMAIN && node.op_type == REGION
+}
+
+/// The position of the static part that the node runs.
+pub(crate) fn region_of(node: &NodeRecord) -> Option<usize> {
+    match node.attributes.as_slice() {
+        [(_, Attribute::Int(index))] if node.domain == INTERNAL_DOMAIN => usize::try_from(*index).ok(),
+        _ => None,
+    }
 }
 
 /// A static part of a model.

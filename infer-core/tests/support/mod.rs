@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::infer_core::constant::Constant;
+use super::infer_core::decisions::Decisions;
 use super::infer_core::graph::Graph;
 use super::infer_core::import::import_with;
 use super::infer_core::lower::lower;
@@ -235,7 +236,7 @@ fn multiply(product: &MatMul, inputs: &[Option<&Constant>], ty: &TensorType) -> 
 /// The outputs of the compiled plan, whose graph the passes of [`passes::FINISH`] have prepared.
 pub fn compiled(graph: &Graph, inputs: &[Constant], precision: Precision) -> Vec<Constant> {
     let text = || graph.to_text();
-    let calls = lower(graph, precision)
+    let calls = lower(graph, precision, Decisions::default())
         .unwrap_or_else(|(node, reason)| panic!("{node}: {}\n{}", reason.what, text()));
     let memory = plan_memory(&calls).unwrap_or_else(|conflict| panic!("{conflict}\n{}", text()));
     let ports = |ids: &[_]| -> Vec<Port> {

@@ -1,11 +1,11 @@
 //! The command line: subcommands, options, and their help.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use infer_core::options::Precision;
+use infer_core::options::{Options, Precision};
 
 use crate::compare::Tolerance;
 use crate::dims::Dims;
@@ -34,6 +34,8 @@ pub enum Command {
     Run(RunArguments),
     /// Measure how long an inference takes, and which layers take it
     Bench(BenchArguments),
+    /// Measure the ways to compute each layer, and write down the fastest
+    Tune(TuneArguments),
     /// Run a model on recorded inputs and compare its outputs with those recorded
     Check(CheckArguments),
     /// Run every case of a conformance suite, each in a process of its own
@@ -53,12 +55,37 @@ pub struct ModelArguments {
     pub dims: Vec<Dims>,
 }
 
-/// How a model runs.
+/// How a model is compiled.
 #[derive(Args, Clone, Debug)]
-pub struct EngineArguments {
+pub struct CompileArguments {
     /// How weights are stored: fp32 or fp16
     #[arg(long, default_value = "fp32", value_parser = parse_precision)]
     pub precision: Precision,
+    /// How each layer is computed: a file that `infer tune` wrote [default: by estimate]
+    #[arg(long, value_name = "FILE")]
+    pub tactics: Option<PathBuf>,
+    /// Take notes for errors
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl CompileArguments {
+    /// What the compiler is asked for, with these symbolic dimensions.
+    pub fn options(&self, model: &Path, dims: Vec<(String, u64)>) -> Options {
+        let mut options = Options::new(model);
+        options.precision = self.precision;
+        options.tactics.clone_from(&self.tactics);
+        options.dims = dims;
+        options
+    }
+}
+
+/// How a model runs.
+#[derive(Args, Clone, Debug)]
+pub struct EngineArguments {
+    /// How it is compiled.
+    #[command(flatten)]
+    pub compile: CompileArguments,
     /// The most threads that take part [default: what INFER_THREADS says, or as many as there are processors]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -93,6 +120,7 @@ impl Backend {
 Examples:
   infer inspect model.onnx
   infer inspect bert.onnx --dims batch=1,seq=128
+  infer inspect model.onnx --explain
   infer inspect model.onnx --json | jq .flops
 
 Exit code 1 where the model is not supported: every node at fault is named.")]
@@ -100,9 +128,12 @@ pub struct InspectArguments {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArguments,
-    /// How weights are stored: fp32 or fp16
-    #[arg(long, default_value = "fp32", value_parser = parse_precision)]
-    pub precision: Precision,
+    /// How it is compiled.
+    #[command(flatten)]
+    pub compile: CompileArguments,
+    /// Say for each layer which kernels compute it, and why
+    #[arg(long)]
+    pub explain: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -174,6 +205,36 @@ pub struct BenchArguments {
     /// How it runs.
     #[command(flatten)]
     pub engine: EngineArguments,
+}
+
+/// `infer tune`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  infer tune model.onnx                    writes model.tactics
+  infer tune bert.onnx --dims batch=1,seq=128 --threads 4 -o server.tactics
+
+The file is for `tactics = \"model.tactics\"` of the attribute and for --tactics of other commands: commit it beside the \
+model. Without it an estimate decides. Builds never measure.")]
+pub struct TuneArguments {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// The file to write [default: the model's name with the extension .tactics]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How weights are stored: fp32 or fp16
+    #[arg(long, default_value = "fp32", value_parser = parse_precision)]
+    pub precision: Precision,
+    /// The most threads that take part [default: what INFER_THREADS says, or as many as there are processors]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// The folder of input_<j>.npy or input_<j>.pb [default: random values]
+    #[arg(long, value_name = "DIR")]
+    pub inputs: Option<PathBuf>,
+    /// How long to measure each way
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
+    pub duration: Duration,
 }
 
 /// `infer check`.

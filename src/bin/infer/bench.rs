@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use infer_core::onnx::proto::ModelProto;
-use infer_core::options::Options;
 use infer_core::plan::AlignedBytes;
 use infer_core::runtime::EngineOptions;
 use infer_core::session::Session;
@@ -44,11 +43,9 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Verdict> {
     let given = dims::given(&arguments.model.dims);
     let (inputs, dims) = inputs(&file, arguments.inputs.as_deref(), given)?;
 
-    let mut options = Options::new(path);
-    options.precision = arguments.engine.precision;
-    options.dims = dims;
+    let options = arguments.engine.compile.options(path, dims);
     let start = Instant::now();
-    let compiled = model::compiled(&options)?;
+    let compiled = model::compiled(&options, arguments.engine.compile.strict)?;
     let compile_seconds = start.elapsed().as_secs_f64();
     let plan = AlignedBytes::copy_of(&compiled.plan)?;
     drop(compiled.plan);
@@ -75,7 +72,7 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Verdict> {
     let report = Report {
         model: file.name,
         dims: options.dims,
-        precision: arguments.engine.precision,
+        precision: options.precision,
         summary: compiled.summary,
         isa: session.isa(),
         threads: session.threads(),

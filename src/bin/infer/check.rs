@@ -27,7 +27,7 @@ pub fn check(arguments: &CheckArguments) -> anyhow::Result<Verdict> {
     let names: Vec<String> = file.outputs.iter().map(|output| quote(&output.name)).collect();
 
     let mut runner = Runner::new(&arguments.model.model, file);
-    runner.precision = arguments.engine.precision;
+    runner.compile = Some(arguments.engine.compile.clone());
     runner.threads = arguments.engine.threads;
     let inputs = runner.read_inputs(&arguments.case)?;
     let (outputs, _) = runner.run(&inputs, &dims::given(&arguments.model.dims), &arguments.case)?;

@@ -8,39 +8,44 @@ use infer_core::compile::Summary;
 use infer_core::diagnostic::printable;
 use infer_core::onnx::normalize_domain;
 use infer_core::onnx::proto::{AttributeProto, GraphProto, ModelProto};
-use infer_core::options::Options;
 use serde_json::{Map, Value as Json, json};
 
 use crate::arguments::InspectArguments;
 use crate::fusions::{self, Fusions, Histogram};
 use crate::model::{self, Declared, File};
-use crate::{Verdict, chain, dims};
+use crate::{Verdict, chain, dims, explain};
 
 /// Runs the command.
 pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<Verdict> {
     let file = File::read(&arguments.model.model)?;
     let mut facts = Facts::of(&file);
-    let mut options = Options::new(&arguments.model.model);
-    options.precision = arguments.precision;
-    options.dims = dims::given(&arguments.model.dims);
+    let mut options = arguments.compile.options(&arguments.model.model, dims::given(&arguments.model.dims));
     facts.assumed = dims::unbound(&file.inputs, &options.dims);
     options.dims.extend(facts.assumed.iter().map(|symbol| (symbol.clone(), 1)));
     facts.dims = options.dims.clone();
     drop(file);
 
-    let compiled = model::compiled(&options).and_then(|compiled| {
+    let compiled = model::compiled(&options, arguments.compile.strict).and_then(|compiled| {
         let fusions =
             crate::progress::while_working("analysing", || fusions::analyze(&options, &facts.nodes))?;
-        Ok((compiled.summary, fusions))
+        let layers = arguments.explain.then_some(compiled.decisions.layers);
+        Ok((compiled.summary, fusions, layers))
     });
     let mut out = io::stdout().lock();
     if arguments.json {
-        let json = facts.to_json(compiled.as_ref().map_err(chain));
+        let mut json =
+            facts.to_json(compiled.as_ref().map(|(summary, fusions, _)| (summary, fusions)).map_err(chain));
+        if let (Some(json), Ok((_, _, Some(layers)))) = (json.as_object_mut(), &compiled) {
+            json.insert("layers".to_owned(), explain::to_json(layers));
+        }
         writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
     } else {
         write!(out, "{}", facts.to_text())?;
-        if let Ok((summary, fusions)) = &compiled {
+        if let Ok((summary, fusions, layers)) = &compiled {
             write!(out, "{}", text_of_compiled(summary, fusions))?;
+            if let Some(layers) = layers {
+                write!(out, "\n{}", explain::to_text(layers))?;
+            }
         }
     }
     out.flush()?;
@@ -159,7 +164,7 @@ impl Facts {
         text
     }
 
-    fn to_json(&self, compiled: Result<&(Summary, Fusions), String>) -> Json {
+    fn to_json(&self, compiled: Result<(&Summary, &Fusions), String>) -> Json {
         let port = |port: &Declared| {
             json!({
                 "name": port.name,

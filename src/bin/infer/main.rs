@@ -10,6 +10,7 @@ mod compare;
 mod conformance;
 mod dims;
 mod elements;
+mod explain;
 mod files;
 mod fusions;
 mod inspect;
@@ -19,6 +20,8 @@ mod progress;
 mod random;
 mod run;
 mod suite;
+mod table;
+mod tune;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Tune(arguments) => tune::tune(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Conformance(arguments) => conformance::conformance(&arguments),
         Command::Case(arguments) => case::case(&arguments),

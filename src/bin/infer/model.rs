@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::{fmt, fs};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use infer_core::compile::{Compiled, compile};
 use infer_core::diagnostic::Diagnostic;
 use infer_core::onnx::proto::{
@@ -146,16 +146,25 @@ impl File {
 }
 
 /// A model, compiled and opened.
-pub fn open(options: &Options, threads: Option<usize>) -> anyhow::Result<Session> {
-    let compiled = compiled(options)?;
-    let mut engine = EngineOptions::default();
-    engine.threads = threads;
-    Ok(Session::open(AlignedBytes::copy_of(&compiled.plan)?, engine)?)
+pub fn open(options: &Options, strict: bool, threads: Option<usize>) -> anyhow::Result<Session> {
+    open_plan(&compiled(options, strict)?.plan, threads)
 }
 
-/// Compiles a model.
-pub fn compiled(options: &Options) -> anyhow::Result<Compiled> {
-    progress::while_working("compiling", || compile(options)).map_err(|errors| anyhow!(messages(&errors)))
+/// A plan, opened.
+pub fn open_plan(plan: &[u8], threads: Option<usize>) -> anyhow::Result<Session> {
+    let mut engine = EngineOptions::default();
+    engine.threads = threads;
+    Ok(Session::open(AlignedBytes::copy_of(plan)?, engine)?)
+}
+
+/// Compiles a model; where that is `strict`, notes are errors.
+pub fn compiled(options: &Options, strict: bool) -> anyhow::Result<Compiled> {
+    let compiled = progress::while_working("compiling", || compile(options));
+    let compiled = compiled.map_err(|errors| anyhow!(messages(&errors)))?;
+    if strict && !compiled.summary.notes.is_empty() {
+        bail!("the model has notes, and --strict is given:\n- {}", compiled.summary.notes.join("\n- "));
+    }
+    Ok(compiled)
 }
 
 /// What is wrong, as one writes it for the command line.

@@ -20,7 +20,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<Verdict> {
     let names: Vec<String> = file.outputs.iter().map(|output| quote(&output.name)).collect();
     let given = dims::given(&arguments.model.dims);
     let mut runner = Runner::new(&arguments.model.model, file);
-    runner.precision = arguments.engine.precision;
+    runner.compile = Some(arguments.engine.compile.clone());
     runner.threads = arguments.engine.threads;
     let (outputs, seconds) = match &arguments.inputs {
         Some(folder) => {

@@ -7,10 +7,11 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use infer_core::diagnostic::quote;
 use infer_core::onnx::proto::{GraphProto, ModelProto, NodeProto};
-use infer_core::options::{Options, Precision};
+use infer_core::options::Options;
 use infer_core::session::Session;
 use infer_core::value::Value;
 
+use crate::arguments::CompileArguments;
 use crate::compare::{Tolerance, compare};
 use crate::model::File;
 use crate::{dims, files, model};
@@ -22,8 +23,8 @@ const DEFAULT: Tolerance = Tolerance { rtol: 1e-3, atol: 1e-7, integers: false }
 pub struct Runner {
     path: PathBuf,
     file: File,
-    /// How weights are stored.
-    pub precision: Precision,
+    /// How it is compiled; nothing is said by default.
+    pub compile: Option<CompileArguments>,
     /// The most threads that take part.
     pub threads: Option<usize>,
     /// The last one, with its dimensions.
@@ -35,7 +36,7 @@ impl Runner {
     pub fn new(path: &Path, mut file: File) -> Self {
         // The compiler reads it again; weights need not be there twice.
         file.proto = ModelProto::default();
-        Runner { path: path.to_owned(), file, precision: Precision::default(), threads: None, session: None }
+        Runner { path: path.to_owned(), file, compile: None, threads: None, session: None }
     }
 
     /// The inputs in `folder`.
@@ -71,10 +72,12 @@ impl Runner {
     /// The model, compiled for `dims`.
     pub fn session(&mut self, dims: &[(String, u64)]) -> anyhow::Result<&Session> {
         if self.session.as_ref().is_none_or(|(known, _)| known != dims) {
-            let mut options = Options::new(&self.path);
-            options.precision = self.precision;
-            options.dims = dims.to_vec();
-            self.session = Some((dims.to_vec(), model::open(&options, self.threads)?));
+            let options = match &self.compile {
+                Some(compile) => compile.options(&self.path, dims.to_vec()),
+                None => Options { dims: dims.to_vec(), ..Options::new(&self.path) },
+            };
+            let strict = self.compile.as_ref().is_some_and(|compile| compile.strict);
+            self.session = Some((dims.to_vec(), model::open(&options, strict, self.threads)?));
         }
         self.session.as_ref().map(|(_, session)| session).context("the model has not been compiled")
     }

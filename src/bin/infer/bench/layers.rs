@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use infer_core::diagnostic::printable;
 use infer_core::session::Session;
 use infer_kernels::peak;
 use infer_kernels::work::Work;
@@ -12,12 +11,10 @@ use serde_json::{Value as Json, json};
 use super::statistics::Statistics;
 use super::target::Target;
 use crate::progress::Timer;
+use crate::table::{shortened, table};
 
 /// Enough for the middle of so many not to move.
 const MOST_RUNS: usize = 10_000;
-
-/// The longest name that is printed whole.
-const LONGEST_NAME: usize = 44;
 
 /// The measured layers of a model.
 pub struct Layers {
@@ -61,7 +58,8 @@ impl Layers {
             node: step.node.to_owned(),
             kernel: step.kernel.to_owned(),
             work: Work::of(step.kernel, step.params),
-            bytes: step.operand_bytes,
+            // It writes the border alone.
+            bytes: if step.kernel == "fill_halo_f32" { 0 } else { step.operand_bytes },
             times: Statistics::of(times),
         });
         Ok(Layers { layers: layers.collect(), runs: peaks.len(), peak: Statistics::of(peaks).median() })
@@ -111,7 +109,7 @@ impl Layers {
             let median = layer.times.median();
             let [share, gflops, peak, memory] = speed(median, layer.work.flops, layer.bytes);
             rows.push([
-                shortened(&printable(&layer.node)),
+                shortened(&layer.node),
                 layer.kernel.clone(),
                 layer.work.shape.clone(),
                 micros(median),
@@ -193,28 +191,4 @@ fn micros(seconds: f64) -> String {
 
 fn percent(part: f64, whole: f64) -> String {
     if whole > 0.0 { format!("{:.1}", part / whole * 100.0) } else { String::new() }
-}
-
-/// The end of a long name, which tells it from others.
-fn shortened(name: &str) -> String {
-    let count = name.chars().count();
-    match count > LONGEST_NAME {
-        true => format!("…{}", name.chars().skip(count - LONGEST_NAME + 1).collect::<String>()),
-        false => name.to_owned(),
-    }
-}
-
-/// Columns as wide as they need be: the first `names` to the left, the others, numbers, to the right.
-fn table<const N: usize>(rows: &[[String; N]], names: usize) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
-            if column < names { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        let line = cells.collect::<Vec<_>>().join("  ");
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
-    text
 }
