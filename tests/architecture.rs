@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ROOTS: [&str; 7] = [
+const ROOTS: [&str; 8] = [
     "src",
+    "benches",
     "infer-macros",
     "infer-core/src",
     "infer-core/tests",
