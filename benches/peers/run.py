@@ -17,6 +17,9 @@ import statistics
 import subprocess
 import sys
 
+# Nothing is written beside the sources.
+sys.dont_write_bytecode = True
+
 import engines
 import prepare
 import table

@@ -4,15 +4,13 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use openvino::{
-    CompiledModel, Core, DeviceType, Dimension, ElementType, InferRequest, PartialShape, PropertyKey,
-    RwPropertyKey, Shape,
+    CompiledModel, Core, DeviceType, Dimension, ElementType, InferRequest, PartialShape, RwPropertyKey, Shape,
 };
 use peers::{Caller, Data, Engine, Result, Task, Tensor};
 
 struct OpenVino {
     model: Mutex<CompiledModel>,
     outputs: usize,
-    capabilities: String,
     // Dropped last.
     _core: Mutex<Core>,
 }
@@ -63,14 +61,9 @@ impl Engine for OpenVino {
         let compiled = core.compile_model(&model, DeviceType::CPU)?;
         Ok(OpenVino {
             outputs: compiled.get_output_size()?,
-            capabilities: core.get_property(&DeviceType::CPU, &PropertyKey::DeviceCapabilities)?,
             model: Mutex::new(compiled),
             _core: Mutex::new(core),
         })
-    }
-
-    fn isa(&self) -> Option<String> {
-        Some(self.capabilities.clone())
     }
 
     fn caller<'e>(&'e self, inputs: &'e [Tensor]) -> Result<impl Caller + 'e> {
