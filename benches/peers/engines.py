@@ -1,4 +1,7 @@
-"""Engines, each in a process of its own that measures when it is told to."""
+"""Engines, each in a process of its own that measures when it is told to.
+
+The programs are those of rust/src/bin; rust/src/lib.rs says what they are told and what they answer.
+"""
 import json
 import os
 import subprocess

@@ -1,4 +1,7 @@
-"""What a measurement needs: the environment, the programs, models, inputs and plans, all below target/peers."""
+"""What a measurement needs: the environment, the programs, models, inputs and plans, all below target/peers.
+
+What is there already is kept, plans and inputs as long as their model and the compiler are the same.
+"""
 import functools
 import json
 import os

@@ -1,4 +1,7 @@
-"""Results as tables, and the floors they are held against."""
+"""Results as tables, and the floors they are held against.
+
+Results are what run.py gathers: an entry for each measurement, model, number of threads and instruction set.
+"""
 import statistics
 
 import prepare
