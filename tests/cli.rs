@@ -390,12 +390,107 @@ fn bench_measures_inferences_and_layers() {
     let rows = layers(&data("nonzero.onnx"), &[]);
     assert!(rows.as_array().unwrap().iter().any(|row| row["kernel"] == "NonZero"), "{rows}");
 
-    let error = bad(2, &[&"bench", &model, &"--duration", &"-1"]);
+    let error = bad(2, &[&"bench", &model, &"--duration=-1"]);
     assert!(error.contains("a number from 0 is wanted"), "{error}");
     let error = bad(1, &[&"bench", &model, &"--inputs", &folder]);
     assert!(error.contains("has no input_0.npy"), "{error}");
     let error = bad(1, &[&"bench", &model, &"--duration=0", &"--json", &folder]);
     assert!(error.contains("cannot write"), "{error}");
+}
+
+#[test]
+fn inspect_explains_every_layer() {
+    let text = good(&[&"inspect", &data("convnet.onnx"), &"--explain"]);
+    for part in [
+        "\nlayer ",
+        "depthwise by the cost model; estimates beside it: dense ×",
+        "a border for the windows that read it: 1 above, 1 left, 1 below, 1 right",
+        "  NCHW3c to NCHW16c  ",
+        "its inputs and outputs share memory: nothing is to do",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let text = good(&[&"inspect", &data("nonzero.onnx"), &"--explain", &"--json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let layers = json["layers"].as_array().unwrap();
+    let names: Vec<&str> = layers.iter().map(|layer| layer["operator"].as_str().unwrap()).collect();
+    assert_eq!(names, ["Relu", "NonZero"], "{text}");
+    assert_eq!((&layers[0]["kernels"][0], &layers[1]["kernels"][0]), (&"relu_f32".into(), &().into()));
+    assert!(layers[1]["reasons"][0].as_str().unwrap().starts_with("runs by itself: "), "{text}");
+    assert!(!good(&[&"inspect", &data("nonzero.onnx")]).contains("relu_f32"));
+}
+
+#[test]
+fn tuning_writes_tactics_that_commands_follow() {
+    let folder = folder("tactics");
+    let (file, model) = (folder.join("c.tactics"), data("convnet.onnx"));
+    let text = good(&[&"tune", &model, &"-o", &file, &"--threads", &"1", &"--duration", &"0.02"]);
+    for part in ["16 3x3 @20x18", "depthwise ", " µs, dense ", "\nlatency  ", "\nwritten     "] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let tactics = fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = tactics.lines().collect();
+    assert_eq!((lines[1], lines[4]), ("infer-tactics 1", "threads 1"));
+    assert!(lines[2].starts_with("model ") && lines[3].starts_with("isa "), "{tactics}");
+    assert!(lines[5].starts_with("layer \"Conv_2\" convolution \"16 3x3 @20x18\" "), "{tactics}");
+    let strict: [&dyn AsRef<std::ffi::OsStr>; 3] = [&"--strict", &"--tactics", &file];
+    let with = |command: &'static str, model: &Path, more: &[&dyn AsRef<std::ffi::OsStr>]| {
+        infer(&[&[&command as &dyn AsRef<_>, &model], &strict[..], more].concat())
+    };
+    assert_eq!(with("inspect", &model, &[]).status.code(), Some(0));
+
+    // Every way computes the same.
+    let results = ["depthwise", "dense"].map(|way| {
+        let text =
+            tactics.replace(" depthwise\n", " WAY\n").replace(" dense\n", " WAY\n").replace("WAY", way);
+        fs::write(&file, text).unwrap();
+        let out = folder.join(way);
+        let output = with("run", &model, &[&"--outputs", &out]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let explained = stdout(&with("inspect", &model, &[&"--explain"]));
+        assert!(explained.contains(&format!("{way} by the tactics; estimates beside it: ")), "{explained}");
+        let bytes = fs::read(out.join("output_0.npy")).unwrap();
+        let elements = bytes[bytes.len() - 4 * 2 * 40 * 36..].chunks_exact(4);
+        elements.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect::<Vec<f32>>()
+    });
+    for (a, b) in results[0].iter().zip(&results[1]) {
+        assert!((a - b).abs() <= 1e-4 * a.abs().max(1.0), "{a} {b}");
+    }
+
+    // What does not fit is noted, and an error where that is asked for.
+    fs::write(&file, tactics.replace("@20x18", "@20x19").replace("Conv_29", "Conv_99")).unwrap();
+    let text = good(&[&"inspect", &model, &"--tactics", &file]);
+    for part in [
+        "note        c.tactics: layer `Conv_2` computes 16 3x3 @20x18, not 16 3x3 @20x19: its tactic is not used\n",
+        "note        c.tactics: the model has no layer `Conv_99+Add_30` with a choice of convolution\n",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    for command in ["inspect", "run", "bench"] {
+        let output = with(command, &model, &[]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("the model has notes, and --strict is given:\n- c.tactics: layer"), "{error}");
+    }
+    // Another model.
+    fs::write(&file, &tactics).unwrap();
+    let text = good(&[&"inspect", &data("reshape.onnx"), &"--tactics", &file]);
+    assert!(text.contains("note        c.tactics was measured for another model (SHA-256 "), "{text}");
+
+    // No tactics at all.
+    fs::write(&file, tactics.replace("layer \"Conv_2\"", "layer Conv_2")).unwrap();
+    let error = bad(1, &[&"run", &model, &"--tactics", &file]);
+    assert!(error.contains("c.tactics:6: expected the layer's name in quotes, found `Conv_2 "), "{error}");
+    fs::write(&file, [0xff, 0xfe]).unwrap();
+    assert!(bad(1, &[&"run", &model, &"--tactics", &file]).contains("this is no text: byte 0 is no UTF-8"));
+    let error = bad(1, &[&"run", &model, &"--tactics", &folder.join("missing")]);
+    assert!(error.contains("there is no such file\n       help: `infer tune` writes one"), "{error}");
+
+    // A model without any choice.
+    let text = good(&[&"tune", &data("nonzero.onnx"), &"-o", &file]);
+    assert!(text.starts_with("no layer of this model can be computed in more than one way\n"), "{text}");
+    assert!(!fs::read_to_string(&file).unwrap().contains("layer \""));
+    assert!(bad(1, &[&"tune", &model, &"--duration=0", &"-o", &folder]).contains("cannot write"));
 }
 
 /// A suite: a case that passes on two sets of data, and three that fail.
@@ -490,7 +585,7 @@ fn failures_may_be_expected() {
 
 #[test]
 fn help_has_examples() {
-    for command in ["inspect", "run", "bench", "check", "conformance"] {
+    for command in ["inspect", "run", "bench", "tune", "check", "conformance"] {
         let help = good(&[&command, &"--help"]);
         assert!(help.contains(&format!("Examples:\n  infer {command} ")), "{help}");
     }

@@ -23,6 +23,8 @@ pub fn write(package: &Path) {
     }
     let whole = good().encode_to_vec();
     save("with space.onnx", &whole);
+    save("malformed.tactics", b"infer-tactics 1\nthreads many\n");
+    save("stale.tactics", b"infer-tactics 1\nlayer \"gone\" convolution \"16 3x3 @4x4\" depthwise\n");
     save("empty.onnx", &[]);
     save("truncated.onnx", &whole[..whole.len() / 2]);
     save("picture.onnx", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x01\0\0\0\x01\0\x08\x02\0\0\0");

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use super::*;
+use crate::decisions::Decisions;
 use crate::tensor_type::{DataType, TensorType};
 use crate::value::ValuePort;
 
@@ -53,6 +54,9 @@ impl Compiler {
         for path in &self.external {
             plan.extend(fs::read(path).unwrap());
         }
+        if let Some(tactics) = &options.tactics {
+            plan.extend(fs::read(tactics).unwrap());
+        }
         plan.extend(format!("{:?} {:?}", options.precision, options.dims).into_bytes());
         let port = ValuePort { name: "x".to_owned(), ty: TensorType::new(DataType::F32, [1]).into() };
         let summary = Summary {
@@ -69,8 +73,9 @@ impl Compiler {
             opset: 13,
             notes: Vec::new(),
         };
-        let sources = std::iter::once(options.model.clone()).chain(self.external.clone()).collect();
-        Ok(Compiled { plan, summary, sources, timings: Vec::new() })
+        let files = [Some(&options.model), options.tactics.as_ref()].into_iter().flatten().cloned();
+        let sources = files.chain(self.external.clone()).collect();
+        Ok(Compiled { plan, summary, sources, timings: Vec::new(), decisions: Decisions::default() })
     }
 
     fn plan(&self, cache: &Cache, options: &Options) -> Vec<u8> {
@@ -118,14 +123,24 @@ fn what_goes_in_decides() {
     assert!(compiler.plan(&cache, &options).starts_with(b"MODEL"));
     assert_eq!(compiler.runs.get(), 4);
 
+    // Tactics count, by their content.
+    let tactics = folder.write("x.tactics", b"one", long_ago());
+    let tuned = Options { tactics: Some(tactics), ..options.clone() };
+    let first = compiler.plan(&cache, &tuned);
+    assert_eq!(compiler.plan(&cache, &tuned), first);
+    assert_eq!(compiler.runs.get(), 5);
+    folder.write("x.tactics", b"two", SystemTime::now());
+    assert_ne!(compiler.plan(&cache, &tuned), first);
+    assert_eq!(compiler.runs.get(), 6);
+
     compiler.external = vec![folder.write("x.data", b"weights", long_ago())];
     options.model = folder.write("external.onnx", b"model with data", long_ago());
     let with_data = compiler.plan(&cache, &options);
     assert_eq!(compiler.plan(&cache, &options), with_data);
-    assert_eq!(compiler.runs.get(), 5);
+    assert_eq!(compiler.runs.get(), 7);
     folder.write("x.data", b"Weights", SystemTime::now());
     assert_ne!(compiler.plan(&cache, &options), with_data);
-    assert_eq!(compiler.runs.get(), 6);
+    assert_eq!(compiler.runs.get(), 8);
 }
 
 #[test]
