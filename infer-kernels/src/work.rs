@@ -75,6 +75,10 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
             let p: GroupNorm = read(params)?;
             passes(format!("{} in {} groups", extents(&[p.n, p.channels, p.inner]), p.groups))
         }
+        "group_norm_blocked_f32" => {
+            let p: crate::call::GroupNormBlocked = read(params)?;
+            passes(format!("{} in {} groups", extents(&[p.n, p.channels, p.h, p.w]), p.groups))
+        }
         "lrn_f32" => {
             let p: Lrn = read(params)?;
             passes(extents(&[p.n, p.channels, p.inner]))

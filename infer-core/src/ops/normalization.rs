@@ -6,12 +6,14 @@
 //! for it), and let its statistics have a type of their own with 15; LayerNormalization came with 17,
 //! GroupNormalization with 18, whose scale and bias are by channel, not by group, since 21.
 
-use infer_kernels::call::{GroupNorm, LayerNorm, Lrn as LrnParams};
+use infer_kernels::call::{
+    Activation, BLOCK, GroupNorm, GroupNormBlocked, LayerNorm, Lrn as LrnParams, View,
+};
 
 use super::element_type::{converted, expect_kernel, scalar, with_output};
 use super::elementwise_layout;
 use super::normalization_composed::{BatchStatistics, group, layer, local_response};
-use crate::calls::{LowerNode, Tensor};
+use crate::calls::{LowerNode, Span, Tensor, picture};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::ops::{
@@ -212,12 +214,19 @@ pub struct GroupNormalization {
     pub scale_by_group: bool,
     /// Added to the variance.
     pub epsilon: f32,
+    /// Applied to the result.
+    pub activation: Activation,
 }
 
 fn import_group(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     let epsilon = epsilon(node)?;
     if node.op_type == "InstanceNormalization" {
-        return Ok(Box::new(GroupNormalization { num_groups: None, scale_by_group: false, epsilon }));
+        return Ok(Box::new(GroupNormalization {
+            num_groups: None,
+            scale_by_group: false,
+            epsilon,
+            activation: Activation::NONE,
+        }));
     }
     let groups = node.attributes.int("num_groups")?;
     let groups = groups.ok_or_else(|| Reason::new("attribute `num_groups` is missing"))?;
@@ -231,6 +240,7 @@ fn import_group(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         num_groups: Some(num_groups),
         scale_by_group: node.opset < 21,
         epsilon,
+        activation: Activation::NONE,
     }))
 }
 
@@ -274,31 +284,74 @@ impl Operator for GroupNormalization {
 
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         let (input, output) = (node.input(0)?, node.output(0)?);
-        let channels = channels(&input.ty)?;
-        let groups = self.num_groups.unwrap_or(channels);
         let mut operands = vec![Some(converted(node, &input, DataType::F32)?.span)];
         for index in [1, 2] {
-            let param = node.input(index)?;
-            let mut param = converted(node, &param, DataType::F32)?;
-            if self.scale_by_group {
-                let wide = node.scratch_tensor(TensorType::new(DataType::F32, [channels]));
-                node.copy_strided(&param, &[1, 0], 0, &wide, &[groups, channels / groups])?;
-                param = wide;
-            }
-            operands.push(Some(param.span));
+            operands.push(Some(self.by_channel(node, index, channels(&input.ty)?)?));
         }
+        if let (Some(from), Some(to)) = (input.blocked, output.blocked) {
+            let call = self.blocked(&input.ty, from.view, to.view)?;
+            operands.push(Some(output.span));
+            node.call("group_norm_blocked_f32", &call, &operands);
+            return Ok(());
+        }
+        let channels = channels(&input.ty)?;
         let params = GroupNorm {
             n: input.ty.shape[0] as u64,
-            groups: groups as u64,
+            groups: self.num_groups.unwrap_or(channels) as u64,
             channels: channels as u64,
             inner: inner(&input.ty) as u64,
             epsilon: self.epsilon,
             reserved: 0,
+            activation: self.activation,
         };
         with_output(node, &output, DataType::F32, |node, out| {
             operands.push(Some(out.span));
             node.call("group_norm_f32", &params, &operands);
             Ok(())
+        })
+    }
+
+    fn blocking(&self, node: &NodeTypes<'_>) -> Blocking {
+        let picture = node.ty(0).is_ok_and(|x| x.dtype == DataType::F32 && x.rank() == 4);
+        let constant = node.constant(1).is_some() && node.constant(2).is_some();
+        let most = GroupNormBlocked::MOST_CHANNELS / BLOCK as u64;
+        let fits = || {
+            let call = self.blocked(node.ty(0)?, View::default(), View::default())?;
+            Ok::<bool, Reason>(call.cluster().is_some_and(|blocks| blocks <= most))
+        };
+        if picture && constant && fits().unwrap_or(false) { Blocking::Follows } else { Blocking::Never }
+    }
+}
+
+impl GroupNormalization {
+    /// Input `index`, scale or bias, with an element for each channel.
+    fn by_channel(&self, node: &mut LowerNode<'_>, index: usize, channels: usize) -> Result<Span, Reason> {
+        let param = node.input(index)?;
+        let param = converted(node, &param, DataType::F32)?;
+        if !self.scale_by_group {
+            return Ok(param.span);
+        }
+        let groups = self.num_groups.unwrap_or(channels);
+        let wide = node.scratch_tensor(TensorType::new(DataType::F32, [channels]));
+        node.copy_strided(&param, &[1, 0], 0, &wide, &[groups, channels / groups])?;
+        Ok(wide.span)
+    }
+
+    /// The call on blocked pictures of type `ty`.
+    fn blocked(&self, ty: &TensorType, input: View, output: View) -> Result<GroupNormBlocked, Reason> {
+        let channels = channels(ty)?;
+        let [n, _, h, w] = picture(ty);
+        Ok(GroupNormBlocked {
+            n: n as u64,
+            groups: self.num_groups.unwrap_or(channels) as u64,
+            channels: channels as u64,
+            h: h as u64,
+            w: w as u64,
+            input,
+            output,
+            epsilon: self.epsilon,
+            reserved: 0,
+            activation: self.activation,
         })
     }
 }

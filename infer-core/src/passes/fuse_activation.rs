@@ -1,4 +1,4 @@
-//! Moves an activation into the convolution or product before it.
+//! Moves an activation into the convolution, product or normalisation before it.
 //!
 //! Before: `t = Conv(x, w, b); y = Relu(t)`. After: `y = Conv(x, w, b) {relu}`.
 //!
@@ -10,10 +10,11 @@ use crate::graph::{Graph, Node};
 use crate::ops::clip::Clip;
 use crate::ops::conv::{Conv, ConvTranspose};
 use crate::ops::matmul::MatMul;
+use crate::ops::normalization::GroupNormalization;
 use crate::ops::unary::Unary;
 use crate::passes::{Uses, op_mut, remove_nodes};
 
-/// Moves activations into the convolutions and products before them.
+/// Moves activations into the convolutions, products and normalisations before them.
 pub fn fuse_activation(graph: &mut Graph) -> bool {
     let mut uses = Uses::of(graph);
     let mut removed = Vec::new();
@@ -51,6 +52,9 @@ fn activation_slot(node: &mut Node) -> Option<&mut Activation> {
     if node.op_as::<MatMul>().is_some_and(|product| product.residual_mode != residual::AFTER_ACTIVATION) {
         return op_mut::<MatMul>(node).map(|product| &mut product.activation);
     }
+    if node.op_as::<GroupNormalization>().is_some() {
+        return op_mut::<GroupNormalization>(node).map(|norm| &mut norm.activation);
+    }
     op_mut::<ConvTranspose>(node).map(|conv| &mut conv.activation)
 }
 
@@ -84,6 +88,21 @@ mod tests {
                 check_pass(fuse_activation, &text, &format!("y = {name}({inputs})"));
             }
         }
+    }
+
+    #[test]
+    fn normalisations_take_activations() {
+        check_pass(
+            fuse_activation,
+            "opset 21
+             input x 1,4,5,5
+             random s 4
+             random b 4
+             t = GroupNormalization(x, s, b) num_groups=2
+             y = Sigmoid(t)
+             output y",
+            "y = GroupNormalization(x, s, b)",
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod fuse_activation;
 pub mod fuse_bias;
 pub mod fuse_gate;
 pub mod fuse_gelu;
+pub mod fuse_group_norm;
 pub mod fuse_hard_swish;
 pub mod fuse_layer_norm;
 pub mod fuse_residual_add;
@@ -50,6 +51,7 @@ pub const SIMPLIFY: &[Pass] = passes![
     quantize_softmax,
     // Spelled-out functions are recognised before their factors and summands go into convolutions.
     fuse_layer_norm,
+    fuse_group_norm,
     fuse_gelu,
     fuse_hard_swish,
     // Before activations are fused into convolutions: a gate reads the convolution's own output too.

@@ -5,9 +5,9 @@
 //! rows, groups or columns. Rows and groups may be computed in place.
 
 use super::bounds::{product, split};
-use super::share;
 use super::softmax::{load, store};
 use super::vector::Vector;
+use super::{math, share};
 use crate::call::{BLOCK, GroupNorm, LayerNorm, Lrn};
 use crate::{Args, Call, Invalid, Kernel, Operand, RunError};
 
@@ -149,7 +149,7 @@ unsafe fn group_norm<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) ->
                 for at in (0..inner).step_by(BLOCK) {
                     let count = (inner - at).min(BLOCK);
                     let x = load::<V>(from.add(at), count) - centre;
-                    store(x.mul_add(factor, bias), to.add(at), count);
+                    store(math::activate(&params.activation, x.mul_add(factor, bias)), to.add(at), count);
                 }
             }
         }
@@ -162,6 +162,9 @@ fn validate_group_norm(call: &Call<'_>) -> Result<(), Invalid> {
     call.expect_operands(4)?;
     if params.groups == 0 || !params.channels.is_multiple_of(params.groups) {
         return Err(Invalid("channels are no multiple of the groups"));
+    }
+    if params.activation.kind().is_none() {
+        return Err(Invalid("an unknown activation"));
     }
     let elements = product(&[params.n, params.channels, params.inner]);
     call.expect_elements(0, elements, 4)?;
@@ -254,7 +257,7 @@ pub static LRN_F32: Kernel =
 
 #[cfg(all(test, feature = "reference"))]
 mod tests {
-    use crate::call::{GroupNorm, LayerNorm, Lrn};
+    use crate::call::{Activation, ActivationKind, GroupNorm, LayerNorm, Lrn};
     use crate::cpu::testing::{Random, attack, bytes, check_f32};
 
     /// For inputs of −1 ..= 1 that spread over it: the mean of `count` is wrong by a rounding each, the variance
@@ -301,6 +304,7 @@ mod tests {
                 inner: inner as u64,
                 epsilon: 1e-3,
                 reserved: 0,
+                activation: Activation::new(ActivationKind::Relu, 0.0, 0.0),
             };
             let count = channels / groups * inner;
             for (scale, bias) in [(&scale[..], &bias[..]), (&[], &[])] {
@@ -345,7 +349,8 @@ mod tests {
             x[25] = special;
             let layer = LayerNorm { outer: 3, inner: 20, epsilon: 1e-5, keep_mean: 0 };
             check_f32("layer_norm_f32", &layer, &[bytes(&x), &[], &[]], &[240], tolerance(20));
-            let group = GroupNorm { n: 1, groups: 3, channels: 6, inner: 10, epsilon: 1e-5, reserved: 0 };
+            let group =
+                GroupNorm { n: 1, groups: 3, channels: 6, inner: 10, epsilon: 1e-5, ..GroupNorm::default() };
             check_f32("group_norm_f32", &group, &[bytes(&x), &[], &[]], &[240], tolerance(20));
             let lrn =
                 Lrn { n: 1, channels: 6, inner: 10, size: 3, alpha: 1.0, beta: 0.75, bias: 1.0, reserved: 0 };
@@ -363,7 +368,8 @@ mod tests {
             &inputs,
             &[240],
         );
-        let group = GroupNorm { n: 2, groups: 3, channels: 6, inner: 5, epsilon: 0.1, reserved: 0 };
+        let group =
+            GroupNorm { n: 2, groups: 3, channels: 6, inner: 5, epsilon: 0.1, ..GroupNorm::default() };
         attack("group_norm_f32", &group, &inputs, &[240]);
         let lrn =
             Lrn { n: 2, channels: 6, inner: 5, size: 3, alpha: 1.0, beta: 0.75, bias: 1.0, reserved: 0 };

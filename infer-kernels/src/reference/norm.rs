@@ -1,7 +1,8 @@
 //! Softmax and the normalisations, in the order of their definitions.
 
 use super::Registered;
-use crate::call::{Axis, GroupNorm, LayerNorm, Lrn};
+use super::activation::activate;
+use crate::call::{Activation, Axis, BLOCK, GroupNorm, GroupNormBlocked, LayerNorm, Lrn, View};
 use crate::{Args, Operand, RunError, kernels};
 
 unsafe fn soft(args: &Args<'_>, log: bool) -> Result<(), RunError> {
@@ -48,6 +49,7 @@ unsafe fn normalise(
     base: usize,
     count: usize,
     (keep_mean, epsilon): (bool, f32),
+    activation: &Activation,
     channel: impl Fn(usize) -> usize,
 ) {
     let (input, output) = (args.operands[0].ptr::<f32>(), args.operands[3].ptr::<f32>());
@@ -60,7 +62,8 @@ unsafe fn normalise(
         unsafe {
             let (scale, bias) =
                 (optional(&args.operands[1], channel(i), 1.0), optional(&args.operands[2], channel(i), 0.0));
-            *output.add(base + i) = (x(i) - mean) / (variance + epsilon).sqrt() * scale + bias;
+            let y = (x(i) - mean) / (variance + epsilon).sqrt() * scale + bias;
+            *output.add(base + i) = activate(activation, y);
         }
     }
 }
@@ -70,7 +73,9 @@ unsafe fn layer_norm(args: &Args<'_>) -> Result<(), RunError> {
     let inner = p.inner as usize;
     for row in 0..if inner == 0 { 0 } else { p.outer as usize } {
         // SAFETY: the caller's promises are passed on.
-        unsafe { normalise(args, row * inner, inner, (p.keep_mean == 1, p.epsilon), |i| i) };
+        unsafe {
+            normalise(args, row * inner, inner, (p.keep_mean == 1, p.epsilon), &Activation::NONE, |i| i)
+        };
     }
     Ok(())
 }
@@ -85,7 +90,53 @@ unsafe fn group_norm(args: &Args<'_>) -> Result<(), RunError> {
     for group in 0..p.n as usize * groups {
         let channel = |i| group % groups * channels + i / inner;
         // SAFETY: the caller's promises are passed on.
-        unsafe { normalise(args, group * channels * inner, channels * inner, (false, p.epsilon), channel) };
+        unsafe {
+            normalise(
+                args,
+                group * channels * inner,
+                channels * inner,
+                (false, p.epsilon),
+                &p.activation,
+                channel,
+            )
+        };
+    }
+    Ok(())
+}
+
+unsafe fn group_norm_blocked(args: &Args<'_>) -> Result<(), RunError> {
+    let p = args.params::<GroupNormBlocked>();
+    let size = (p.channels / p.groups) as usize;
+    let [input, output] = [0, 3].map(|index| args.operands[index].ptr::<f32>());
+    let element = |view: &View, n: usize, channel: usize, pixel: usize| {
+        let (y, x) = (pixel / p.w as usize, pixel % p.w as usize);
+        view.offset as usize
+            + n * view.stride_n as usize
+            + channel / BLOCK * view.stride_c as usize
+            + y * view.stride_h as usize
+            + x * view.stride_w as usize
+            + channel % BLOCK
+    };
+    let pixels = (p.h * p.w) as usize;
+    for (n, group) in (0..p.n as usize).flat_map(|n| (0..p.groups as usize).map(move |group| (n, group))) {
+        let members = || {
+            (group * size..(group + 1) * size)
+                .flat_map(|channel| (0..pixels).map(move |pixel| (channel, pixel)))
+        };
+        // SAFETY: the call was validated.
+        let x = |(channel, pixel)| unsafe { *input.add(element(&p.input, n, channel, pixel)) };
+        let count = (size * pixels) as f32;
+        let mean = members().map(x).sum::<f32>() / count;
+        let variance = members().map(|at| (x(at) - mean) * (x(at) - mean)).sum::<f32>() / count;
+        for (channel, pixel) in members() {
+            // SAFETY: the call was validated.
+            unsafe {
+                let (scale, bias) =
+                    (optional(&args.operands[1], channel, 1.0), optional(&args.operands[2], channel, 0.0));
+                let y = (x((channel, pixel)) - mean) / (variance + p.epsilon).sqrt() * scale + bias;
+                *output.add(element(&p.output, n, channel, pixel)) = activate(&p.activation, y);
+            }
+        }
     }
     Ok(())
 }
@@ -123,5 +174,6 @@ pub(super) const REGISTRY: &[Registered] = &[
     Registered { kernel: &kernels::LOG_SOFTMAX_F32, reference: log_softmax },
     Registered { kernel: &kernels::LAYER_NORM_F32, reference: layer_norm },
     Registered { kernel: &kernels::GROUP_NORM_F32, reference: group_norm },
+    Registered { kernel: &kernels::GROUP_NORM_BLOCKED_F32, reference: group_norm_blocked },
     Registered { kernel: &kernels::LRN_F32, reference: lrn },
 ];
