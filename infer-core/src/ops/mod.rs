@@ -27,6 +27,7 @@ mod elements;
 pub mod elementwise_layout;
 pub mod expand;
 mod flex_attention;
+pub mod fused_attention;
 pub mod fused_contrib;
 pub mod gather;
 pub mod gather_scatter;

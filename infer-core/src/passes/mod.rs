@@ -10,6 +10,7 @@ pub mod fold_constants;
 pub mod fold_pad;
 pub mod fold_scale;
 pub mod fuse_activation;
+pub mod fuse_attention;
 pub mod fuse_bias;
 pub mod fuse_gate;
 pub mod fuse_gelu;
@@ -20,6 +21,7 @@ pub mod fuse_residual_add;
 pub mod pattern;
 pub mod quantize_softmax;
 pub mod simplify_movement;
+pub mod strided;
 
 #[cfg(test)]
 mod test_support;
@@ -47,6 +49,8 @@ pub const SIMPLIFY: &[Pass] = passes![
     eliminate_identities,
     eliminate_common_subexpressions,
     simplify_movement,
+    // Before factors go into products, where this would not look for them.
+    fuse_attention,
     fold_pad,
     quantize_softmax,
     // Spelled-out functions are recognised before their factors and summands go into convolutions.
