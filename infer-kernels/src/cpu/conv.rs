@@ -26,6 +26,12 @@ pub static CONV_F32: Kernel =
 pub static CONV_F16W: Kernel =
     Kernel { name: "conv_f16w", validate: |call| validate(call, 2), chunks, run: per_isa!(conv_f16w<_>) };
 
+/// Input that all pixels may span before a product is cut into parts of its sum.
+const PART_BYTES: usize = 512 * 1024;
+
+/// The fewest channels of such a part: sums that leave the registers must be worth it.
+const PART_CHANNELS: usize = 512;
+
 /// Input that one block of pixels may span, so that it stays in the second-level cache beside the weights.
 const BLOCK_BYTES: usize = 256 * 1024;
 
@@ -164,11 +170,33 @@ impl Pixels {
     }
 }
 
+/// Into how many parts the sum of every pixel is cut, so that the input of a part stays in the second-level cache
+/// while all panels of weights pass by: long sums without taps, whose results are whole vectors.
+fn sum_parts(p: &Conv, tiles: usize, tile_bytes: usize, units: usize) -> usize {
+    let whole = p.in_block == BLOCK as u64 && p.out_channels.is_multiple_of(BLOCK as u64);
+    let cut = whole && p.kernel_h == 1 && p.kernel_w == 1 && units > 1;
+    let wanted = tiles.saturating_mul(tile_bytes).div_ceil(PART_BYTES);
+    if cut { wanted.min(p.in_channels as usize / PART_CHANNELS).max(1) } else { 1 }
+}
+
+/// The channels of part `part` of `parts`: whole blocks, and such as one segment takes.
+fn channels_of_part(p: &Conv, part: usize, parts: usize) -> std::ops::Range<usize> {
+    let channels = p.in_channels as usize;
+    if parts == 1 {
+        return 0..channels;
+    }
+    let each = channels.div_ceil(parts).next_multiple_of(LONG);
+    (part * each).min(channels)..((part + 1) * each).min(channels)
+}
+
+/// Elements of a segment where channels are contiguous.
+const LONG: usize = 64;
+
 /// The segments of k: channel block, row tap, column tap, channel; taps or blocks merged where they are contiguous.
-fn nests(p: &Conv) -> ([Nest; 2], usize) {
-    const LONG: usize = 64;
+/// Of a product, those of the channels `range` alone.
+fn nests(p: &Conv, range: std::ops::Range<usize>) -> ([Nest; 2], usize) {
     let (kernel_h, kernel_w) = (p.kernel_h as usize, p.kernel_w as usize);
-    let (channels, block) = (p.in_channels as usize, p.in_block as usize);
+    let (channels, block) = (range.len(), p.in_block as usize);
     let between_blocks = p.input.stride_c as usize;
     if channels == 0 || kernel_h == 0 || kernel_w == 0 {
         return ([Nest::default(); 2], 0);
@@ -196,6 +224,9 @@ fn nests(p: &Conv) -> ([Nest; 2], usize) {
             rest = Nest { offset, counts: [1, kernel_h, kernel_w], strides, length: tail };
         }
     }
+    let before = (range.start / block).wrapping_mul(between_blocks);
+    whole.offset = whole.offset.wrapping_add(before);
+    rest.offset = rest.offset.wrapping_add(before);
     match (whole.counts[0] > 0, rest.length > 0) {
         (true, true) => ([whole, rest], 2),
         (true, false) => ([whole, rest], 1),
@@ -259,8 +290,6 @@ unsafe fn conv<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize
     let wide = pixels.panels::<V>(panels);
     let units_per_group = panels.div_ceil(wide);
     let units = groups * units_per_group;
-    let (nests, nest_count) = nests(p);
-    let nests = &nests[..nest_count];
     let taps = p.kernel_h as usize * p.kernel_w as usize;
     let k = p.in_channels as usize * taps;
     let unit_weights = k * BLOCK * wide;
@@ -282,7 +311,13 @@ unsafe fn conv<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize
     let (low, high) = clamp.unwrap_or(Clamp::NONE).bounds();
     let [in_steps, out_steps, res_steps] = pixels.steps;
     let in_blocks = (p.in_channels as usize).div_ceil(p.in_block as usize);
-    let block_tiles = (BLOCK_BYTES / tile_bytes).max(8);
+    let sum_parts = sum_parts(p, my_tiles.len(), tile_bytes, my_units.len());
+    let block_tiles = match sum_parts {
+        1 => (BLOCK_BYTES / tile_bytes).max(8),
+        parts => (PART_BYTES * parts / tile_bytes).max(8),
+    };
+    // As even as tiles allow.
+    let block_tiles = my_tiles.len().div_ceil(my_tiles.len().div_ceil(block_tiles).max(1)).max(1);
     let mut scratch = [0.0_f32; MAX_VECTORS * BLOCK];
     let mut start = [0.0_f32; MAX_PANELS * BLOCK];
     let mut first = my_tiles.start;
@@ -297,7 +332,13 @@ unsafe fn conv<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize
         }
         // The weights' batch; where images were merged or share their weights, the first.
         let batch = if pixels.n > 1 { image * p.weights_stride_n as usize } else { 0 };
-        for unit in my_units.clone() {
+        for (part, unit) in (0..sum_parts).flat_map(|part| my_units.clone().map(move |unit| (part, unit))) {
+            let range = channels_of_part(p, part, sum_parts);
+            let k_before = if sum_parts == 1 { 0 } else { range.start * BLOCK };
+            let part_k = range.len() * taps;
+            let (first_part, last_part) = (part == 0, part + 1 == sum_parts);
+            let (nests, nest_count) = nests(p, range);
+            let nests = &nests[..nest_count];
             let (group, panel_of_group) = (unit / units_per_group, unit % units_per_group * wide);
             let mut done = 0;
             let in_unit = wide.min(panels - panel_of_group);
@@ -313,17 +354,19 @@ unsafe fn conv<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize
                     load_start(
                         &mut start,
                         bias.ptr(),
-                        bias.bytes > 0,
+                        bias.bytes > 0 && first_part,
                         group * out_channels + panel * BLOCK,
                         lanes,
                     )
                 };
                 let direct = clamp.is_some() && lanes == count * BLOCK;
+                // Parts of a sum wait in the output for the next.
+                let stored = direct || !last_part;
                 let tiles = last - first;
-                let next = batch + (block + count) * k * BLOCK;
+                let next = batch + (block + count) * k * BLOCK + k_before;
                 let rate = 8_usize.div_ceil(tiles);
                 // The weights of the tile after this in k steps of the first tiles.
-                let ahead_bytes = k / 4 * rate * 64;
+                let ahead_bytes = part_k / 4 * rate * 64;
                 let more =
                     block + count < groups * panels && (unit + 1 < my_units.end || done + count < in_unit);
                 let mut instance: Option<(usize, usize, TileFn<W>)> = None;
@@ -361,7 +404,7 @@ unsafe fn conv<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize
                         a_pitch: in_steps.w,
                         a_row: in_steps.h,
                         nests,
-                        b: weights.ptr::<W>().wrapping_add(batch + block * k * BLOCK),
+                        b: weights.ptr::<W>().wrapping_add(batch + block * k * BLOCK + k_before),
                         b_panel: k * BLOCK,
                         start: &start,
                         out: output.wrapping_add(out_at),
@@ -377,9 +420,16 @@ unsafe fn conv<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize
                         ahead,
                         ahead_rate: rate,
                     };
-                    if direct {
-                        if p.residual_mode == residual::BEFORE_ACTIVATION {
-                            call.residual = added.wrapping_add(residual_at);
+                    if !first_part {
+                        call.residual = call.out;
+                        (call.residual_pitch, call.residual_row) = (out_steps.w, out_steps.h);
+                        call.residual_panel = p.output.stride_c as usize;
+                    } else if direct && p.residual_mode == residual::BEFORE_ACTIVATION {
+                        call.residual = added.wrapping_add(residual_at);
+                    }
+                    if stored {
+                        if !last_part {
+                            (call.low, call.high) = Clamp::NONE.bounds();
                         }
                         // SAFETY: validation bounded what the tile reads and writes, all lanes of whole blocks;
                         // `V` is the instruction set of the caller.

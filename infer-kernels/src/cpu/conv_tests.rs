@@ -182,6 +182,20 @@ fn matrix_products() {
 }
 
 #[test]
+fn long_sums_are_added_up_in_parts() {
+    for mode in [residual::NONE, residual::BEFORE_ACTIVATION, residual::AFTER_ACTIVATION] {
+        for kind in [ActivationKind::None, ActivationKind::Relu, ActivationKind::Gelu] {
+            let mut rows = Case::matrix(160, 1040, 64);
+            rows.p.residual_mode = mode;
+            rows.p.activation = Activation::new(kind, 0.0, 0.0);
+            rows.check("conv_f32");
+        }
+        let p = Conv { in_channels: 1100, out_channels: 96, out_w: 150, residual_mode: mode, ..plain() };
+        Case::blocked(p, 0).both();
+    }
+}
+
+#[test]
 fn weights_of_their_own_for_each_image() {
     for m in [1, 3, 20] {
         let mut case = Case::matrix(m, 24, 40);
