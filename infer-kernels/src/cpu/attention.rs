@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Both products are tiles of `gemm_tile.rs`. Up to [`Attention::KEY_BLOCK`] keys are one block, so that nothing is
-//! scaled. Chunks share the blocks of rows of all heads; a chunk that begins amid a head packs its keys again.
+//! scaled. Chunks share the heads, or where those are fewer their blocks of rows; a chunk that begins amid a head packs its
+//! keys again.
 
 use crate::call::{Attention, BLOCK, HeadView, LEAD};
 use crate::cpu::attention_pack as pack;
@@ -245,7 +246,13 @@ unsafe fn attention<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -> R
     // SAFETY: validation found at least one slot, and no other chunk has this one.
     let slot = unsafe { Slot::new(args, p, &e, chunk) };
     let heads: usize = p.lead.iter().product::<u64>() as usize;
-    let mine = share(heads * e.row_blocks, chunk, chunks);
+    // Whole heads where there are enough, so that none is packed twice.
+    let mine = if heads >= chunks {
+        let heads = share(heads, chunk, chunks);
+        heads.start * e.row_blocks..heads.end * e.row_blocks
+    } else {
+        share(heads * e.row_blocks, chunk, chunks)
+    };
     let mut packed = None;
     let mut unit = mine.start;
     while unit < mine.end {
