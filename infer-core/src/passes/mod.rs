@@ -17,6 +17,7 @@ pub mod fuse_gelu;
 pub mod fuse_group_norm;
 pub mod fuse_hard_swish;
 pub mod fuse_layer_norm;
+pub mod fuse_projections;
 pub mod fuse_residual_add;
 pub mod pattern;
 pub mod quantize_softmax;
@@ -67,6 +68,8 @@ pub const SIMPLIFY: &[Pass] = passes![
     fuse_activation,
     // After activations: a residual is added before an activation or after one, and the convolution must know.
     fuse_residual_add,
+    // After biases and factors went into the products, which must be alike.
+    fuse_projections,
 ];
 
 /// What prepares lowering, once.
