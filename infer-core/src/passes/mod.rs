@@ -19,6 +19,7 @@ pub mod fuse_hard_swish;
 pub mod fuse_layer_norm;
 pub mod fuse_projections;
 pub mod fuse_residual_add;
+pub mod move_reshape;
 pub mod pattern;
 pub mod quantize_softmax;
 pub mod simplify_movement;
@@ -50,6 +51,8 @@ pub const SIMPLIFY: &[Pass] = passes![
     eliminate_identities,
     eliminate_common_subexpressions,
     simplify_movement,
+    // After simplify_movement has made one view of several.
+    move_reshape,
     // Before factors go into products, where this would not look for them.
     fuse_attention,
     fold_pad,
