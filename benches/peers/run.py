@@ -41,6 +41,7 @@ def arguments():
     parser.add_argument("--busy", type=int, default=1, help="processes beside in `busy`; default: 1")
     parser.add_argument("--callers", type=int, default=8, help="threads that call in `callers`; default: 8")
     parser.add_argument("--results", type=pathlib.Path, default=prepare.TARGET / "results.json")
+    parser.add_argument("--no-build", action="store_true", help="measure with the programs as `prepare` built them")
     parser.add_argument("--check", action="store_true", help="fail if a lower quartile lies below its floor")
     chosen = parser.parse_args()
     unknown = set(chosen.actions) - set(ACTIONS)
@@ -189,7 +190,8 @@ def main():
     results = prepare.load_results(chosen.results)
     measures = [action for action in chosen.actions if action != "write"]
     if measures:
-        prepare.build(chosen.engines)
+        if not chosen.no_build:
+            prepare.build(chosen.engines)
         files = prepare.models(chosen.models or list(prepare.MODELS), chosen.models_dir)
         for name, model in files.items():
             prepare.inputs(name, model)

@@ -178,7 +178,16 @@ fn latencies(caller: &mut impl Caller, span: Duration) -> Result<Value> {
 fn throughput<E: Engine>(engine: &E, inputs: &[Tensor], threads: usize, span: Duration) -> Result<Value> {
     let barrier = Barrier::new(threads);
     let work = || -> Result<(usize, Duration)> {
-        let caller = engine.caller(inputs).and_then(|mut caller| caller.call().map(|()| caller));
+        let warm = || {
+            let mut caller = engine.caller(inputs)?;
+            let begin = Instant::now();
+            while begin.elapsed() < WARM_UP {
+                caller.call()?;
+            }
+            Ok(caller)
+        };
+        let caller: Result<_> = warm();
+        // Before anything is returned: the others wait for this thread.
         barrier.wait();
         let mut caller = caller?;
         let begin = Instant::now();
