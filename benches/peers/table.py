@@ -198,9 +198,10 @@ def write(results, path):
 
 def misses(results):
     """What lies below its floor."""
-    for entry in order(results.get("speed", {})):
-        if entry.get("isa"):
-            continue
+    entries = [entry for entry in order(results.get("speed", {})) if not entry.get("isa")]
+    measured = {entry["model"] for entry in entries if OURS in entry["rounds"]}
+    yield from (f"{name}: not measured" for name in prepare.MODELS if name not in measured)
+    for entry in entries:
         for peer in PEERS:
             floor = FLOORS[entry["model"]].get(peer, OTHER_FLOOR)
             found = ratios(entry, peer)
