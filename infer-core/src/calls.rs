@@ -38,6 +38,8 @@ pub enum BufferKind {
     Constant(Bytes),
     /// The arena, at an offset that the schedule decides.
     Arena,
+    /// What a call of [`Calls::prepare`] writes.
+    Prepared,
 }
 
 /// A range of a buffer.
@@ -75,6 +77,8 @@ pub struct Calls {
     pub calls: Vec<KernelCall>,
     /// How layers are to be computed, and what was decided for each.
     pub decisions: Decisions,
+    /// Calls that run once, before all others, from constants into prepared buffers.
+    pub prepare: Vec<KernelCall>,
     constants: HashMap<u64, Vec<BufferId>>,
 }
 
@@ -106,6 +110,24 @@ impl Calls {
         let id = self.add_buffer(BufferKind::Constant(data), bytes);
         self.constants.entry(key).or_default().push(id);
         id
+    }
+
+    /// What `call`, whose operands are `inputs` and then `bytes` bytes that it writes, prepares from constants. Of
+    /// equal calls there is one.
+    pub fn add_prepared(&mut self, call: KernelCall, bytes: u64) -> Span {
+        let known = self.prepare.iter().find(|known| {
+            known.kernel == call.kernel
+                && known.params == call.params
+                && known.operands.split_last().is_some_and(|(_, inputs)| *inputs == call.operands)
+        });
+        if let Some(Some(Some(span))) = known.map(|known| known.operands.last()) {
+            return *span;
+        }
+        let buffer = self.add_buffer(BufferKind::Prepared, bytes);
+        let span = self.whole(buffer);
+        let operands = call.operands.iter().copied().chain([Some(span)]).collect();
+        self.prepare.push(KernelCall { operands, outputs: 1, ..call });
+        span
     }
 
     /// The whole of a buffer.
@@ -150,6 +172,9 @@ pub struct LowerNode<'a> {
     pub outputs: Vec<Option<Tensor>>,
     /// Whether large weights are stored as f16.
     pub half_weights: bool,
+    /// The tiles of Winograd's convolution that this node is to use; `None` for direct convolution, and wherever
+    /// nothing is prepared.
+    pub winograd: Option<u64>,
 }
 
 impl<'a> LowerNode<'a> {
@@ -208,6 +233,24 @@ impl<'a> LowerNode<'a> {
     pub fn data<T: NoUninit>(&mut self, values: &[T]) -> Span {
         let id = self.calls.add_constant(Bytes::copy_from_slice(bytemuck::cast_slice(values)));
         self.calls.whole(id)
+    }
+
+    /// What `kernel` makes of constants when the plan is opened: `bytes` bytes, its only output.
+    pub fn prepare<P: Pod>(
+        &mut self,
+        kernel: impl Into<String>,
+        params: &P,
+        inputs: &[Option<Span>],
+        bytes: u64,
+    ) -> Span {
+        let call = KernelCall {
+            kernel: kernel.into(),
+            params: bytemuck::bytes_of(params).to_vec(),
+            operands: inputs.to_vec(),
+            outputs: 0,
+            node: self.name.to_owned(),
+        };
+        self.calls.add_prepared(call, bytes)
     }
 
     /// Memory of the arena that lives from the first to the last call of this node that names it.

@@ -256,6 +256,7 @@ pub fn evaluate(
         constants: inputs.to_vec(),
         outputs: output_tensors.clone(),
         half_weights: false,
+        winograd: None,
     })?;
 
     let mut memory = Memory::of(&calls).map_err(Reason::new)?;

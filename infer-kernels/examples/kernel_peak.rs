@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use infer_kernels::call::{Activation, ActivationKind, Conv, View};
+use infer_kernels::call::{Activation, ActivationKind, Conv, View, Winograd, WinogradWeights};
 use infer_kernels::{Args, Isa, Kernel, Operand, kernels, threads};
 
 /// Multiplications and additions in a second that a loop without memory reaches on one thread.
@@ -54,10 +54,40 @@ fn peak(isa: Isa) -> f64 {
     }
 }
 
-/// The best of alternating measurements of the call and of the peak, as a share.
+/// [`measure_call`] of a convolution or product.
 fn measure(name: &str, kernel: &Kernel, isa: Isa, threads: usize, p: &Conv, lens: [usize; 3]) {
+    measure_call(name, kernel, isa, threads, p, bytemuck::bytes_of(p), &[lens[0], lens[1], 0, 0, lens[2]]);
+}
+
+/// [`measure_call`] of a 3×3 convolution by Winograd's tiles of `tile`, and of the preparation of its weights.
+fn measure_winograd(name: &str, isa: Isa, threads: usize, p: &Conv, lens: [usize; 3], tiles: [u64; 2]) {
+    let [tile, block_tiles] = tiles;
+    let w = Winograd { conv: *p, tile, block_tiles, block_pairs: 1 };
+    let weights =
+        WinogradWeights { groups: p.groups, in_channels: p.in_channels, out_channels: p.out_channels, tile };
+    let prepared = weights.elements().expect("a size") as usize;
+    let slots = 2 * threads * w.slot().expect("a size") as usize;
+    let name = format!("{name} F({tile},3)");
+    let params = bytemuck::bytes_of(&w);
+    let operands = [lens[0], prepared, 0, 0, lens[2], slots];
+    measure_call(&name, &kernels::WINOGRAD_F32, isa, threads, p, params, &operands);
+    let params = bytemuck::bytes_of(&weights);
+    let kernel = &kernels::WINOGRAD_WEIGHTS_F32;
+    measure_call("  preparing its weights", kernel, isa, threads, p, params, &[lens[1], prepared]);
+}
+
+/// The best of alternating measurements of the call and of the peak, as a share of what `p` nominally takes.
+fn measure_call(
+    name: &str,
+    kernel: &Kernel,
+    isa: Isa,
+    threads: usize,
+    p: &Conv,
+    params: &[u8],
+    lens: &[usize],
+) {
     let mut memory: Vec<Vec<f32>> = Vec::new();
-    for len in [lens[0], lens[1], 0, 0, lens[2]] {
+    for &len in lens {
         memory.push((0..len + 16).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect());
     }
     let operands: Vec<Operand> = memory
@@ -69,7 +99,6 @@ fn measure(name: &str, kernel: &Kernel, isa: Isa, threads: usize, p: &Conv, lens
         })
         .collect();
     let sizes: Vec<u64> = operands.iter().map(|o| o.bytes as u64).collect();
-    let params = bytemuck::bytes_of(p);
     (kernel.validate)(&infer_kernels::Call { params, operand_bytes: &sizes }).expect("a valid call");
     let args = Args { params, operands: &operands };
     let run = kernel.run.get(isa);
@@ -182,6 +211,16 @@ fn main() {
         ("gemm 128x768x3072 blocked", matrix(128, 768, 3072, true)),
         ("gemm 1x2048x1024", matrix(1, 2048, 1024, false)),
     ];
+    let winograd = [
+        ("3x3 64 @56", picture(false, [64, 64], 3, 56, 1), 4, 56),
+        ("3x3 128-256 @52", picture(false, [128, 256], 3, 52, 1), 4, 28),
+        ("3x3 128 @28", picture(false, [128, 128], 3, 28, 1), 4, 28),
+        ("3x3 256-512 @26", picture(false, [256, 512], 3, 26, 1), 4, 14),
+        ("3x3 256 @14", picture(false, [256, 256], 3, 14, 1), 4, 14),
+        ("3x3 256 @14", picture(false, [256, 256], 3, 14, 1), 2, 28),
+        ("3x3 512-1024 @13", picture(false, [512, 1024], 3, 13, 1), 4, 14),
+        ("3x3 512 @7", picture(false, [512, 512], 3, 7, 1), 2, 14),
+    ];
     let depthwise = [
         ("depthwise 3x3 32 @112", picture(true, [32, 32], 3, 112, 1)),
         ("depthwise 3x3/2 96 @56", picture(true, [96, 96], 3, 56, 2)),
@@ -194,6 +233,9 @@ fn main() {
     for isa in Isa::ALL.iter().rev().copied().filter(|isa| isa.is_available()) {
         for (name, (p, lens)) in &conv {
             measure(name, &kernels::CONV_F32, isa, threads, p, *lens);
+        }
+        for (name, (p, lens), tile, block_tiles) in &winograd {
+            measure_winograd(name, isa, threads, p, *lens, [*tile, *block_tiles]);
         }
         for (name, (p, lens)) in &depthwise {
             measure(name, &kernels::DEPTHWISE_F32, isa, threads, p, *lens);

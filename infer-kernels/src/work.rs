@@ -4,7 +4,7 @@ use bytemuck::Pod;
 
 use crate::call::{
     Axis, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm, Lrn, PackB, Pool, PoolNd,
-    Recurrent, Reduce, Reorder, Resize,
+    Recurrent, Reduce, Reorder, Resize, Winograd,
 };
 
 /// A call in numbers.
@@ -36,6 +36,7 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
     let passes = |shape: String| Some((shape, Vec::new()));
     match kernel {
         "conv_f32" | "conv_f16w" => conv(&read(params)?),
+        "winograd_f32" => conv(&read::<Winograd>(params)?.conv),
         "depthwise_f32" | "depthwise_f16w" => depthwise(&read(params)?),
         "conv_nd_f32" | "conv_transpose_nd_f32" => conv_nd(&read(params)?, kernel == "conv_transpose_nd_f32"),
         "pack_b_f32" => {

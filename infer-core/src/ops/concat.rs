@@ -127,6 +127,7 @@ mod tests {
             constants: vec![None; 3],
             outputs: vec![Some(blocked(whole, 37, 0))],
             half_weights: false,
+            winograd: None,
         };
         Concat { axis: 1 }.lower(&mut node).unwrap();
         let [call] = calls.calls.as_slice() else { panic!("{:?}", calls.calls) };

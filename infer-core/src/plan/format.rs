@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 pub(super) const MAGIC: [u8; 8] = *b"INFRPLAN";
 
 /// The version of the format that this crate writes, and the only one it reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a plan's first byte, its weights, every constant in them and the arena are aligned to, in bytes.
 pub const ALIGNMENT: usize = 64;
@@ -16,7 +16,8 @@ pub const ALIGNMENT: usize = 64;
 /// Where tables and the parameters of each step begin: at multiples of this.
 pub(super) const TABLE_ALIGNMENT: u64 = 8;
 
-/// The largest arena that a plan may ask for: above what any model needs, below where sums overflow.
+/// The largest arena that a plan may ask for, and the most that it may prepare: above what any model needs, below
+/// where sums overflow.
 pub(super) const MAX_ARENA_BYTES: u64 = 1 << 40;
 
 /// The most dimensions of a port.
@@ -93,8 +94,8 @@ pub(super) struct Header {
     pub outputs: u32,
     /// In the order of [`SectionId::ALL`].
     pub sections: [Section; 8],
-    /// Zero.
-    pub reserved: u64,
+    /// The size of what is prepared, a multiple of [`ALIGNMENT`].
+    pub prepared_bytes: u64,
 }
 
 /// Where [`Header::checksum`] lies.
@@ -142,11 +143,15 @@ pub(super) struct KernelRecord {
 /// kept for steps with shapes of the run time.
 pub(super) const STEP_STATIC: u32 = 0;
 
+/// [`StepRecord::kind`] of a call that runs once, when the plan is opened, from weights into prepared memory. They come
+/// before all others.
+pub(super) const STEP_PREPARE: u32 = 1;
+
 /// A kernel call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 pub(super) struct StepRecord {
-    /// [`STEP_STATIC`]
+    /// [`STEP_STATIC`] or [`STEP_PREPARE`]
     pub kind: u32,
     /// The position of its kernel.
     pub kernel: u32,
@@ -171,6 +176,7 @@ pub(super) mod location {
     pub const WEIGHTS: u32 = 2;
     pub const INPUT: u32 = 3;
     pub const OUTPUT: u32 = 4;
+    pub const PREPARED: u32 = 5;
 }
 
 /// An operand of a step.

@@ -47,6 +47,8 @@ pub enum Location {
     Arena,
     /// The plan's weights.
     Weights,
+    /// What was prepared from the weights when the plan was opened.
+    Prepared,
     /// The input at this position, as the caller hands it in.
     Input(usize),
     /// The output at this position, as the caller hands it in.

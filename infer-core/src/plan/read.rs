@@ -1,7 +1,7 @@
 //! Reads plans where they lie.
 //!
 //! Everything is validated once, by [`PlanView::read`], in this order: alignment, magic, version, length, checksum,
-//! where the sections lie, the size of the arena, strings, ports, kernels, steps, operands. Afterwards every accessor is total.
+//! where the sections lie, the sizes of memory, strings, ports, kernels, steps, operands. Afterwards every accessor is total.
 //! No bytes whatever make it panic.
 
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -10,8 +10,8 @@ use bytemuck::AnyBitPattern;
 
 use super::format::{
     ALIGNMENT, CHECKSUM_OFFSET, Header, InfoRecord, KernelRecord, MAGIC, MAX_ARENA_BYTES, MAX_PORT_RANK,
-    OperandRecord, PortRecord, STEP_STATIC, Section, SectionId, StepRecord, TABLE_ALIGNMENT, Text, VERSION,
-    checksum, location,
+    OperandRecord, PortRecord, STEP_PREPARE, STEP_STATIC, Section, SectionId, StepRecord, TABLE_ALIGNMENT,
+    Text, VERSION, checksum, location,
 };
 use super::{Location, ModelInfo, Operand, Port};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,12 +24,14 @@ pub struct PlanView<'a> {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     kernels: Vec<&'a str>,
+    prepare: &'a [StepRecord],
     steps: &'a [StepRecord],
     operands: &'a [OperandRecord],
     params: &'a [u8],
     strings: &'a str,
     weights: &'a [u8],
     arena_bytes: usize,
+    prepared_bytes: usize,
 }
 
 /// A kernel call of a plan.
@@ -60,6 +62,7 @@ fn operand(record: &OperandRecord) -> Operand {
         location::WEIGHTS => Location::Weights,
         location::INPUT => Location::Input(record.port as usize),
         location::OUTPUT => Location::Output(record.port as usize),
+        location::PREPARED => Location::Prepared,
         _ => Location::Absent,
     };
     Operand { location, offset_bytes: record.offset as usize, bytes: record.bytes as usize }
@@ -131,11 +134,10 @@ impl<'a> PlanView<'a> {
         }
 
         let sections = Sections::locate(header, tables)?;
-        let arena_bytes = usize::try_from(header.arena_bytes)
-            .ok()
-            .filter(|&bytes| isize::try_from(bytes).is_ok() && bytes as u64 <= MAX_ARENA_BYTES)
-            .filter(|bytes| bytes % ALIGNMENT == 0)
+        let arena_bytes = memory_size(header.arena_bytes)
             .ok_or_else(|| damaged(format!("it asks for an arena of {} bytes", header.arena_bytes)))?;
+        let prepared_bytes = memory_size(header.prepared_bytes)
+            .ok_or_else(|| damaged(format!("it prepares {} bytes", header.prepared_bytes)))?;
 
         let strings = str::from_utf8(sections.bytes(SectionId::Strings))
             .map_err(|error| damaged(format!("its names are no UTF-8 from byte {}", error.valid_up_to())))?;
@@ -146,17 +148,22 @@ impl<'a> PlanView<'a> {
         };
         let info = ModelInfo { sha256: info.sha256, opset: info.opset, flops: info.flops };
 
+        let steps: &[StepRecord] = sections.records(SectionId::Steps)?;
+        let (prepare, steps) =
+            steps.split_at(steps.iter().take_while(|step| step.kind == STEP_PREPARE).count());
         let view = PlanView {
             info,
             inputs,
             outputs,
             kernels,
-            steps: sections.records(SectionId::Steps)?,
+            prepare,
+            steps,
             operands: sections.records(SectionId::Operands)?,
             params: sections.bytes(SectionId::Params),
             strings,
             weights: &[],
             arena_bytes,
+            prepared_bytes,
         };
         view.check_steps()?;
         view.check_operands(total_bytes - header.tables_bytes)?;
@@ -164,9 +171,10 @@ impl<'a> PlanView<'a> {
     }
 
     fn check_steps(&self) -> Result<()> {
-        for (index, step) in self.steps.iter().enumerate() {
+        for (index, step) in self.prepare.iter().chain(self.steps).enumerate() {
             let wrong = |what: String| damaged(format!("step {index} {what}"));
-            if step.kind != STEP_STATIC {
+            let prepares = index < self.prepare.len();
+            if !prepares && step.kind != STEP_STATIC {
                 return Err(wrong(format!("is of kind {}, which this version does not know", step.kind)));
             }
             if step.kernel as usize >= self.kernels.len() {
@@ -192,12 +200,20 @@ impl<'a> PlanView<'a> {
                 )));
             };
             let inputs = operands.len().checked_sub(step.outputs as usize).filter(|_| step.outputs > 0);
-            let Some(written) = inputs.and_then(|inputs| operands.get(inputs..)) else {
+            let Some((read, written)) = inputs.and_then(|inputs| operands.split_at_checked(inputs)) else {
                 return Err(wrong(format!("writes {} of its {} operands", step.outputs, step.operand_count)));
             };
-            if let Some(read_only) =
-                written.iter().find(|operand| matches!(operand.location, location::WEIGHTS | location::INPUT))
-            {
+            let readable = |operand: &&OperandRecord| {
+                !prepares || matches!(operand.location, location::ABSENT | location::WEIGHTS)
+            };
+            let writable = |operand: &&OperandRecord| match operand.location {
+                location::WEIGHTS | location::INPUT => false,
+                location => (location == location::PREPARED) == prepares,
+            };
+            if let Some(foreign) = read.iter().find(|operand| !readable(operand)) {
+                return Err(wrong(format!("prepares from what is no weight: {foreign:?}")));
+            }
+            if let Some(read_only) = written.iter().find(|operand| !writable(operand)) {
                 return Err(wrong(format!("writes to read-only memory: {read_only:?}")));
             }
         }
@@ -210,6 +226,7 @@ impl<'a> PlanView<'a> {
                 location::ABSENT => Some(0),
                 location::ARENA => Some(self.arena_bytes as u64),
                 location::WEIGHTS => Some(weight_bytes),
+                location::PREPARED => Some(self.prepared_bytes as u64),
                 location::INPUT => self.inputs.get(operand.port as usize).map(|port| port.ty.bytes() as u64),
                 location::OUTPUT => {
                     self.outputs.get(operand.port as usize).map(|port| port.ty.bytes() as u64)
@@ -265,13 +282,22 @@ impl<'a> PlanView<'a> {
 
     /// The kernel calls, in order.
     pub fn steps(&self) -> impl ExactSizeIterator<Item = Step<'a>> + use<'_, 'a> {
-        self.steps.iter().map(|step| Step {
+        self.steps.iter().map(|step| self.step(step))
+    }
+
+    /// The kernel calls that run once, when the plan is opened, in order: they read weights and write prepared memory.
+    pub fn prepare_steps(&self) -> impl ExactSizeIterator<Item = Step<'a>> + use<'_, 'a> {
+        self.prepare.iter().map(|step| self.step(step))
+    }
+
+    fn step(&self, step: &StepRecord) -> Step<'a> {
+        Step {
             kernel: step.kernel as usize,
             node: text(self.strings, step.node).unwrap_or_default(),
             params: self.params_of(step).unwrap_or_default(),
             outputs: step.outputs as usize,
             operands: self.operands_of(step).unwrap_or_default(),
-        })
+        }
     }
 
     /// The weights, aligned to 64 bytes.
@@ -283,16 +309,27 @@ impl<'a> PlanView<'a> {
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes
     }
+
+    /// The size of what is prepared, a multiple of 64.
+    pub fn prepared_bytes(&self) -> usize {
+        self.prepared_bytes
+    }
+}
+
+/// A size of memory that a system may grant, a multiple of [`ALIGNMENT`].
+fn memory_size(bytes: u64) -> Option<usize> {
+    let size = usize::try_from(bytes).ok()?;
+    (isize::try_from(size).is_ok() && bytes <= MAX_ARENA_BYTES && size.is_multiple_of(ALIGNMENT))
+        .then_some(size)
 }
 
 /// Checks the sizes in the header; returns the bytes before the weights.
 fn check_lengths<'a>(header: &Header, bytes: &'a [u8], total_bytes: u64) -> Result<&'a [u8]> {
-    if header.header_bytes as usize != size_of::<Header>() || header.reserved != 0 {
+    if header.header_bytes as usize != size_of::<Header>() {
         return Err(damaged(format!(
-            "its header says that it has {} bytes, not {}, and {:#x} in reserve",
+            "its header says that it has {} bytes, not {}",
             header.header_bytes,
-            size_of::<Header>(),
-            header.reserved
+            size_of::<Header>()
         )));
     }
     if header.total_bytes != total_bytes {

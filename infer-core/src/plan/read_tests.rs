@@ -30,13 +30,14 @@ fn read_all(bytes: &AlignedBytes) -> Result<usize> {
     for port in view.inputs().iter().chain(view.outputs()) {
         seen += port.ty.bytes();
     }
-    for step in view.steps() {
+    for step in view.prepare_steps().chain(view.steps()) {
         assert!(step.kernel < view.kernels().len());
         for operand in step.operands() {
             let available = match operand.location {
                 Location::Absent => 0,
                 Location::Arena => view.arena_bytes(),
                 Location::Weights => view.weights().len(),
+                Location::Prepared => view.prepared_bytes(),
                 Location::Input(port) => view.inputs()[port].ty.bytes(),
                 Location::Output(port) => view.outputs()[port].ty.bytes(),
             };
@@ -101,12 +102,14 @@ fn a_changed_byte_of_the_tables_breaks_the_checksum() {
 
 #[test]
 fn each_field_of_the_header_is_checked() {
-    assert_error(None, 8, &2u32.to_le_bytes(), "format version 2, this program reads version 1");
+    assert_error(None, 8, &1u32.to_le_bytes(), "format version 1, this program reads version 2");
     assert_error(None, 12, &200u32.to_le_bytes(), "says that it has 200 bytes");
     assert_error(None, 24, &u64::MAX.to_le_bytes(), "its tables have 18446744073709551615");
     assert_error(None, 40, &u64::MAX.to_le_bytes(), "an arena of 18446744073709551615 bytes");
     assert_error(None, 40, &(1u64 << 50).to_le_bytes(), "an arena of");
     assert_error(None, 40, &0u64.to_le_bytes(), "takes 24 bytes from byte 0 of 0");
+    assert_error(None, 184, &(1u64 << 50).to_le_bytes(), "prepares 1125899906842624 bytes");
+    assert_error(None, 184, &72u64.to_le_bytes(), "prepares 72 bytes");
     assert_error(None, 48, &u32::MAX.to_le_bytes(), "4 ports for 4294967295 inputs and 2 outputs");
     // The second input becomes the first output, of five bytes.
     assert_error(None, 48, &[1, 0, 0, 0, 3, 0, 0, 0], "operand 6 takes 24 bytes from byte 0 of 5");
@@ -139,6 +142,46 @@ fn each_field_of_the_tables_is_checked() {
     assert_error(Some(Operands), 4, &2u32.to_le_bytes(), "port 2, of 2 inputs");
     assert_error(Some(Operands), 8, many, "operand 0 takes 24 bytes from byte 18446744073709551615");
     assert_error(Some(Operands), 16, &25u64.to_le_bytes(), "operand 0 takes 25 bytes from byte 0 of 24");
+}
+
+/// The error after the sample's first step, which has operands `first` .. `first` + 3, became one that prepares and these
+/// operands got these locations.
+fn prepare_error(locations: [u32; 3], prepared_bytes: u64) -> String {
+    let mut bytes = sample();
+    let header = *PlanView::header(bytes.as_slice()).unwrap();
+    let at = |id: SectionId| header.sections[id as usize].offset as usize;
+    let memory = bytes.as_mut_slice();
+    memory[184..192].copy_from_slice(&prepared_bytes.to_le_bytes());
+    memory[at(SectionId::Steps)..][..4].copy_from_slice(&STEP_PREPARE.to_le_bytes());
+    for (index, location) in locations.into_iter().enumerate() {
+        let operand = &mut memory[at(SectionId::Operands) + index * size_of::<OperandRecord>()..];
+        operand[..8].copy_from_slice(&u64::from(location).to_le_bytes());
+        operand[8..16].copy_from_slice(&0u64.to_le_bytes());
+    }
+    fix_checksum(&mut bytes);
+    match read_all(&bytes) {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn steps_that_prepare_read_weights_and_write_prepared_memory() {
+    use location::{ABSENT, ARENA, INPUT, OUTPUT, PREPARED, WEIGHTS};
+    assert_eq!(prepare_error([WEIGHTS, WEIGHTS, PREPARED], 64), "");
+    for read in [ARENA, INPUT, OUTPUT, PREPARED] {
+        let error = prepare_error([WEIGHTS, read, PREPARED], 64);
+        assert!(error.contains("step 0 prepares from what is no weight"), "{error}");
+    }
+    for written in [ABSENT, ARENA, WEIGHTS, INPUT, OUTPUT] {
+        let error = prepare_error([WEIGHTS, WEIGHTS, written], 64);
+        assert!(error.contains("step 0 writes to read-only memory"), "{error}");
+    }
+    let error = prepare_error([WEIGHTS, WEIGHTS, PREPARED], 0);
+    assert!(error.contains("operand 2 takes 24 bytes from byte 0 of 0"), "{error}");
+    // A step of an inference writes no prepared memory, and none of those that prepare comes later.
+    assert_error(Some(SectionId::Operands), 48, &PREPARED.to_le_bytes(), "step 0 writes to read-only memory");
+    assert_error(Some(SectionId::Steps), 48, &STEP_PREPARE.to_le_bytes(), "step 1 is of kind 1");
 }
 
 #[test]

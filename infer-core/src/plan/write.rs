@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::format::{
     ALIGNMENT, CHECKSUM_OFFSET, Header, InfoRecord, KernelRecord, MAGIC, OperandRecord, PortRecord,
-    STEP_STATIC, Section, SectionId, StepRecord, TABLE_ALIGNMENT, Text, VERSION, location,
+    STEP_PREPARE, STEP_STATIC, Section, SectionId, StepRecord, TABLE_ALIGNMENT, Text, VERSION, location,
 };
 use super::read::{PlanView, checksum_of};
 use super::{AlignedBytes, ModelInfo, Port};
@@ -42,9 +42,10 @@ impl<'a> PlanParts<'a> {
         let mut builder = Builder::new(calls, memory);
         builder.add_calls()?;
         builder.add_ports(inputs.iter().chain(outputs))?;
-        let weight_bytes = builder.weight_bytes;
+        let (weight_bytes, prepared_bytes) = (builder.weight_bytes, builder.prepared_bytes);
         let header = Header {
             arena_bytes: memory.arena_bytes,
+            prepared_bytes,
             inputs: narrow(inputs.len(), "inputs")?,
             outputs: narrow(outputs.len(), "outputs")?,
             ..Header::zeroed()
@@ -116,6 +117,9 @@ struct Builder<'a, 'm> {
     /// Where each constant lies among the weights, in the order in which steps first read them.
     weight_offsets: HashMap<BufferId, u64>,
     weight_bytes: u64,
+    /// Where each prepared buffer lies, in the order in which steps write them.
+    prepared_offsets: HashMap<BufferId, u64>,
+    prepared_bytes: u64,
 }
 
 impl<'a, 'm> Builder<'a, 'm> {
@@ -135,6 +139,8 @@ impl<'a, 'm> Builder<'a, 'm> {
             weights: Vec::new(),
             weight_offsets: HashMap::new(),
             weight_bytes: 0,
+            prepared_offsets: HashMap::new(),
+            prepared_bytes: 0,
         }
     }
 
@@ -153,17 +159,17 @@ impl<'a, 'm> Builder<'a, 'm> {
 
     fn add_calls(&mut self) -> Result<()> {
         let calls = self.calls;
-        let mut positions: BTreeMap<&str, u32> =
-            calls.calls.iter().map(|call| (call.kernel.as_str(), 0)).collect();
+        let all = || calls.prepare.iter().chain(&calls.calls);
+        let mut positions: BTreeMap<&str, u32> = all().map(|call| (call.kernel.as_str(), 0)).collect();
         for (position, (&name, slot)) in positions.iter_mut().enumerate() {
             *slot = narrow(position, "kernels")?;
             self.kernels.push(name);
             let name = self.text(name)?;
             self.kernel_records.push(KernelRecord { name });
         }
-        for call in &calls.calls {
+        for (index, call) in all().enumerate() {
             let step = StepRecord {
-                kind: STEP_STATIC,
+                kind: if index < calls.prepare.len() { STEP_PREPARE } else { STEP_STATIC },
                 kernel: positions.get(call.kernel.as_str()).copied().unwrap_or_default(),
                 node: self.text(&call.node)?,
                 params: self.params.len() as u64,
@@ -196,6 +202,7 @@ impl<'a, 'm> Builder<'a, 'm> {
             BufferKind::Input(port) => (location::INPUT, *port, 0),
             BufferKind::Output(port) => (location::OUTPUT, *port, 0),
             BufferKind::Constant(data) => (location::WEIGHTS, 0, self.weight_offset(span.buffer, data)),
+            BufferKind::Prepared => (location::PREPARED, 0, self.prepared_offset(span.buffer, buffer.bytes)),
             BufferKind::Arena => {
                 let offset = self.memory.offsets.get(index).copied().flatten();
                 (
@@ -219,6 +226,14 @@ impl<'a, 'm> Builder<'a, 'm> {
             let offset = self.weight_bytes;
             self.weights.push(data);
             self.weight_bytes += data.len().next_multiple_of(ALIGNMENT) as u64;
+            offset
+        })
+    }
+
+    fn prepared_offset(&mut self, id: BufferId, bytes: u64) -> u64 {
+        *self.prepared_offsets.entry(id).or_insert_with(|| {
+            let offset = self.prepared_bytes;
+            self.prepared_bytes += bytes.next_multiple_of(ALIGNMENT as u64);
             offset
         })
     }

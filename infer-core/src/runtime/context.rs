@@ -89,6 +89,11 @@ impl State {
                     Location::Arena => unsafe { base.add(operand.offset_bytes) },
                     // SAFETY: it checked likewise that the operand ends inside the weights.
                     Location::Weights => unsafe { weights.add(operand.offset_bytes) },
+                    Location::Prepared => {
+                        let prepared = engine.prepared.as_ref().map_or(&[][..], |p| p.as_slice());
+                        // SAFETY: likewise inside of what is prepared, which `Engine::open` made of that size.
+                        unsafe { prepared.as_ptr().cast_mut().add(operand.offset_bytes) }
+                    }
                     Location::Absent | Location::Input(_) | Location::Output(_) => return Operand::ABSENT,
                 };
                 Operand { data, bytes: operand.bytes }
@@ -181,9 +186,9 @@ impl<'e> Context<'e> {
         let _outputs = NormalizeBools { ports: &engine.outputs, outputs };
         for (index, step) in engine.steps.iter().enumerate() {
             // SAFETY: `Engine::open` had the kernel validate the call with its parameters and operand sizes. Each
-            // operand points at so many bytes: of the arena and the weights (`State::new`), or of the caller's slices
-            // (above), which are borrowed throughout this function. Written operands, which reading the plan found
-            // at the end and never in weights or inputs, lie in the arena, which only this context reaches and which
+            // operand points at so many bytes: of the arena, the weights and what was prepared of them (`State::new`),
+            // or of the caller's slices (above), which are borrowed throughout this function. Written operands, which
+            // reading the plan found at the end and never in weights, prepared memory or inputs, lie in the arena, which only this context reaches and which
             // is borrowed exclusively with it, or in the caller's outputs, borrowed exclusively too; no reference to
             // either exists meanwhile, and steps run one after the other.
             each(index, &|| unsafe { run_step(engine, step, &state.operands[step.operands.clone()]) })?;

@@ -1,11 +1,14 @@
 //! An opened plan.
 
+#![allow(unsafe_code)]
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use infer_kernels::{Call, ChunkFn, Isa, Kernel, threads};
 
 use super::context::{Context, Output, State};
+use super::prepare::prepare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{AlignedBytes, ModelInfo, Operand, PlanView, Port};
 
@@ -97,6 +100,8 @@ pub struct Engine {
     /// The positions of the operands that lie in the caller's memory.
     pub(super) bindings: Vec<usize>,
     pub(super) arena_bytes: usize,
+    /// What was computed from the weights when the plan was opened.
+    pub(super) prepared: Option<Arc<AlignedBytes>>,
     pub(super) threads: usize,
     /// What contexts left behind, for the next ones.
     pub(super) pool: Mutex<Vec<State>>,
@@ -119,6 +124,8 @@ pub struct EngineInfo<'e> {
     pub arena_bytes: usize,
     /// The size of the weights.
     pub weight_bytes: usize,
+    /// The size of what was prepared from them when the plan was opened, and is shared by all contexts.
+    pub prepared_bytes: usize,
     /// The instruction set its kernels use.
     pub isa: Isa,
     /// The most threads that take part in an inference.
@@ -171,11 +178,10 @@ impl Engine {
         let mut steps = Vec::with_capacity(view.steps().len());
         let mut operands: Vec<Operand> = Vec::new();
         let mut operand_bytes = Vec::new();
-        for step in view.steps() {
+        let prepare_steps = view.prepare_steps().len();
+        for (index, step) in view.prepare_steps().chain(view.steps()).enumerate() {
             // Reading found the position to be in the plan's table, whose length `kernels` has.
             let kernel = kernels[step.kernel];
-            let first = operands.len();
-            operands.extend(step.operands());
             operand_bytes.clear();
             operand_bytes.extend(step.operands().map(|operand| operand.bytes as u64));
             (kernel.validate)(&Call { params: step.params, operand_bytes: &operand_bytes }).map_err(|invalid| {
@@ -188,6 +194,11 @@ impl Engine {
                     ),
                 )
             })?;
+            if index < prepare_steps {
+                continue;
+            }
+            let first = operands.len();
+            operands.extend(step.operands());
             steps.push(ResolvedStep {
                 kernel,
                 run: kernel.run.get(isa),
@@ -202,7 +213,10 @@ impl Engine {
             .filter(|(_, operand)| operand.is_bound())
             .map(|(index, _)| index)
             .collect();
+        // SAFETY: the kernels have just accepted their calls, and `Isa::selected` found the instruction set.
+        let prepared = unsafe { prepare(&plan, &view, kernels, isa, threads)? };
         Ok(Engine {
+            prepared,
             inputs: view.inputs().to_vec(),
             outputs: view.outputs().to_vec(),
             arena_bytes: view.arena_bytes(),
@@ -240,6 +254,7 @@ impl Engine {
             outputs: &self.outputs,
             arena_bytes: self.arena_bytes,
             weight_bytes: self.weights.len(),
+            prepared_bytes: self.prepared.as_ref().map_or(0, |prepared| prepared.as_slice().len()),
             isa: self.isa,
             threads: self.threads,
             steps: self

@@ -8,6 +8,7 @@ mod element;
 mod engine;
 #[cfg(feature = "dynamic")]
 mod nested;
+mod prepare;
 
 pub use context::{Context, Output};
 pub use element::Element;

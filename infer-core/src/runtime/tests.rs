@@ -272,6 +272,62 @@ fn the_info_says_what_the_plan_holds() {
     assert_eq!(steps, [("test_add", "größe"), ("test_scale", "scale"), ("test_not", "scale")]);
 }
 
+/// y = x + 2 · weights, the product being prepared.
+fn prepared_plan() -> AlignedBytes {
+    let floats = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+    let mut calls = crate::calls::Calls::default();
+    let weights = calls.add_constant(floats(&[1.0, 2.0, 3.0]).into());
+    let two = calls.add_constant(floats(&[2.0]).into());
+    let x = calls.add_buffer(crate::calls::BufferKind::Input(0), 12);
+    let y = calls.add_buffer(crate::calls::BufferKind::Output(0), 12);
+    let call = |kernel: &str, operands, outputs| crate::calls::KernelCall {
+        kernel: kernel.into(),
+        params: Vec::new(),
+        operands,
+        outputs,
+        node: "sum".into(),
+    };
+    let inputs = vec![Some(calls.whole(weights)), Some(calls.whole(two)), None];
+    let prepared = calls.add_prepared(call("test_scale", inputs, 0), 12);
+    let operands = vec![Some(calls.whole(x)), Some(prepared), Some(calls.whole(y))];
+    calls.calls.push(call("test_add", operands, 1));
+    let port = |name| vec![port(name, DataType::F32, &[3])];
+    written(&calls, &port("x"), &port("y"))
+}
+
+#[test]
+fn what_is_prepared_is_read_by_every_inference() {
+    let engine = Engine::open(prepared_plan(), &[&ADD, &SCALE], THREE).unwrap();
+    assert_eq!((engine.info().prepared_bytes, engine.info().steps.len()), (64, 1));
+    for x in [[1.0f32, 10.0, 100.0], [0.0; 3]] {
+        let mut y = [0.0f32; 3];
+        engine.run(&[x.as_bytes()], &mut [y.as_output()]).unwrap();
+        assert_eq!(y, [x[0] + 2.0, x[1] + 4.0, x[2] + 6.0]);
+    }
+}
+
+#[test]
+fn an_embedded_plan_is_prepared_once_while_it_is_open() {
+    let plan: &'static AlignedBytes = Box::leak(Box::new(prepared_plan()));
+    let open = || Engine::open(plan.as_slice(), &[&ADD, &SCALE], THREE).unwrap();
+    let (first, second) = (open(), open());
+    let address = |engine: &Engine| engine.prepared.as_ref().map(|bytes| bytes.as_slice().as_ptr().addr());
+    assert!(address(&first).is_some());
+    assert_eq!(address(&first), address(&second));
+    drop((first, second));
+    let mut y = [0.0f32; 3];
+    open().run(&[[1.0f32; 3].as_bytes()], &mut [y.as_output()]).unwrap();
+    assert_eq!(y, [3.0, 5.0, 7.0]);
+}
+
+#[test]
+fn a_step_that_cannot_prepare_is_an_error() {
+    static FAILS: Kernel =
+        Kernel { name: "test_scale", validate: validate_scale, chunks: pieces, run: PerIsa::portable(fail) };
+    let error = Engine::open(prepared_plan(), &[&ADD, &FAILS], THREE).unwrap_err();
+    assert!(error.to_string().contains("node `sum` (kernel test_scale): index 0"), "{error}");
+}
+
 #[test]
 fn a_model_without_steps_runs() {
     let empty = |name| vec![port(name, DataType::F32, &[0, 3])];

@@ -11,11 +11,12 @@ use std::ops::Range;
 use super::{ALIGNMENT, Conflict, MemoryPlan};
 use crate::calls::{BufferId, BufferKind, Calls, KernelCall, Span};
 
-/// The memory that calls write: the arena is one, every graph output another.
+/// The memory that calls write: the arena is one, every graph output another, and every prepared buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Space {
     Arena,
     Output(usize),
+    Prepared(BufferId),
 }
 
 /// Which buffer owns which bytes: disjoint ranges by their start, as (end, owner).
@@ -78,8 +79,9 @@ pub fn check(calls: &Calls, memory: &MemoryPlan) -> Result<(), Conflict> {
         return Err(Conflict(format!("the memory plan has {offsets} offsets for {buffers} buffers")));
     }
     let mut owners = Owners::default();
-    for call in &calls.calls {
-        check_call(calls, memory, &mut owners, call)
+    for (index, call) in calls.prepare.iter().chain(&calls.calls).enumerate() {
+        check_memory(calls, call, index < calls.prepare.len())
+            .and_then(|()| check_call(calls, memory, &mut owners, call))
             .map_err(|what| Conflict(format!("node `{}` {what}", call.node)))?;
     }
     for (index, buffer) in calls.buffers.iter().enumerate() {
@@ -88,6 +90,26 @@ pub fn check(calls: &Calls, memory: &MemoryPlan) -> Result<(), Conflict> {
                 owners.foreign(Space::Output(output), 0..buffer.bytes, BufferId(index as u32))
         {
             return Err(Conflict(format!("no call writes byte {at} of output {output}")));
+        }
+    }
+    Ok(())
+}
+
+/// Calls that prepare work from constants into prepared buffers, which no other call writes.
+fn check_memory(calls: &Calls, call: &KernelCall, prepares: bool) -> Result<(), String> {
+    let inputs = call.operands.len().saturating_sub(call.outputs);
+    for (position, span) in call.operands.iter().enumerate() {
+        let Some(span) = span else { continue };
+        let Some(buffer) = calls.buffers.get(span.buffer.0 as usize) else { continue };
+        let is_prepared = matches!(buffer.kind, BufferKind::Prepared);
+        if prepares && position < inputs && !matches!(buffer.kind, BufferKind::Constant(_)) {
+            return Err(format!("prepares from operand {position}, which is no constant"));
+        }
+        if position >= inputs && is_prepared != prepares {
+            return Err(format!(
+                "writes operand {position}, which is {}prepared",
+                if prepares { "not " } else { "" }
+            ));
         }
     }
     Ok(())
@@ -167,6 +189,7 @@ fn locate(calls: &Calls, memory: &MemoryPlan, span: &Span) -> Result<Option<(Spa
     let space = match buffer.kind {
         BufferKind::Input(_) | BufferKind::Constant(_) => return Ok(None),
         BufferKind::Output(output) => return Ok(Some((Space::Output(output), span.offset_bytes..end))),
+        BufferKind::Prepared => return Ok(Some((Space::Prepared(span.buffer), span.offset_bytes..end))),
         BufferKind::Arena => Space::Arena,
     };
     let base = memory.offsets.get(index).copied().flatten().ok_or("has no place in the arena")?;
@@ -281,6 +304,45 @@ mod tests {
                 .to_string()
                 .contains("`bad` writes operand 1, which is read-only")
         );
+    }
+
+    #[test]
+    fn prepared_buffers_are_written_once_from_constants() {
+        let mut calls = Calls::default();
+        let weights = calls.add_constant(vec![1; 64].into());
+        let input = calls.add_buffer(BufferKind::Input(0), 64);
+        let output = calls.add_buffer(BufferKind::Output(0), 64);
+        let call_of = |operands: Vec<Option<Span>>, outputs| KernelCall {
+            kernel: "copy_b1".into(),
+            params: Vec::new(),
+            operands,
+            outputs,
+            node: "conv".into(),
+        };
+        let from = calls.whole(weights);
+        let prepared = calls.add_prepared(call_of(vec![Some(from)], 0), 128);
+        assert_eq!(calls.add_prepared(call_of(vec![Some(from)], 0), 128), prepared);
+        assert_eq!(calls.prepare.len(), 1);
+        let (input, output) = (calls.whole(input), calls.whole(output));
+        call_spans(&mut calls, "conv", &[input, prepared, output], 1);
+        let memory = plan_memory(&calls).unwrap();
+        assert_eq!(memory.arena_bytes, 0);
+
+        let mut unwritten = calls.clone();
+        unwritten.prepare.clear();
+        refused(
+            &unwritten,
+            &memory,
+            "`conv` reads byte 0 of Prepared(BufferId(3)) as operand 1, which no call",
+        );
+        let mut overwritten = calls.clone();
+        call_spans(&mut overwritten, "bad", &[input, prepared], 1);
+        refused(&overwritten, &memory, "node `bad` writes operand 1, which is prepared");
+        let mut elsewhere = calls.clone();
+        elsewhere.prepare[0].operands[1] = Some(output);
+        refused(&elsewhere, &memory, "node `conv` writes operand 1, which is not prepared");
+        calls.prepare[0].operands[0] = Some(input);
+        refused(&calls, &memory, "node `conv` prepares from operand 0, which is no constant");
     }
 
     #[test]

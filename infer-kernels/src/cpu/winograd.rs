@@ -171,7 +171,9 @@ impl Geometry {
 fn chunks(args: &Args<'_>, threads: usize) -> usize {
     let geometry = Geometry::new(args.params());
     let slots = args.operands[5].bytes / 4 / geometry.slot.max(1);
-    chunks_for(geometry.work() as u64, threads).min(slots).max(1)
+    // Of a thread's share two parts at most, since each has memory of its own to work in.
+    let worthwhile = chunks_for(geometry.work() as u64, threads).min(2 * threads);
+    worthwhile.min(slots).max(1)
 }
 
 #[inline(always)]

@@ -120,6 +120,7 @@ fn products(
         constants: vec![None, weights.as_ref(), bias_values.as_ref()],
         outputs: vec![Some(gates.clone())],
         half_weights: node.half_weights,
+        winograd: None,
     })?;
     Ok(gates)
 }

@@ -92,6 +92,7 @@ fn weights_known_at_run_time_are_packed_then() {
             constants: vec![None; known.len()],
             outputs: results,
             half_weights: false,
+            winograd: None,
         })
         .unwrap();
         assert!(calls.calls.iter().filter(|call| call.kernel == "pack_b_f32").count() == 2);

@@ -197,6 +197,7 @@ fn blocked_pictures_are_resampled_where_they_lie() {
         constants: vec![None, None, Some(&scales)],
         outputs: vec![Some(large)],
         half_weights: false,
+        winograd: None,
     })
     .unwrap();
     let [call] = calls.calls.as_slice() else { panic!("{:?}", calls.calls) };
