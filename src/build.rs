@@ -44,6 +44,7 @@ pub struct Config {
     embed: Embed,
     tactics: Option<PathBuf>,
     strict: bool,
+    winograd: bool,
 }
 
 impl Config {
@@ -57,6 +58,7 @@ impl Config {
             embed: Embed::default(),
             tactics: None,
             strict: false,
+            winograd: true,
         }
     }
 
@@ -88,6 +90,14 @@ impl Config {
         self
     }
 
+    /// Whether Winograd's algorithm is used for the convolutions that it makes faster, as it is by default; it rounds
+    /// otherwise than direct convolution.
+    #[must_use]
+    pub fn winograd(mut self, winograd: bool) -> Self {
+        self.winograd = winograd;
+        self
+    }
+
     /// Makes what would be a note an error.
     #[must_use]
     pub fn strict(mut self) -> Self {
@@ -113,6 +123,7 @@ impl Config {
         })?;
         options.dims = self.dims;
         options.tactics = self.tactics.map(|path| folder.join(path));
+        options.winograd = self.winograd;
         // Before anything can fail: a model that was mended is compiled again.
         for path in [Some(&options.model), options.tactics.as_ref()].into_iter().flatten() {
             println!("cargo:rerun-if-changed={}", path.display());

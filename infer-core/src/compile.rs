@@ -171,6 +171,7 @@ pub fn compile_with(
         file: &file.name,
         sha256,
         precision: options.precision,
+        winograd: options.winograd,
         summary: &mut summary,
         clock: &mut clock,
         decisions: Decisions::kept(tactics),
@@ -209,6 +210,7 @@ struct Planner<'a> {
     file: &'a str,
     sha256: [u8; 32],
     precision: Precision,
+    winograd: bool,
     summary: &'a mut Summary,
     clock: &'a mut Clock,
     decisions: Decisions,
@@ -227,9 +229,10 @@ impl Planner<'_> {
         let flops = flops(&graph);
         self.clock.stage("passes");
         let decisions = std::mem::take(&mut self.decisions);
-        let mut calls = lower(&graph, self.precision, decisions).map_err(|(node, reason)| {
-            mistake(file, format!("node {} is not lowered: {}", onnx::quote(&node), reason.what))
-        })?;
+        let mut calls =
+            lower(&graph, self.precision, self.winograd, decisions).map_err(|(node, reason)| {
+                mistake(file, format!("node {} is not lowered: {}", onnx::quote(&node), reason.what))
+            })?;
         self.decisions = std::mem::take(&mut calls.decisions);
         self.clock.stage("lower");
         let memory = plan_memory(&calls).map_err(|conflict| mistake(file, conflict.to_string()))?;

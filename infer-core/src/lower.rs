@@ -4,6 +4,10 @@
 //! the parts of a split likewise. Blocked pictures get the halo that the widest of their readers wants; whoever writes
 //! the picture has its halo filled right after.
 
+mod winograd;
+
+use std::collections::HashMap;
+
 use infer_kernels::call::{self, View};
 
 use crate::calls::{Blocked, BufferId, BufferKind, Calls, LowerNode, Span, Tensor, picture, sized_kernel};
@@ -16,12 +20,17 @@ use crate::ops::split::Split;
 use crate::options::Precision;
 use crate::tensor_type::TensorType;
 
-/// Lowers a graph.
+/// Lowers a graph; `winograd`: with Winograd's algorithm for the convolutions that it makes faster.
 ///
 /// # Errors
 ///
 /// The node that could not be lowered, and why: a refusal that inference should have given.
-pub fn lower(graph: &Graph, precision: Precision, decisions: Decisions) -> Result<Calls, (String, Reason)> {
+pub fn lower(
+    graph: &Graph,
+    precision: Precision,
+    winograd: bool,
+    decisions: Decisions,
+) -> Result<Calls, (String, Reason)> {
     let mut lowering = Lowering {
         graph,
         calls: Calls::deciding(decisions),
@@ -32,8 +41,11 @@ pub fn lower(graph: &Graph, precision: Precision, decisions: Decisions) -> Resul
     lowering.share_halos();
     lowering.unwrap_pixels();
     lowering.place_ports();
-    for node in &graph.nodes {
-        lowering.lower_node(node, precision).map_err(|reason| (node.name.clone(), reason))?;
+    let tiles = if winograd { winograd::choose(graph) } else { HashMap::new() };
+    for (index, node) in graph.nodes.iter().enumerate() {
+        lowering
+            .lower_node(node, precision, tiles.get(&index).copied())
+            .map_err(|reason| (node.name.clone(), reason))?;
     }
     lowering.copy_outputs();
     Ok(lowering.calls)
@@ -287,7 +299,12 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn lower_node(&mut self, node: &'a Node, precision: Precision) -> Result<(), Reason> {
+    fn lower_node(
+        &mut self,
+        node: &'a Node,
+        precision: Precision,
+        winograd: Option<u64>,
+    ) -> Result<(), Reason> {
         let shares = node.output(0).zip(node.input(0));
         if shares.is_some_and(|(output, input)| self.homes[output.index()] == Home::Inside(input, 0))
             && (node.op.is_view() || node.op_as::<Reorder>().is_some())
@@ -309,6 +326,7 @@ impl<'a> Lowering<'a> {
             constants,
             outputs,
             half_weights: precision == Precision::Fp16,
+            winograd,
         })?;
         if self.calls.calls.len() > before {
             for output in filled {
@@ -364,6 +382,7 @@ impl<'a> Lowering<'a> {
             constants: Vec::new(),
             outputs: Vec::new(),
             half_weights: false,
+            winograd: None,
         };
         lower.call("fill_halo_f32", &params, &[Some(tensor.span)]);
     }

@@ -42,11 +42,19 @@ pub struct Options {
     pub dims: Vec<(String, u64)>,
     /// The file that says how layers are to be computed.
     pub tactics: Option<PathBuf>,
+    /// Whether Winograd's algorithm is used for the convolutions that it makes faster.
+    pub winograd: bool,
 }
 
 impl Options {
     /// The model at `model` with the defaults.
     pub fn new(model: impl Into<PathBuf>) -> Self {
-        Options { model: model.into(), precision: Precision::default(), dims: Vec::new(), tactics: None }
+        Options {
+            model: model.into(),
+            precision: Precision::default(),
+            dims: Vec::new(),
+            tactics: None,
+            winograd: true,
+        }
     }
 }

@@ -33,12 +33,14 @@ pub struct ModelArgs {
     pub tactics: Option<LitStr>,
     /// `strict = …`
     pub strict: Option<Spanning<bool>>,
+    /// `winograd = …`
+    pub winograd: Option<Spanning<bool>>,
     /// `crate = "…"`
     pub crate_path: TokenStream,
 }
 
 /// The arguments that have a name, for messages.
-const NAMES: [&str; 6] = ["precision", "dims", "embed", "tactics", "strict", "crate"];
+const NAMES: [&str; 7] = ["precision", "dims", "embed", "tactics", "strict", "winograd", "crate"];
 
 /// One argument, before it is known whether it makes sense.
 enum Argument {
@@ -95,6 +97,7 @@ pub fn parse(arguments: TokenStream) -> syn::Result<ModelArgs> {
         embed: args.embed.unwrap_or_default(),
         tactics: args.tactics,
         strict: args.strict,
+        winograd: args.winograd,
         crate_path: args.crate_path.unwrap_or_else(|| quote::quote!(::infer_embed)),
     })
 }
@@ -110,6 +113,7 @@ struct Partial {
     embed: Option<Embed>,
     tactics: Option<LitStr>,
     strict: Option<Spanning<bool>>,
+    winograd: Option<Spanning<bool>>,
     crate_path: Option<TokenStream>,
 }
 
@@ -139,7 +143,8 @@ impl Partial {
             "tactics" => {
                 argument.string(&name, "tactics = \"model.tactics\"").and_then(|path| self.take_tactics(path))
             }
-            "strict" => self.take_strict(&name, argument),
+            "strict" => argument.flag(&name).map(|flag| self.strict = Some(flag)),
+            "winograd" => argument.flag(&name).map(|flag| self.winograd = Some(flag)),
             _ => match argument {
                 Given::List(list) => {
                     self.dims = Some(Spanning { value: parse_dims(list.clone(), errors), tokens: list });
@@ -222,18 +227,6 @@ impl Partial {
         self.tactics = Some(path);
         Ok(())
     }
-
-    fn take_strict(&mut self, name: &Ident, given: Given) -> syn::Result<()> {
-        let value = match given {
-            Given::Value(value) => value,
-            _ => return Err(Error::new(name.span(), "`strict` takes a value\nhelp: `strict = true`")),
-        };
-        let Expr::Lit(ExprLit { lit: Lit::Bool(flag), .. }) = &value else {
-            return Err(Error::new_spanned(value, "`strict` is `true` or `false`"));
-        };
-        self.strict = Some(Spanning { value: flag.value, tokens: value.to_token_stream() });
-        Ok(())
-    }
 }
 
 /// What followed an argument's name.
@@ -244,6 +237,17 @@ enum Given {
 }
 
 impl Given {
+    /// The truth value that the argument must be.
+    fn flag(&self, name: &Ident) -> syn::Result<Spanning<bool>> {
+        match self {
+            Given::Value(Expr::Lit(ExprLit { lit: Lit::Bool(flag), .. })) => {
+                Ok(Spanning { value: flag.value, tokens: flag.to_token_stream() })
+            }
+            Given::Value(value) => Err(Error::new_spanned(value, format!("`{name}` is `true` or `false`"))),
+            _ => Err(Error::new(name.span(), format!("`{name}` takes a value\nhelp: `{name} = true`"))),
+        }
+    }
+
     /// The string that the argument must be.
     fn string(&self, name: &Ident, example: &str) -> syn::Result<LitStr> {
         match self {

@@ -83,6 +83,9 @@ fn compile(args: &ModelArgs, item: &ItemStruct) -> syn::Result<TokenStream> {
     if let Some(precision) = &args.precision {
         options.precision = precision.value;
     }
+    if let Some(winograd) = &args.winograd {
+        options.winograd = winograd.value;
+    }
     if let Some(dims) = &args.dims {
         options.dims = dims.value.clone();
     }

@@ -327,6 +327,7 @@ fn request_key(options: &Options) -> Sha256 {
     for part in [env!("CARGO_PKG_VERSION"), env!("INFER_CORE_SOURCES"), options.precision.name()] {
         update(&mut key, part.as_bytes());
     }
+    update(&mut key, &[u8::from(options.winograd)]);
     let mut dims = options.dims.clone();
     dims.sort();
     for (symbol, extent) in dims {

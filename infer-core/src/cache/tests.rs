@@ -141,6 +141,9 @@ fn what_goes_in_decides() {
     folder.write("x.data", b"Weights", SystemTime::now());
     assert_ne!(compiler.plan(&cache, &options), with_data);
     assert_eq!(compiler.runs.get(), 8);
+    options.winograd = false;
+    compiler.plan(&cache, &options);
+    assert_eq!(compiler.runs.get(), 9);
 }
 
 #[test]

@@ -7,7 +7,10 @@
 //!
 //! Blocked pictures run on the packed kernels; what those cannot do (odd groups, three spatial axes, weights known
 //! only at run time) runs on the general ones. A transposed convolution of stride s is s² convolutions, one for each
-//! phase of the output, that write interleaved pixels.
+//! phase of the output, that write interleaved pixels. 3×3 convolutions of larger pictures run by Winograd's algorithm
+//! (`conv/winograd.rs`; which ones, `lower/winograd.rs` decides).
+
+pub mod winograd;
 
 use infer_kernels::call::{self, Activation, BLOCK, View, residual};
 use infer_kernels::work::Work;
@@ -309,6 +312,11 @@ impl Operator for Conv {
                 strides: [in_channels * taps, taps, w.kernel[2], 1].map(|s| s as isize),
                 scale: 1.0,
             };
+            if let Some(tile) = node.winograd {
+                let operands = [Some(x.span), bias, residual.map(|r| r.span), Some(y.span)];
+                winograd::lower(node, tile, &params, &dense, operands);
+                return Ok(());
+            }
             let (packed, suffix) = dense.pack(node);
             (format!("conv_{suffix}"), packed)
         };

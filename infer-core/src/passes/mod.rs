@@ -26,7 +26,7 @@ pub mod simplify_movement;
 pub mod strided;
 
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 
 use crate::graph::{Graph, Node, ValueId};
 

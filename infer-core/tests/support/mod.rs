@@ -236,7 +236,7 @@ fn multiply(product: &MatMul, inputs: &[Option<&Constant>], ty: &TensorType) -> 
 /// The outputs of the compiled plan, whose graph the passes of [`passes::FINISH`] have prepared.
 pub fn compiled(graph: &Graph, inputs: &[Constant], precision: Precision) -> Vec<Constant> {
     let text = || graph.to_text();
-    let calls = lower(graph, precision, Decisions::default())
+    let calls = lower(graph, precision, true, Decisions::default())
         .unwrap_or_else(|(node, reason)| panic!("{node}: {}\n{}", reason.what, text()));
     let memory = plan_memory(&calls).unwrap_or_else(|conflict| panic!("{conflict}\n{}", text()));
     let ports = |ids: &[_]| -> Vec<Port> {

@@ -64,6 +64,9 @@ pub struct CompileArguments {
     /// How each layer is computed: a file that `infer tune` wrote [default: by estimate]
     #[arg(long, value_name = "FILE")]
     pub tactics: Option<PathBuf>,
+    /// Run every convolution directly, none by Winograd's algorithm
+    #[arg(long)]
+    pub no_winograd: bool,
     /// Take notes for errors
     #[arg(long)]
     pub strict: bool,
@@ -75,6 +78,7 @@ impl CompileArguments {
         let mut options = Options::new(model);
         options.precision = self.precision;
         options.tactics.clone_from(&self.tactics);
+        options.winograd = !self.no_winograd;
         options.dims = dims;
         options
     }

@@ -14,7 +14,7 @@ pub struct Public;
 #[model("models/good.onnx", strict = true)]
 pub struct Again;
 
-#[model("models/with space.onnx", precision = "fp16", tactics = "models/stale.tactics")]
+#[model("models/with space.onnx", precision = "fp16", winograd = false, tactics = "models/stale.tactics")]
 struct Private;
 
 mod inner {

@@ -1,0 +1,224 @@
+//! Which 3×3 convolutions run by Winograd's algorithm.
+//!
+//! F(m,3) takes (m + 2)² products for each tile of m × m outputs and pair of channels, where direct convolution takes
+//! 9 m². Its weights are 4 (m = 4) or 1.8 times (m = 2) as large and are made when the plan is opened. Times are those
+//! of a core that makes [`PRODUCTS`] multiply-adds in a nanosecond and reads [`BYTES`] of weights, which the layers
+//! between two inferences have pushed out of its caches:
+//!
+//! ```text
+//! direct    9 · pixels · C · OC / (0.97 · PRODUCTS)                    + 36 · C · OC / BYTES
+//! F(m,3)    ((m + 2)² · tiles · C · OC / 0.93 + transforms) / PRODUCTS + 4 · (m + 2)² · C · OC / BYTES
+//! ```
+//!
+//! Tiles that reach beyond the picture count whole: 14 × 14 outputs are 16 × 16 for m = 4. A transform takes about six
+//! operations for each of a tile's (m + 2)² elements and each channel. Winograd's algorithm must be faster by a
+//! quarter, since it costs memory and time at the start; for the same reason no layer prepares more than
+//! [`LAYER_BYTES`], and all together no more than half again what the plan's own constants take, and
+//! [`FREE_BYTES`]. Where that does not suffice, the layers that save most time for each byte come first. The
+//! constants lie between those of desktop and server cores; nothing is measured where the model is compiled.
+
+use std::collections::HashMap;
+
+use infer_kernels::call::{BLOCK, winograd_planes};
+
+use super::is_blocked;
+use crate::graph::{Graph, Layout, Node};
+use crate::ops::conv::Conv;
+use crate::ops::conv::winograd::Square;
+
+/// Multiply-adds in a nanosecond.
+const PRODUCTS: f64 = 80.0;
+
+/// Bytes in a nanosecond.
+const BYTES: f64 = 16.0;
+
+/// The largest share of the time of direct convolution.
+const WORTHWHILE: f64 = 0.75;
+
+/// The most that one layer prepares: what a last-level cache may keep beside the pictures.
+const LAYER_BYTES: u64 = 24 << 20;
+
+/// What may be prepared however small the model is.
+const FREE_BYTES: u64 = 16 << 20;
+
+/// A layer with one size of tiles.
+#[derive(Clone, Copy)]
+struct Candidate {
+    node: usize,
+    tile: u64,
+    /// Nanoseconds saved.
+    saved: f64,
+    bytes: u64,
+}
+
+/// The size of tiles for each node, by its position, that is to run by Winograd's algorithm.
+pub fn choose(graph: &Graph) -> HashMap<usize, u64> {
+    let constants = graph.values.iter().filter_map(|value| value.constant.as_ref());
+    let weights: u64 = constants.map(|constant| constant.data().len() as u64).sum();
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        candidates
+            .extend(of_node(graph, node).into_iter().map(|candidate| Candidate { node: index, ..candidate }));
+    }
+    within(candidates, weights + weights / 2 + FREE_BYTES)
+}
+
+/// The candidates that fit into `budget` bytes, the most rewarding first, one for each node.
+fn within(mut candidates: Vec<Candidate>, budget: u64) -> HashMap<usize, u64> {
+    let reward = |c: &Candidate| c.saved / c.bytes as f64;
+    candidates.sort_by(|a, b| reward(b).total_cmp(&reward(a)).then((a.node, a.tile).cmp(&(b.node, b.tile))));
+    let mut chosen: HashMap<usize, Candidate> = HashMap::new();
+    let mut total = 0;
+    for candidate in candidates {
+        // A later candidate of the same node saves less for each byte, but may save more.
+        let before = chosen.get(&candidate.node).filter(|before| before.saved < candidate.saved);
+        if before.is_none() && chosen.contains_key(&candidate.node) {
+            continue;
+        }
+        let next = total - before.map_or(0, |before| before.bytes) + candidate.bytes;
+        if next <= budget {
+            total = next;
+            chosen.insert(candidate.node, candidate);
+        }
+    }
+    chosen.into_iter().map(|(node, candidate)| (node, candidate.tile)).collect()
+}
+
+/// What is worthwhile for one node.
+fn of_node(graph: &Graph, node: &Node) -> Vec<Candidate> {
+    let Some(conv) = node.op_as::<Conv>().filter(|_| is_blocked(graph, node)) else { return Vec::new() };
+    if node.input(0).map(|id| graph.value(id).layout) != Some(Layout::Blocked { block: BLOCK }) {
+        return Vec::new();
+    }
+    let Some(square) = graph.with_types(node, |types| Square::of(conv, types)) else { return Vec::new() };
+    [4, 2].into_iter().filter_map(|tile| candidate(&square, tile)).collect()
+}
+
+/// What tiles of `tile` save, where that is worthwhile.
+fn candidate(square: &Square, tile: u64) -> Option<Candidate> {
+    let &Square { images, groups, in_channels, out_channels, out_h, out_w } = square;
+    let padded = |channels: usize| channels.next_multiple_of(BLOCK) as f64;
+    let pairs = in_channels as f64 * padded(out_channels) * groups as f64;
+    let planes = winograd_planes(tile) as f64;
+    let pixels = (images * out_h * out_w) as f64;
+    let tiles = (images * out_h.div_ceil(tile as usize) * out_w.div_ceil(tile as usize)) as f64;
+
+    let direct = 9.0 * pixels * pairs / (0.97 * PRODUCTS) + 36.0 * pairs / BYTES;
+    let transforms = 6.0 * planes * tiles * (padded(in_channels) + padded(out_channels)) * groups as f64;
+    let bytes = 4.0 * planes * pairs;
+    let time = (planes * tiles * pairs / 0.93 + transforms) / PRODUCTS + bytes / BYTES;
+    (time <= WORTHWHILE * direct && bytes <= LAYER_BYTES as f64).then_some(Candidate {
+        node: 0,
+        tile,
+        saved: direct - time,
+        bytes: bytes as u64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decisions::Decisions;
+    use crate::lower::lower;
+    use crate::options::Precision;
+    use crate::passes;
+    use crate::passes::test_support::{assert_close, compiled, inputs, model, reference};
+
+    /// The size of tiles that saves most time for a convolution between `channels` on a picture of `size` squared.
+    fn best(channels: [usize; 2], size: usize) -> Option<u64> {
+        let text = format!(
+            "input x 1,{0},{2},{2}\nrandom w {1},{0},3,3\ny = Conv(x, w) pads=[1,1,1,1]\noutput y",
+            channels[0], channels[1], size
+        );
+        let mut graph = model(&text);
+        passes::run(&mut graph, |_, _| {}).unwrap();
+        let found = graph.nodes.iter().flat_map(|node| of_node(&graph, node));
+        found.max_by(|a, b| a.saved.total_cmp(&b.saved)).map(|candidate| candidate.tile)
+    }
+
+    #[test]
+    fn large_pictures_take_large_tiles_and_small_ones_none() {
+        assert_eq!(best([64, 64], 56), Some(4));
+        assert_eq!(best([128, 256], 52), Some(4));
+        assert_eq!(best([256, 512], 26), Some(4));
+        assert_eq!(best([64, 64], 14), Some(2));
+        assert_eq!(best([256, 256], 14), Some(2));
+        assert_eq!(best([64, 64], 7), None);
+        assert_eq!(best([512, 512], 7), None);
+        assert_eq!(best([512, 1024], 13), None);
+        assert_eq!(best([8, 64], 56), None);
+    }
+
+    #[test]
+    fn what_saves_most_for_each_byte_comes_first() {
+        let of = |node, tile, saved, bytes| Candidate { node, tile, saved, bytes };
+        let all = || vec![of(0, 4, 100.0, 100), of(0, 2, 80.0, 40), of(1, 4, 90.0, 60), of(1, 2, 10.0, 30)];
+        let chosen = |budget| {
+            let mut chosen: Vec<_> = within(all(), budget).into_iter().collect();
+            chosen.sort_unstable();
+            chosen
+        };
+        assert_eq!(chosen(1000), [(0, 4), (1, 4)]);
+        assert_eq!(chosen(100), [(0, 2), (1, 4)]);
+        assert_eq!(chosen(50), [(0, 2)]);
+        assert_eq!(chosen(10), []);
+    }
+
+    const NETWORK: &str = "
+        input x 1,16,30,25
+        random w 48,16,3,3
+        random b 48
+        random v 48,48,3,3
+        random u 16,96,3,3
+        a = Conv(x, w, b) pads=[1,1,1,1]
+        c = Relu(a)
+        d = Conv(c, v) pads=[1,1,1,1]
+        e = Add(d, c)
+        f = Relu(e)
+        g = Concat(f, c) axis=1
+        y = Conv(g, u) pads=[0,1,2,1]
+        output y";
+
+    fn finished() -> Graph {
+        let mut graph = model(NETWORK);
+        passes::run(&mut graph, |_, _| {}).unwrap();
+        graph
+    }
+
+    #[test]
+    fn a_network_agrees_with_its_reference() {
+        let graph = model(NETWORK);
+        let inputs = inputs(&graph);
+        let expected = reference(&graph, &inputs);
+        let finished = finished();
+        for precision in [Precision::Fp32, Precision::Fp16] {
+            let calls = lower(&finished, precision, true, Decisions::default()).unwrap();
+            assert_eq!(calls.prepare.len(), 3);
+            assert_eq!(calls.calls.iter().filter(|call| call.kernel == "winograd_f32").count(), 3);
+            let tolerance = if precision == Precision::Fp32 { 1e-4 } else { 1e-2 };
+            assert_close(&compiled(&finished, &inputs, precision), &expected, tolerance, NETWORK);
+        }
+    }
+
+    #[test]
+    fn the_switch_turns_it_off() {
+        let calls = lower(&finished(), Precision::Fp32, false, Decisions::default()).unwrap();
+        assert!(calls.prepare.is_empty());
+        assert!(calls.calls.iter().all(|call| !call.kernel.starts_with("winograd")));
+    }
+
+    #[test]
+    fn convolutions_with_the_same_weights_share_what_is_prepared() {
+        let mut graph = model(
+            "input x 1,32,40,40
+             random w 32,32,3,3
+             a = Conv(x, w) pads=[1,1,1,1]
+             y = Conv(a, w) pads=[1,1,1,1]
+             output y",
+        );
+        passes::run(&mut graph, |_, _| {}).unwrap();
+        let calls = lower(&graph, Precision::Fp32, true, Decisions::default()).unwrap();
+        assert_eq!(calls.prepare.len(), 1);
+        assert_eq!(calls.calls.iter().filter(|call| call.kernel == "winograd_f32").count(), 2);
+    }
+}
