@@ -260,7 +260,7 @@ mod tests {
         let graph = check_pass(
             both,
             &text,
-            "q+k+v = MatMul(x, q+k+v:weights, q+k+v:bias)\no = FusedAttention(q+k+v, q+k+v, q+k+v, _)",
+            "q+n+v = MatMul(x, q+n+v:weights, q+n+v:bias)\no = FusedAttention(q+n+v, q+n+v, q+n+v, _)",
         );
         let call = &graph.nodes[1].op_as::<FusedAttention>().unwrap().call;
         assert_eq!([call.query.offset, call.key.offset, call.value.offset], [0, 12, 24]);
