@@ -221,7 +221,18 @@ impl<'a> LowerNode<'a> {
         signature: impl FnOnce() -> String,
         candidates: &[Candidate],
     ) -> usize {
-        self.calls.decisions.choose(self.name, question, signature, candidates)
+        self.choose_or(question, signature, candidates, Candidate::cheapest(candidates))
+    }
+
+    /// [`LowerNode::choose`] with another default than the cheapest: by what estimates do not say, such as memory.
+    pub fn choose_or(
+        &mut self,
+        question: &'static str,
+        signature: impl FnOnce() -> String,
+        candidates: &[Candidate],
+        default: usize,
+    ) -> usize {
+        self.calls.decisions.choose(self.name, question, signature, candidates, default)
     }
 
     /// Says why this node is lowered as it is: for the report, if there is to be one.

@@ -1,7 +1,7 @@
 //! What lowering decides for each layer, and why: the choices that operators offer, and the report on all of it.
 //!
 //! An operator that can be computed in several ways asks [`LowerNode::choose`](crate::calls::LowerNode::choose): it names
-//! the ways with what each is estimated to cost, and gets the one that the [`Tactics`] say, or else the cheapest.
+//! the ways with what each is estimated to cost, and gets the one that the [`Tactics`] say, or else its default.
 
 use crate::tactics::{Fit, Tactics};
 
@@ -12,6 +12,14 @@ pub struct Candidate {
     pub name: &'static str,
     /// What it is estimated to cost, in any unit that the candidates share.
     pub cost: f64,
+}
+
+impl Candidate {
+    /// The position of the cheapest, the first of several as cheap.
+    pub fn cheapest(candidates: &[Candidate]) -> usize {
+        let costs = candidates.iter().map(|candidate| candidate.cost).enumerate();
+        costs.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(index, _)| index)
+    }
 }
 
 /// A choice among candidates that was made for a layer.
@@ -27,7 +35,7 @@ pub struct Choice {
     pub candidates: Vec<Candidate>,
     /// The position of the one that was chosen.
     pub chosen: usize,
-    /// Whether tactics chose it; else it is the cheapest by estimate.
+    /// Whether tactics chose it; else it is the default: the cheapest by estimate, unless the operator has its reasons.
     pub by_tactics: bool,
 }
 
@@ -96,17 +104,16 @@ impl Decisions {
         question: &'static str,
         signature: impl FnOnce() -> String,
         candidates: &[Candidate],
+        default: usize,
     ) -> usize {
-        let costs = candidates.iter().map(|candidate| candidate.cost).enumerate();
-        let cheapest = costs.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(index, _)| index);
         if !self.is_kept {
-            return cheapest;
+            return default;
         }
         let signature = signature();
         let fit = self.tactics.fit(node, question, &signature, candidates);
         let (chosen, by_tactics) = match fit {
             Fit::Candidate(index) => (index, true),
-            Fit::Unknown => (cheapest, false),
+            Fit::Unknown => (default, false),
         };
         let candidates = candidates.to_vec();
         let choice = Choice { node: node.to_owned(), question, signature, candidates, chosen, by_tactics };
@@ -134,12 +141,12 @@ mod tests {
     #[test]
     fn the_cheapest_is_chosen_where_nothing_was_measured() {
         let mut decisions = Decisions::kept(Tactics::default());
-        assert_eq!(decisions.choose("a", "sum", || "4".to_owned(), &WAYS), 1);
+        assert_eq!(decisions.choose("a", "sum", || "4".to_owned(), &WAYS, 1), 1);
         assert_eq!(
             decisions.choices[0].reason(),
             "fast by the cost model; estimates beside it: direct ×2.00"
         );
-        assert_eq!(decisions.choose("b", "sum", || "4".to_owned(), &WAYS[..1]), 0);
+        assert_eq!(decisions.choose("b", "sum", || "4".to_owned(), &WAYS[..1], 0), 0);
         assert_eq!(decisions.choices[1].reason(), "direct: there is no other way");
     }
 
@@ -147,7 +154,7 @@ mod tests {
     fn nothing_is_kept_where_nobody_reads_it() {
         let mut decisions = Decisions::default();
         decisions.explain(|| unreachable!());
-        assert_eq!(decisions.choose("a", "sum", || unreachable!(), &WAYS), 1);
+        assert_eq!(decisions.choose("a", "sum", || unreachable!(), &WAYS, 1), 1);
         decisions.end_layer(|_| unreachable!());
         assert!(decisions.choices.is_empty() && decisions.layers.is_empty());
     }
@@ -156,8 +163,8 @@ mod tests {
     fn tactics_go_before_estimates() {
         let text = "infer-tactics 1\nlayer \"a\" sum \"4\" direct\n";
         let mut decisions = Decisions::kept(Tactics::parse(text).unwrap());
-        assert_eq!(decisions.choose("a", "sum", || "4".to_owned(), &WAYS), 0);
+        assert_eq!(decisions.choose("a", "sum", || "4".to_owned(), &WAYS, 1), 0);
         assert_eq!(decisions.choices[0].reason(), "direct by the tactics; estimates beside it: fast ×0.50");
-        assert_eq!(decisions.choose("a", "sum", || "5".to_owned(), &WAYS), 1);
+        assert_eq!(decisions.choose("a", "sum", || "5".to_owned(), &WAYS, 1), 1);
     }
 }

@@ -9,49 +9,7 @@ use infer_kernels::{Args, Isa, Kernel, Operand, kernels, threads};
 
 /// Multiplications and additions in a second that a loop without memory reaches on one thread.
 fn peak(isa: Isa) -> f64 {
-    const STEPS: usize = 20_000;
-    const CHAINS: usize = 12;
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
-        #[target_feature(enable = "avx512f")]
-        fn avx512() -> f32 {
-            let x = _mm512_set1_ps(0.5);
-            let mut sums = [x; CHAINS];
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = _mm512_fmadd_ps(*sum, x, x);
-                }
-            }
-            sums.into_iter().map(|sum| _mm512_cvtss_f32(sum)).sum()
-        }
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2() -> f32 {
-            let x = _mm256_set1_ps(0.5);
-            let mut sums = [x; CHAINS];
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = _mm256_fmadd_ps(*sum, x, x);
-                }
-            }
-            sums.into_iter().map(|sum| _mm256_cvtss_f32(sum)).sum()
-        }
-        let start = Instant::now();
-        // SAFETY: the caller asks only for what the processor has.
-        let (sum, lanes) = unsafe {
-            match isa {
-                Isa::Avx512 => (avx512(), 16),
-                _ => (avx2(), 8),
-            }
-        };
-        std::hint::black_box(sum);
-        (2 * STEPS * CHAINS * lanes) as f64 / start.elapsed().as_secs_f64()
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (isa, STEPS, CHAINS);
-        f64::NAN
-    }
+    infer_kernels::peak::f32_rate(isa, 1).unwrap_or(f64::NAN)
 }
 
 /// [`measure_call`] of a convolution or product.

@@ -3,8 +3,8 @@
 use bytemuck::Pod;
 
 use crate::call::{
-    Axis, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm, Lrn, PackB, Pool, PoolNd,
-    Recurrent, Reduce, Reorder, Resize, Winograd,
+    Attention, Axis, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm, Lrn, PackB, Pool,
+    PoolNd, Recurrent, Reduce, Reorder, Resize, Winograd,
 };
 
 /// A call in numbers.
@@ -36,7 +36,12 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
     let passes = |shape: String| Some((shape, Vec::new()));
     match kernel {
         "conv_f32" | "conv_f16w" => conv(&read(params)?),
-        "winograd_f32" => conv(&read::<Winograd>(params)?.conv),
+        "winograd_f32" => {
+            let p: Winograd = read(params)?;
+            let (shape, factors) = conv(&p.conv)?;
+            Some((format!("{shape} F({},3)", p.tile), factors))
+        }
+        "attention_f32" => attention(&read(params)?),
         "depthwise_f32" | "depthwise_f16w" => depthwise(&read(params)?),
         "conv_nd_f32" | "conv_transpose_nd_f32" => conv_nd(&read(params)?, kernel == "conv_transpose_nd_f32"),
         "pack_b_f32" => {
@@ -126,6 +131,13 @@ fn conv(p: &Conv) -> Option<(String, Vec<u64>)> {
 fn depthwise(p: &Conv) -> Option<(String, Vec<u64>)> {
     let factors = [2, p.n, p.groups, p.kernel_h, p.kernel_w, p.out_h, p.out_w].to_vec();
     Some((format!("{}{} {} @{}x{}", batch(p.n), p.groups, taps(p), p.out_h, p.out_w), factors))
+}
+
+fn attention(p: &Attention) -> Option<(String, Vec<u64>)> {
+    let heads = p.lead.iter().copied().reduce(u64::saturating_mul)?;
+    let shape = format!("{}[{},{}]·[{},{}]", batch(heads), p.rows, p.size, p.size, p.keys);
+    let shape = format!("{shape}, [{},{}]·[{},{}]", p.rows, p.keys, p.keys, p.value_size);
+    Some((shape, [2, heads, p.rows, p.keys, p.size.saturating_add(p.value_size)].to_vec()))
 }
 
 fn taps(p: &Conv) -> String {
@@ -242,6 +254,19 @@ mod tests {
         check("conv_f32", p, "[128,768]·[768,3072]", 2 * 128 * 768 * 3072);
         let p = Conv { groups: 32, kernel_h: 3, kernel_w: 5, dilation_w: 2, out_h: 7, out_w: 9, ..UNIT };
         check("depthwise_f32", p, "32 3x5 dilated 1x2 @7x9", 2 * 32 * 15 * 63);
+        let p =
+            Conv { in_channels: 64, out_channels: 64, kernel_h: 3, kernel_w: 3, out_h: 8, out_w: 8, ..UNIT };
+        let p = Winograd { conv: p, tile: 4, block_tiles: 1, block_pairs: 1 };
+        check("winograd_f32", p, "64→64 3x3 @8x8 F(4,3)", 2 * 64 * 64 * 9 * 64);
+        let p = Attention {
+            lead: [1, 12, 1, 1],
+            rows: 5,
+            keys: 7,
+            size: 64,
+            value_size: 32,
+            ..Attention::default()
+        };
+        check("attention_f32", p, "12 × [5,64]·[64,7], [5,7]·[7,32]", 2 * 12 * 5 * 7 * 96);
         let p = Recurrent { steps: 10, directions: 2, batch: 1, hidden: 8, ..Recurrent::default() };
         check("lstm_f32", p, "10 steps of 8 both ways", 2 * 10 * 2 * 4 * 64);
     }

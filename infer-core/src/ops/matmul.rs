@@ -13,6 +13,7 @@
 use infer_kernels::call::{self, Activation, BLOCK, View, residual};
 
 use crate::calls::{LowerNode, Span, Tensor};
+use crate::decisions::Candidate;
 use crate::diagnostic::Reason;
 use crate::ops::compose;
 use crate::ops::host_kernels::{self, Matrices};
@@ -29,9 +30,14 @@ pub const OPERATORS: &[Row] = &[
     Row { name: "Gemm", domain: "", since: 6, inputs: 2..=3, outputs: 1..=1, import: import_gemm },
 ];
 
-/// Rows of the left matrix and columns of the right one from which the left one is copied into blocks.
-const BLOCK_ROWS: usize = 14;
-const BLOCK_COLUMNS: usize = 64;
+/// Rows of the left matrix that the kernel works on together.
+const TILE_ROWS: usize = 14;
+
+/// How much longer several tiles take on rows, which lie so far apart that they compete for the same lines of a cache.
+const ROWS_COST: f64 = 1.2;
+
+/// What copying an element into blocks takes, in multiply-adds: it pays from 64 columns.
+const COPY_COST: f64 = 12.7;
 
 /// A product of matrices, with what later passes fused into it: input 2 is added, input 3 too.
 #[derive(Clone, Debug, PartialEq)]
@@ -348,6 +354,18 @@ impl MatMul {
         Ok(full)
     }
 
+    /// Whether the kernel reads the left matrices by rows, where they lie, and not from a copy in blocks.
+    fn reads_rows(node: &mut LowerNode<'_>, [images, rows, k, columns]: [usize; 4]) -> bool {
+        let elements = (images * rows * k) as f64;
+        let by_rows = if rows >= TILE_ROWS { ROWS_COST } else { 1.0 };
+        let ways = [
+            Candidate { name: "rows", cost: elements * by_rows * columns as f64 },
+            Candidate { name: "blocks", cost: elements * (columns as f64 + COPY_COST) },
+        ];
+        let signature = || format!("{images} × [{rows},{k}]·[{k},{columns}]");
+        node.choose("left", signature, &ways) == 0
+    }
+
     /// The left matrices as the kernel reads them, in blocks where that pays.
     fn left(
         &self,
@@ -357,7 +375,7 @@ impl MatMul {
         [images, rows, k, columns]: [usize; 4],
     ) -> (Span, View) {
         let row_major = plain.stride_c == 1;
-        if row_major && (rows < BLOCK_ROWS || columns < BLOCK_COLUMNS || k <= BLOCK) {
+        if row_major && (k <= BLOCK || Self::reads_rows(node, [images, rows, k, columns])) {
             return (span, View { stride_c: BLOCK as u64, ..plain });
         }
         let blocks = k.div_ceil(BLOCK);
