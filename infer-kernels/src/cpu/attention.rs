@@ -377,9 +377,9 @@ unsafe fn one_head<V: Tiles>(
                 );
                 let finished = key_first + e.key_block >= seen;
                 let to: *mut f32 = args.operands[4].ptr();
-                for row in 0..rows.len() {
+                for (row, &factor) in factors.iter().enumerate().take(rows.len()) {
                     let share = if finished { 1.0 / *state.add(padded + row) } else { 1.0 };
-                    let (factor, share) = (V::splat(factors[row]), V::splat(share));
+                    let (factor, share) = (V::splat(factor), V::splat(share));
                     let to = to.add(output + (rows.start + row) * p.output.row as usize);
                     for at in (0..e.value_size).step_by(BLOCK) {
                         let lanes = (e.value_size - at).min(BLOCK);

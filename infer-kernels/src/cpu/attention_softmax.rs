@@ -31,6 +31,7 @@ pub(super) struct Scores {
 
 /// eˣ of x ≤ 0 within a few units of the last place; 0 below −104.
 #[inline(always)]
+#[expect(clippy::approx_constant, reason = "the coefficient is that of the minimax series, and not ln 2")]
 fn exp_negative<V: Vector>(x: V) -> V {
     let log2_e = x.constant(std::f32::consts::LOG2_E);
     let x = x.constant(-104.0).max(x);
