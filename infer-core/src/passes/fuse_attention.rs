@@ -683,7 +683,7 @@ fn stride_at(runs: &[Run], whole: usize, inside: usize) -> Option<usize> {
     for run in runs {
         let after = before / run.extent;
         if inside >= after && inside < before {
-            return (inside % after == 0).then(|| run.stride * (inside / after));
+            return inside.is_multiple_of(after).then(|| run.stride * (inside / after));
         }
         before = after;
     }

@@ -12,7 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{AlignedBytes, Location, PlanView};
 
 /// What has been prepared of the plans that are part of the program, by their address and length.
-static PREPARED: Mutex<Option<HashMap<(usize, usize), Weak<AlignedBytes>>>> = Mutex::new(None);
+type Prepared = HashMap<(usize, usize), Weak<AlignedBytes>>;
+
+static PREPARED: Mutex<Option<Prepared>> = Mutex::new(None);
 
 /// Runs the steps of `view`, the plan `plan`, that prepare; `None` where there are none. A plan that is part of the
 /// program is prepared once for all who have it open at the same time.

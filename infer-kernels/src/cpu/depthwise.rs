@@ -443,7 +443,7 @@ unsafe fn square_taps<
                     if COLUMN < S * (M - 1) + K {
                         let x = V::load(from.add(COLUMN * BLOCK));
                         unrolled!(TAP in [0 1 2 3 4] {
-                            if TAP < K && TAP <= COLUMN && (COLUMN - TAP).is_multiple_of(S) {
+                            if TAP < K && COLUMN + 1 > TAP && (COLUMN - TAP).is_multiple_of(S) {
                                 let m = (COLUMN - TAP) / S;
                                 if m < M {
                                     sums[m] = x.mul_add(weights[TAP], sums[m]);

@@ -209,8 +209,7 @@ fn many_channels_stay_accurate() {
 #[test]
 fn filters_from_halves() {
     let call = WinogradWeights { groups: 2, in_channels: 16, out_channels: 48, tile: 4 };
-    let halves: Vec<f16> =
-        Random::new(7).units(2 * 48 * 16 * 9).into_iter().map(|value| f16::from_f32(value)).collect();
+    let halves: Vec<f16> = Random::new(7).units(2 * 48 * 16 * 9).into_iter().map(f16::from_f32).collect();
     let size = call.elements().unwrap() as usize * 4;
     check("winograd_weights_f16w", &call, &[bytes(&halves)], &[size], |_, _, x: f32, y: f32| {
         (x - y).abs() <= 4e-6

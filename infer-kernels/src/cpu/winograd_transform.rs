@@ -117,26 +117,26 @@ pub(crate) unsafe fn transform_input<V: Vector, T, const IN: usize, const OUT: u
         let zero = V::splat(0.0);
         let mut half = [[zero; IN]; IN];
         if extent == [IN, IN] {
-            for column in 0..IN {
+            for (column, half) in half.iter_mut().enumerate() {
                 let mut x = [zero; IN];
-                for row in 0..IN {
-                    x[row] = V::load(from.add(row * steps[0] + column * steps[1]));
+                for (row, x) in x.iter_mut().enumerate() {
+                    *x = V::load(from.add(row * steps[0] + column * steps[1]));
                 }
-                half[column] = T::input(x);
+                *half = T::input(x);
             }
         } else {
-            for column in 0..extent[1] {
+            for (column, half) in half.iter_mut().enumerate().take(extent[1]) {
                 let mut x = [zero; IN];
                 for (row, x) in x.iter_mut().enumerate().take(extent[0]) {
                     *x = V::load(from.add(row * steps[0] + column * steps[1]));
                 }
-                half[column] = T::input(x);
+                *half = T::input(x);
             }
         }
         for row in 0..IN {
             let mut x = [zero; IN];
-            for column in 0..IN {
-                x[column] = half[column][row];
+            for (x, column) in x.iter_mut().zip(&half) {
+                *x = column[row];
             }
             for (column, x) in T::input(x).into_iter().enumerate() {
                 x.store(to.add((row * IN + column) * plane));
@@ -183,11 +183,11 @@ where
         let mut half = [[zero; IN]; OUT];
         for column in 0..IN {
             let mut y = [zero; IN];
-            for row in 0..IN {
-                y[row] = V::load(from.add((row * IN + column) * plane));
+            for (row, y) in y.iter_mut().enumerate() {
+                *y = V::load(from.add((row * IN + column) * plane));
             }
-            for (row, y) in T::output(y).into_iter().enumerate() {
-                half[row][column] = y;
+            for (half, y) in half.iter_mut().zip(T::output(y)) {
+                half[column] = y;
             }
         }
         half

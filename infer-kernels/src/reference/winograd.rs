@@ -134,11 +134,11 @@ pub unsafe fn winograd_f32(args: &Args<'_>) -> Result<(), RunError> {
                     let y = both_sides(&a, &sums);
                     let panel = group * out_blocks + lane / BLOCK;
                     let channel = (lane < out_channels).then_some(group * out_channels + lane);
-                    for i in 0..tile.min(out_h - top) {
-                        for j in 0..tile.min(out_w - left) {
+                    for (i, row) in y.iter().enumerate().take(out_h - top) {
+                        for (j, &y) in row.iter().enumerate().take(out_w - left) {
                             let at = [n, panel, top + i, left + j, lane % BLOCK];
                             // SAFETY: the call was validated.
-                            unsafe { finish(args, p, at, channel, y[i][j] as f32) };
+                            unsafe { finish(args, p, at, channel, y as f32) };
                         }
                     }
                 }
