@@ -13,6 +13,8 @@ compile_error!("infer-embed supports little-endian targets only");
 
 pub mod call;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod isa;
 mod kernel;
 #[cfg(feature = "reference")]

@@ -1,0 +1,46 @@
+//! Compiles the GPU kernels: `build.rs` and the test of the prebuilt files share this.
+
+use std::path::Path;
+use std::process::Command;
+
+/// The version of nvcc that the prebuilt files are made with. PTX of a later one would not load on driver 580.
+pub const NVCC_VERSION: &str = "V13.0.88";
+
+/// The source files, without their extension.
+pub const MODULES: &[&str] = &["conv_f16", "conv_f32", "picture"];
+
+/// Architectures that get machine code; the driver compiles the PTX for others.
+const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100a", "120a"];
+
+/// Compiles every module of the folder `kernels` into the folder `out`.
+pub fn modules(kernels: &Path, out: &Path) -> Result<(), String> {
+    let nvcc = std::env::var("NVCC").unwrap_or_else(|_| "nvcc".into());
+    let run = |command: &mut Command| -> Result<String, String> {
+        let output = command.output().map_err(|error| {
+            format!(
+                "{nvcc} does not start ({error}); put CUDA 13.0's nvcc on the PATH, or its path into NVCC"
+            )
+        })?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            return Ok(text);
+        }
+        Err(format!("{nvcc} failed:\n{text}{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let version = run(Command::new(&nvcc).arg("--version"))?;
+    if !version.contains(NVCC_VERSION) {
+        return Err(format!("{nvcc} is not of version {NVCC_VERSION}:\n{version}"));
+    }
+    for module in MODULES {
+        let mut command = Command::new(&nvcc);
+        // In the folder and by bare names, so that the result knows nothing of where it was made.
+        command.current_dir(kernels).args(["-O3", "-std=c++17", "--fatbin", "--compress-mode=size"]);
+        for architecture in ARCHITECTURES {
+            command.arg(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
+        }
+        command.arg("-gencode=arch=compute_80,code=compute_80");
+        command.arg("-o").arg(out.join(format!("{module}.fatbin"))).arg(format!("{module}.cu"));
+        run(&mut command)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+// What the kernels share: arguments, vectors of eight channels, activations, dependence between launches.
+//
+// A picture is NHWC with its channels padded to a multiple of eight: padded lanes are written like others, from
+// weights and biases of zero, so that they are finite and nothing has to test for them.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+// `call::Activation`.
+struct Activation {
+    uint32_t kind;
+    float alpha;
+    float beta;
+    uint32_t reserved;
+};
+
+// Waits until the launches before this one are done and what they wrote is visible. Everything before it reads
+// weights alone. Every kernel calls it, so that done means done for all that came before.
+__device__ __forceinline__ void wait_for_producers() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next launch begin, as far as its own `wait_for_producers`.
+__device__ __forceinline__ void let_consumers_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void load8(const half* from, float (&v)[8]) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(from);
+    const half2* pairs = reinterpret_cast<const half2*>(&bits);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const float2 pair = __half22float2(pairs[i]);
+        v[2 * i] = pair.x;
+        v[2 * i + 1] = pair.y;
+    }
+}
+
+__device__ __forceinline__ void load8(const float* from, float (&v)[8]) {
+    const float4 low = reinterpret_cast<const float4*>(from)[0];
+    const float4 high = reinterpret_cast<const float4*>(from)[1];
+    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+    v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+}
+
+__device__ __forceinline__ void store8(half* to, const float (&v)[8]) {
+    uint4 bits;
+    half2* pairs = reinterpret_cast<half2*>(&bits);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] = __floats2half2_rn(v[2 * i], v[2 * i + 1]);
+    *reinterpret_cast<uint4*>(to) = bits;
+}
+
+__device__ __forceinline__ void store8(float* to, const float (&v)[8]) {
+    reinterpret_cast<float4*>(to)[0] = make_float4(v[0], v[1], v[2], v[3]);
+    reinterpret_cast<float4*>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
+}
+
+// Eight channels as they lie in memory.
+template <typename T>
+struct Eight {
+    uint4 bits[sizeof(T) / 2];
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (uint4& part : bits) part = make_uint4(0, 0, 0, 0);
+    }
+
+    __device__ __forceinline__ void load(const T* from) {
+#pragma unroll
+        for (int i = 0; i < int(sizeof(T) / 2); ++i) bits[i] = reinterpret_cast<const uint4*>(from)[i];
+    }
+
+    __device__ __forceinline__ void widen(float (&v)[8]) const {
+        const T* values = reinterpret_cast<const T*>(bits);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] = float(values[i]);
+    }
+};
+
+// The greater and the smaller of two; NaN stays NaN, which fmaxf and fminf would drop.
+__device__ __forceinline__ float greater(float a, float b) { return a > b || a != a ? a : b; }
+__device__ __forceinline__ float smaller(float a, float b) { return a < b || a != a ? a : b; }
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+
+__device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(__expf(x)); }
+
+// `ActivationKind` by number.
+__device__ __forceinline__ void activate(float (&v)[8], const Activation& act) {
+#define EACH(expression)                      \
+    _Pragma("unroll") for (int i = 0; i < 8; ++i) { \
+        const float x = v[i];                 \
+        v[i] = (expression);                  \
+    }                                         \
+    break
+    switch (act.kind) {
+        case 1: EACH(greater(x, 0.0f));
+        case 2: EACH(x >= 0.0f ? x : act.alpha * x);
+        case 3: EACH(smaller(greater(x, act.alpha), act.beta));
+        case 4: EACH(sigmoid(x));
+        case 5: EACH(smaller(greater(act.alpha * x + act.beta, 0.0f), 1.0f));
+        case 6: EACH(x * smaller(greater(x * (1.0f / 6.0f) + 0.5f, 0.0f), 1.0f));
+        case 7: EACH(x * sigmoid(x));
+        case 8: EACH(0.5f * x * (1.0f + erff(x * 0.70710678f)));
+        case 9: EACH(0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x))));
+        case 10: EACH(tanhf(x));
+        case 11: EACH(softplus(x));
+        case 12: EACH(x * tanhf(softplus(x)));
+        default: break;
+    }
+#undef EACH
+}
+
+// `call::residual`.
+constexpr int RESIDUAL_BEFORE = 1, RESIDUAL_AFTER = 2;
+
+// What follows a finished sum: bias, residual and activation.
+template <typename T>
+__device__ __forceinline__ void finish8(float (&v)[8], const float* bias, const T* residual, int residual_mode,
+                                        const Activation& act) {
+    float other[8];
+    if (bias) {
+        load8(bias, other);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] += other[i];
+    }
+    if (residual_mode) load8(residual, other);
+    if (residual_mode == RESIDUAL_BEFORE) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] += other[i];
+    }
+    activate(v, act);
+    if (residual_mode == RESIDUAL_AFTER) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] += other[i];
+    }
+}

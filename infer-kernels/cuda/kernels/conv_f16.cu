@@ -1,0 +1,249 @@
+// Convolution of f16 with sums in f32, by wgmma on sm_90a, where the tile has whole 64 rows, else by mma.sync m16n8k16;
+// see conv.cuh.
+//
+// Both operands lie in shared memory as rows of 64 halves, eight chunks of 16 bytes that are swapped by the row's
+// number, so that neither the copies into it nor ldmatrix meet a bank twice. There is room for STAGES such tiles.
+
+#include "conv.cuh"
+#include "wgmma.cuh"
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HAS_WGMMA true
+#else
+#define HAS_WGMMA false
+#endif
+
+namespace {
+
+constexpr int BK = 64;
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// 16 bytes from global to shared memory, or zeros.
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool inside) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0)
+                 : "memory");
+}
+
+__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <int PENDING>
+__device__ __forceinline__ void await() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// BM×BN by a block, WM×WN by a warp. POINT: one tap and no padding, so that k is the channel.
+template <int BM, int BN, int WM, int WN, int STAGES, bool POINT>
+__device__ __forceinline__ void conv(const Conv& p) {
+    constexpr int WARPS_N = BN / WN, THREADS = (BM / WM) * WARPS_N * 32;
+    constexpr int STEP = THREADS / 8, A_LOADS = BM / STEP, B_LOADS = BN / STEP;
+    constexpr int A_BYTES = BM * BK * 2, STAGE_BYTES = A_BYTES + BN * BK * 2;
+    constexpr bool WGMMA = HAS_WGMMA && BM % 64 == 0;
+    // How many steps ahead tiles are loaded. wgmma still reads the tile before the one of the step.
+    constexpr int AHEAD = WGMMA ? STAGES - 2 : STAGES - 1;
+    static_assert(AHEAD >= 1 && (!WGMMA || THREADS == BM * 2));
+    static_assert(STEP % 8 == 0 && BM % STEP == 0 && BN % STEP == 0);
+    static_assert(WM % 16 == 0 && WN % 16 == 0);
+
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const uint32_t base = shared_address(shared);
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    const int m0 = int(blockIdx.x) / p.column_tiles * BM, n0 = int(blockIdx.x) % p.column_tiles * BN;
+    const int warp_m = warp / WARPS_N * WM, warp_n = warp % WARPS_N * WN;
+
+    const int depth = p.taps * p.channels;
+    const int k_begin = int(blockIdx.y) * p.depth_per_split;
+    const int k_end = min(depth, k_begin + p.depth_per_split);
+    const int steps = (k_end - k_begin + BK - 1) / BK;
+
+    // Copies: each thread one chunk of several rows.
+    const int chunk = thread % 8, row = thread / 8;
+    const uint32_t slot = row * (BK * 2) + ((chunk ^ (row % 8)) * 16);
+    const half* input = static_cast<const half*>(p.input);
+    const half* weights = static_cast<const half*>(p.weights) + size_t(n0 + row) * depth;
+
+    int b_k = k_begin + chunk * 8;
+    auto load_b = [&](int stage) {
+        const bool inside = b_k < k_end;
+#pragma unroll
+        for (int i = 0; i < B_LOADS; ++i) {
+            const bool there = inside && n0 + row + i * STEP < p.out_channels;
+            const half* from = there ? weights + size_t(i) * STEP * depth + b_k : static_cast<const half*>(p.weights);
+            copy_async(base + stage * STAGE_BYTES + A_BYTES + slot + i * STEP * (BK * 2), from, there);
+        }
+        b_k += BK;
+    };
+
+    Rows<A_LOADS> rows;
+    rows.locate(p, m0 + row, STEP);
+    int a_k = k_begin + chunk * 8;
+    Tap tap(p, a_k);
+    auto load_a = [&](int stage) {
+        const bool inside = a_k < k_end;
+        int offset, below = 0, right = 0;
+        if constexpr (POINT) {
+            offset = a_k;
+        } else {
+            below = tap.row * p.dilation_h, right = tap.column * p.dilation_w;
+            offset = below * p.in_stride_h + right * p.in_stride_w + tap.channel;
+        }
+#pragma unroll
+        for (int i = 0; i < A_LOADS; ++i) {
+            bool there = inside;
+            if constexpr (POINT) {
+                there = there && rows.corner[i].x >= 0;
+            } else {
+                there = there && unsigned(rows.corner[i].x + below) < unsigned(p.in_h) &&
+                        unsigned(rows.corner[i].y + right) < unsigned(p.in_w);
+            }
+            const half* from = there ? input + (rows.base[i] + offset) : input;
+            copy_async(base + stage * STAGE_BYTES + slot + i * STEP * (BK * 2), from, there);
+        }
+        a_k += BK;
+        if constexpr (!POINT) tap.advance(p, BK);
+    };
+
+    let_consumers_start();
+#pragma unroll
+    for (int stage = 0; stage < AHEAD; ++stage)
+        if (stage < steps) load_b(stage);
+    // The first blocks of a column of tiles fetch the rest of its weights while the launch before still runs.
+    if (m0 == 0) {
+        for (int line = thread; line < BN * (steps - AHEAD); line += THREADS) {
+            const int n = n0 + line % BN, k = k_begin + (AHEAD + line / BN) * BK;
+            if (n < p.out_channels) {
+                const half* from = static_cast<const half*>(p.weights) + size_t(n) * depth + k;
+                asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+            }
+        }
+    }
+    wait_for_producers();
+#pragma unroll
+    for (int stage = 0; stage < AHEAD; ++stage) {
+        if (stage < steps) load_a(stage);
+        commit();
+    }
+
+    // What a thread has of the product is the same for both: of each 16×8, two neighbours in a row and those eight
+    // rows below.
+    constexpr int TM = WGMMA ? 1 : WM / 16, TN = WGMMA ? BN / 8 : WN / 8;
+    float sums[TM][TN][4];
+#pragma unroll
+    for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j)
+#pragma unroll
+            for (int l = 0; l < 4; ++l) sums[i][j][l] = 0.0f;
+
+    // Where ldmatrix reads: lanes 0–15 the rows of the left half of 16×16 of A, lanes 16–31 the right one; of B eight
+    // columns at a time, both halves of k.
+    const int a_row = warp_m + lane % 16, a_chunk = lane / 16;
+    const int b_row = warp_n + lane % 8 + lane / 16 * 8, b_chunk = lane / 8 % 2;
+
+    int stage = 0, next = AHEAD;
+    for (int step = 0; step < steps; ++step) {
+        await<AHEAD - 1>();
+#if HAS_WGMMA
+        if constexpr (WGMMA) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+        __syncthreads();
+        const uint32_t a_tile = base + stage * STAGE_BYTES, b_tile = a_tile + A_BYTES;
+#if HAS_WGMMA
+        if constexpr (WGMMA) {
+            const uint64_t a = describe(a_tile + warp / 4 * (64 * BK * 2)), b = describe(b_tile);
+            begin_products();
+#pragma unroll
+            for (int kk = 0; kk < BK / 16; ++kk) multiply_groups(sums[0], a + kk * 2, b + kk * 2);
+            commit_products();
+        }
+#endif
+        if (step + AHEAD < steps) {
+            load_b(next);
+            load_a(next);
+        }
+        commit();
+#if HAS_WGMMA
+        if constexpr (WGMMA) await_products<1>();
+#endif
+        if constexpr (!WGMMA) {
+#pragma unroll
+            for (int kk = 0; kk < BK / 16; ++kk) {
+                uint32_t a[WM / 16][4], b[WN / 16][4];
+#pragma unroll
+                for (int i = 0; i < WM / 16; ++i) {
+                    const int r = a_row + i * 16;
+                    load_matrices(a[i], a_tile + r * (BK * 2) + (((kk * 2 + a_chunk) ^ (r % 8)) * 16));
+                }
+#pragma unroll
+                for (int j = 0; j < WN / 16; ++j) {
+                    const int r = b_row + j * 16;
+                    load_matrices(b[j], b_tile + r * (BK * 2) + (((kk * 2 + b_chunk) ^ (r % 8)) * 16));
+                }
+#pragma unroll
+                for (int i = 0; i < WM / 16; ++i)
+#pragma unroll
+                    for (int j = 0; j < WN / 8; ++j)
+                        multiply(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+            }
+        }
+        stage = stage + 1 == STAGES ? 0 : stage + 1;
+        next = next + 1 == STAGES ? 0 : next + 1;
+    }
+#if HAS_WGMMA
+    if constexpr (WGMMA) await_products<0>();
+#endif
+    await<0>();
+    __syncthreads();
+
+    float* tile = reinterpret_cast<float*>(shared);
+    constexpr int LD = BN + 8;
+    const int sums_m = WGMMA ? warp * 16 : warp_m, sums_n = WGMMA ? 0 : warp_n;
+#pragma unroll
+    for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j) {
+            const int r = sums_m + i * 16 + lane / 4, c = sums_n + j * 8 + lane % 4 * 2;
+            *reinterpret_cast<float2*>(tile + r * LD + c) = make_float2(sums[i][j][0], sums[i][j][1]);
+            *reinterpret_cast<float2*>(tile + (r + 8) * LD + c) = make_float2(sums[i][j][2], sums[i][j][3]);
+        }
+    __syncthreads();
+    finish_tile<half, BM, BN, THREADS>(p, tile, m0, n0);
+}
+
+}  // namespace
+
+// The tiles of `cuda::conv::TILES`.
+#define TILE(BM, BN, WM, WN, STAGES)                                                                      \
+    extern "C" __global__ void __launch_bounds__((BM / WM) * (BN / WN) * 32)                              \
+        conv_f16_##BM##x##BN(const __grid_constant__ Conv p) {                                            \
+        conv<BM, BN, WM, WN, STAGES, false>(p);                                                           \
+    }                                                                                                     \
+    extern "C" __global__ void __launch_bounds__((BM / WM) * (BN / WN) * 32)                              \
+        conv_f16_##BM##x##BN##_point(const __grid_constant__ Conv p) {                                    \
+        conv<BM, BN, WM, WN, STAGES, true>(p);                                                            \
+    }
+
+TILE(128, 128, 64, 32, 3)
+TILE(128, 64, 32, 32, 4)
+TILE(64, 128, 32, 64, 4)
+TILE(64, 64, 32, 32, 6)
+TILE(128, 32, 32, 16, 4)
+TILE(64, 32, 32, 16, 8)
+TILE(32, 64, 16, 16, 8)
+TILE(32, 32, 16, 16, 8)

@@ -1,0 +1,453 @@
+//! What else pictures go through: depthwise convolution, pooling, elementwise functions, resampling, layouts.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{CudaKernel, Launch, PICTURE, element_bytes, expect_picture, positive, product};
+use crate::call::Activation;
+use crate::{Call, Invalid};
+
+/// `cuda_depthwise_*`, `cuda_depthwise3_*` (a window of 3×3), `cuda_max_pool_*`, `cuda_average_pool_*`, and
+/// `cuda_max_pool_all_*`, `cuda_average_pool_all_*`, whose one window is the whole picture.
+///
+/// Operands: input; weights `[taps][channels]`, bias f32 `[channels]` or absent and residual or absent, all absent for
+/// pooling; output.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Window {
+    /// Input rows; taps beyond them are zero, or left out by pooling.
+    pub in_h: i32,
+    /// Input columns.
+    pub in_w: i32,
+    /// Elements from one input pixel to the next.
+    pub in_stride: i32,
+    /// Window rows.
+    pub kernel_h: i32,
+    /// Window columns.
+    pub kernel_w: i32,
+    /// Output rows.
+    pub out_h: i32,
+    /// Output columns.
+    pub out_w: i32,
+    /// Between output rows, in input rows.
+    pub stride_h: i32,
+    /// Between output columns, in input columns.
+    pub stride_w: i32,
+    /// Padding above.
+    pub pad_h: i32,
+    /// Padding to the left.
+    pub pad_w: i32,
+    /// Between window rows, in input rows.
+    pub dilation_h: i32,
+    /// Between window columns, in input columns.
+    pub dilation_w: i32,
+    /// Output pixels of all images.
+    pub pixels: i32,
+    /// Channels.
+    pub channels: i32,
+    /// Elements from one output pixel to the next.
+    pub out_stride: i32,
+    /// Elements from one pixel of the residual to the next.
+    pub residual_stride: i32,
+    /// One of [`residual`](crate::call::residual).
+    pub residual_mode: i32,
+    /// Whether means count padding.
+    pub count_padding: i32,
+    /// Padding below that means count.
+    pub pad_end_h: i32,
+    /// Padding to the right that means count.
+    pub pad_end_w: i32,
+    /// Zero.
+    pub reserved: i32,
+    /// Applied last or before the residual.
+    pub activation: Activation,
+}
+
+/// Channels that a thread of [`Stem`] computes: its weights come in rows of a multiple of so many.
+pub const STEM_CHANNELS: usize = 16;
+
+/// The most shared memory for the weights of a [`Stem`].
+const STEM_BYTES: u64 = 48 * 1024;
+
+/// `cuda_stem_*`, `cuda_stem3_*` (a kernel of 3×3): convolution of few channels, straight from a row-major tensor of f32.
+///
+/// Operands: input f32 `[N, channels, in_h, in_w]`; weights f32 `[channels][taps][out_channels]`, the latter padded to a
+/// multiple of [`STEM_CHANNELS`]; bias f32 `[out_channels]` or absent; output, a picture.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Stem {
+    /// Input rows; taps beyond them are zero.
+    pub in_h: i32,
+    /// Input columns.
+    pub in_w: i32,
+    /// Input channels.
+    pub channels: i32,
+    /// Kernel rows.
+    pub kernel_h: i32,
+    /// Kernel columns.
+    pub kernel_w: i32,
+    /// Output rows.
+    pub out_h: i32,
+    /// Output columns.
+    pub out_w: i32,
+    /// Between output rows, in input rows.
+    pub stride_h: i32,
+    /// Between output columns, in input columns.
+    pub stride_w: i32,
+    /// Padding above.
+    pub pad_h: i32,
+    /// Padding to the left.
+    pub pad_w: i32,
+    /// Between kernel rows, in input rows.
+    pub dilation_h: i32,
+    /// Between kernel columns, in input columns.
+    pub dilation_w: i32,
+    /// Output pixels of all images.
+    pub pixels: i32,
+    /// Output channels.
+    pub out_channels: i32,
+    /// Elements from one output pixel to the next.
+    pub out_stride: i32,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// What [`Map`] computes before its activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum MapKind {
+    /// The left picture.
+    Left = 0,
+    /// The sum.
+    Sum = 1,
+    /// The product.
+    Product = 2,
+    /// The difference.
+    Difference = 3,
+}
+
+/// `cuda_map_*`: elementwise functions of one or two pictures.
+///
+/// Operands: left; right, or absent; output.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Map {
+    /// Pixels of all images.
+    pub pixels: i32,
+    /// Channels.
+    pub channels: i32,
+    /// Elements from one pixel of the left to the next.
+    pub left_stride: i32,
+    /// Elements from one pixel of the right to the next.
+    pub right_stride: i32,
+    /// Elements from one output pixel to the next.
+    pub out_stride: i32,
+    /// How many pixels of the left share one of the right.
+    pub share: i32,
+    /// A [`MapKind`].
+    pub kind: i32,
+    /// Zero.
+    pub reserved: i32,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// `cuda_resize_*`: each output pixel is a sum of `taps_h` × `taps_w` input pixels.
+///
+/// Operands: input; the rows of the taps of each output row, then the columns of those of each output column, i32;
+/// their weights, f32; output. Whoever makes the tables sees to it that they name pixels of the input.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Resize {
+    /// Input rows.
+    pub in_h: i32,
+    /// Input columns.
+    pub in_w: i32,
+    /// Elements from one input pixel to the next.
+    pub in_stride: i32,
+    /// Output rows.
+    pub out_h: i32,
+    /// Output columns.
+    pub out_w: i32,
+    /// Elements from one output pixel to the next.
+    pub out_stride: i32,
+    /// Taps of a row.
+    pub taps_h: i32,
+    /// Taps of a column.
+    pub taps_w: i32,
+    /// Output pixels of all images.
+    pub pixels: i32,
+    /// Channels.
+    pub channels: i32,
+}
+
+/// `cuda_from_plain_*`, `cuda_to_plain_*`: between a row-major tensor of f32 and a picture.
+///
+/// Operands: input; output.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Layout {
+    /// Images.
+    pub images: i32,
+    /// Pixels of one image.
+    pub image_pixels: i32,
+    /// Channels of the row-major tensor.
+    pub plain_channels: i32,
+    /// Channels of the picture: those beyond the tensor's are written as zero.
+    pub channels: i32,
+    /// Elements from one pixel of the picture to the next.
+    pub stride: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// Eight channels of a pixel a thread.
+fn by_chunks(pixels: i32, channels: i32) -> Launch {
+    Launch::flat(pixels as u64 * (channels as u64 / 8))
+}
+
+/// Checks what windows have in common; gives images and channels.
+fn validate_window(call: &Call<'_>, element_bytes: u64) -> Result<[u64; 2], Invalid> {
+    let p: &Window = call.params()?;
+    call.expect_operands(5)?;
+    let [channels, pixels] = [positive(p.channels)?, positive(p.pixels)?];
+    let image = product(&[positive(p.out_h)?, positive(p.out_w)?])?;
+    if !pixels.is_multiple_of(image) {
+        return Err(Invalid("a part of an image"));
+    }
+    let images = pixels / image;
+    let in_pixels = product(&[images, positive(p.in_h)?, positive(p.in_w)?])?;
+    for (least, value) in [
+        (1, p.kernel_h),
+        (1, p.kernel_w),
+        (1, p.stride_h),
+        (1, p.stride_w),
+        (0, p.pad_h),
+        (0, p.pad_w),
+        (1, p.dilation_h),
+        (1, p.dilation_w),
+        (0, p.pad_end_h),
+        (0, p.pad_end_w),
+    ] {
+        if !(least..1 << 15).contains(&value) {
+            return Err(Invalid("a window out of range"));
+        }
+    }
+    for (extent, stride) in
+        [(p.out_h, p.stride_h), (p.out_w, p.stride_w), (p.kernel_h, p.dilation_h), (p.kernel_w, p.dilation_w)]
+    {
+        if product(&[extent as u64, stride as u64])? >= 1 << 30 {
+            return Err(Invalid("a window out of range"));
+        }
+    }
+    expect_picture(call, 0, in_pixels, p.in_stride, channels, element_bytes)?;
+    expect_picture(call, 4, pixels, p.out_stride, channels, element_bytes)?;
+    Ok([images, channels])
+}
+
+fn validate_depthwise(call: &Call<'_>, extent: i32, element_bytes: u64) -> Result<(), Invalid> {
+    let [_, channels] = validate_window(call, element_bytes)?;
+    let p: &Window = call.params()?;
+    if extent > 0 && (p.kernel_h != extent || p.kernel_w != extent) {
+        return Err(Invalid("a window of another extent"));
+    }
+    let taps = product(&[p.kernel_h as u64, p.kernel_w as u64, channels])?;
+    call.expect_elements(1, Some(taps), element_bytes)?;
+    if call.operand_bytes.get(2).is_some_and(|&bytes| bytes > 0) {
+        call.expect_elements(2, Some(channels), 4)?;
+    }
+    match p.residual_mode {
+        0 => Ok(()),
+        1 | 2 => expect_picture(call, 3, p.pixels as u64, p.residual_stride, channels, element_bytes),
+        _ => Err(Invalid("an unknown residual")),
+    }
+}
+
+fn validate_pool(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid> {
+    validate_window(call, element_bytes).map(|_| ())
+}
+
+fn validate_pool_all(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid> {
+    let [images, _] = validate_window(call, element_bytes)?;
+    let p: &Window = call.params()?;
+    match (p.out_h, p.out_w) {
+        // Images are counted along the second axis of the grid.
+        (1, 1) if images < 1 << 16 => Ok(()),
+        _ => Err(Invalid("more than one window an image")),
+    }
+}
+
+fn validate_stem(call: &Call<'_>, extent: i32, element_bytes: u64) -> Result<(), Invalid> {
+    let p: &Stem = call.params()?;
+    call.expect_operands(4)?;
+    let [pixels, out_channels] = [positive(p.pixels)?, positive(p.out_channels)?];
+    let image = product(&[positive(p.out_h)?, positive(p.out_w)?])?;
+    if !pixels.is_multiple_of(image) {
+        return Err(Invalid("a part of an image"));
+    }
+    let in_image = product(&[positive(p.channels)?, positive(p.in_h)?, positive(p.in_w)?])?;
+    call.expect_elements(0, Some(product(&[pixels / image, in_image])?), 4)?;
+    for (least, value) in [
+        (1, p.kernel_h),
+        (1, p.kernel_w),
+        (1, p.stride_h),
+        (1, p.stride_w),
+        (0, p.pad_h),
+        (0, p.pad_w),
+        (1, p.dilation_h),
+        (1, p.dilation_w),
+    ] {
+        if !(least..1 << 14).contains(&value) {
+            return Err(Invalid("a window out of range"));
+        }
+    }
+    for (extent, stride) in
+        [(p.out_h, p.stride_h), (p.out_w, p.stride_w), (p.kernel_h, p.dilation_h), (p.kernel_w, p.dilation_w)]
+    {
+        if product(&[extent as u64, stride as u64])? >= 1 << 28 {
+            return Err(Invalid("a window out of range"));
+        }
+    }
+    if extent > 0 && (p.kernel_h != extent || p.kernel_w != extent) {
+        return Err(Invalid("a window of another extent"));
+    }
+    if stem_bytes(p) > STEM_BYTES {
+        return Err(Invalid("more weights than shared memory"));
+    }
+    let depth = product(&[p.channels as u64, p.kernel_h as u64, p.kernel_w as u64])?;
+    let width = out_channels.next_multiple_of(STEM_CHANNELS as u64);
+    call.expect_elements(1, Some(product(&[depth, width])?), 4)?;
+    if call.operand_bytes.get(2).is_some_and(|&bytes| bytes > 0) {
+        call.expect_elements(2, Some(out_channels), 4)?;
+    }
+    expect_picture(call, 3, pixels, p.out_stride, out_channels, element_bytes)
+}
+
+/// The weights of the channels of a block.
+fn stem_bytes(p: &Stem) -> u64 {
+    let depth = (p.channels as u64).saturating_mul(p.kernel_h as u64).saturating_mul(p.kernel_w as u64);
+    depth.saturating_mul(STEM_CHANNELS as u64 * 4)
+}
+
+/// 256 pixels a block of 128 threads.
+fn launch_stem(params: &[u8]) -> Launch {
+    let p: &Stem = bytemuck::from_bytes(params);
+    Launch {
+        grid: [(p.pixels as u32).div_ceil(256), (p.out_channels as u32).div_ceil(STEM_CHANNELS as u32)],
+        cluster: 1,
+        threads: 128,
+        shared_bytes: stem_bytes(p) as u32,
+    }
+}
+
+fn launch_window(params: &[u8]) -> Launch {
+    let p: &Window = bytemuck::from_bytes(params);
+    by_chunks(p.pixels, p.channels)
+}
+
+/// 64 channels of an image a block.
+fn launch_pool_all(params: &[u8]) -> Launch {
+    let p: &Window = bytemuck::from_bytes(params);
+    Launch {
+        grid: [(p.channels as u32).div_ceil(64), p.pixels as u32],
+        cluster: 1,
+        threads: 256,
+        shared_bytes: 0,
+    }
+}
+
+fn validate_map(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid> {
+    let p: &Map = call.params()?;
+    call.expect_operands(3)?;
+    let [pixels, channels, share] = [positive(p.pixels)?, positive(p.channels)?, positive(p.share)?];
+    product(&[pixels, channels])?;
+    expect_picture(call, 0, pixels, p.left_stride, channels, element_bytes)?;
+    match p.kind {
+        0 => {}
+        1..=3 => {
+            let shared = (pixels - 1) / share + 1;
+            expect_picture(call, 1, shared, p.right_stride, channels, element_bytes)?;
+        }
+        _ => return Err(Invalid("an unknown operation")),
+    }
+    expect_picture(call, 2, pixels, p.out_stride, channels, element_bytes)
+}
+
+fn launch_map(params: &[u8]) -> Launch {
+    let p: &Map = bytemuck::from_bytes(params);
+    by_chunks(p.pixels, p.channels)
+}
+
+fn validate_resize(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid> {
+    let p: &Resize = call.params()?;
+    call.expect_operands(4)?;
+    let [out_h, out_w, pixels] = [positive(p.out_h)?, positive(p.out_w)?, positive(p.pixels)?];
+    let image = product(&[out_h, out_w])?;
+    if !pixels.is_multiple_of(image) {
+        return Err(Invalid("a part of an image"));
+    }
+    let channels = positive(p.channels)?;
+    let in_pixels = product(&[pixels / image, positive(p.in_h)?, positive(p.in_w)?])?;
+    let rows = product(&[out_h, positive(p.taps_h)?])?;
+    let columns = product(&[out_w, positive(p.taps_w)?])?;
+    expect_picture(call, 0, in_pixels, p.in_stride, channels, element_bytes)?;
+    call.expect_elements(1, Some(rows + columns), 4)?;
+    call.expect_elements(2, Some(rows + columns), 4)?;
+    expect_picture(call, 3, pixels, p.out_stride, channels, element_bytes)
+}
+
+fn launch_resize(params: &[u8]) -> Launch {
+    let p: &Resize = bytemuck::from_bytes(params);
+    by_chunks(p.pixels, p.channels)
+}
+
+/// `plain` and `picture`: the positions of the operands.
+fn validate_layout(call: &Call<'_>, plain: usize, picture: usize, element_bytes: u64) -> Result<(), Invalid> {
+    let p: &Layout = call.params()?;
+    call.expect_operands(2)?;
+    let pixels = product(&[positive(p.images)?, positive(p.image_pixels)?])?;
+    let [plain_channels, channels] = [positive(p.plain_channels)?, positive(p.channels)?];
+    product(&[pixels, channels])?;
+    call.expect_elements(plain, Some(product(&[pixels, plain_channels])?), 4)?;
+    expect_picture(call, picture, pixels, p.stride, channels, element_bytes)
+}
+
+fn launch_layout(params: &[u8]) -> Launch {
+    let p: &Layout = bytemuck::from_bytes(params);
+    by_chunks(p.images * p.image_pixels, p.channels)
+}
+
+/// The kernels of a family for both types of elements.
+macro_rules! kernels {
+    ($($family:literal $validate:expr, $launch:expr;)*) => {
+        &[$(
+            kernels!(@one concat!("cuda_", $family, "_f16"), $validate, $launch),
+            kernels!(@one concat!("cuda_", $family, "_f32"), $validate, $launch),
+        )*]
+    };
+    (@one $name:expr, $validate:expr, $launch:expr) => {
+        CudaKernel {
+            name: $name,
+            module: &PICTURE,
+            validate: |call| $validate(call, const { element_bytes($name) }),
+            launch: $launch,
+            // No more than any launch may have without asking.
+            most_shared_bytes: 0,
+        }
+    };
+}
+
+/// The kernels of this file.
+pub(super) static KERNELS: &[CudaKernel] = kernels! {
+    "depthwise" |call: &_, bytes| validate_depthwise(call, 0, bytes), launch_window;
+    "depthwise3" |call: &_, bytes| validate_depthwise(call, 3, bytes), launch_window;
+    "max_pool" validate_pool, launch_window;
+    "average_pool" validate_pool, launch_window;
+    "max_pool_all" validate_pool_all, launch_pool_all;
+    "average_pool_all" validate_pool_all, launch_pool_all;
+    "stem" |call: &_, bytes| validate_stem(call, 0, bytes), launch_stem;
+    "stem3" |call: &_, bytes| validate_stem(call, 3, bytes), launch_stem;
+    "map" validate_map, launch_map;
+    "resize" validate_resize, launch_resize;
+    "from_plain" |call: &_, bytes| validate_layout(call, 0, 1, bytes), launch_layout;
+    "to_plain" |call: &_, bytes| validate_layout(call, 1, 0, bytes), launch_layout;
+};
