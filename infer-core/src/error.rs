@@ -20,8 +20,18 @@ pub enum ErrorKind {
     Shape,
     /// The model does not run on bytes, as not all its inputs and outputs are arrays.
     NotArrays,
-    /// The system does not grant the memory that an inference needs.
+    /// The system, or the GPU, does not grant the memory that an inference needs.
     Memory,
+    /// There is no CUDA driver.
+    NoDriver,
+    /// The CUDA driver is too old.
+    Driver,
+    /// There is no such GPU.
+    NoDevice,
+    /// The GPU is of an architecture that the kernels do not run on.
+    Architecture,
+    /// The GPU failed.
+    Device,
 }
 
 /// An error at run time. Its display says what was wrong, where, and what to do.

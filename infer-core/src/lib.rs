@@ -55,6 +55,8 @@ pub mod graph;
 pub mod import;
 #[cfg(feature = "compiler")]
 pub mod lower;
+#[cfg(all(feature = "compiler", feature = "cuda"))]
+pub mod lower_cuda;
 #[cfg(feature = "compiler")]
 pub mod onnx;
 #[cfg(feature = "compiler")]

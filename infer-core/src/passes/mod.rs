@@ -88,6 +88,15 @@ pub struct PassError(pub String);
 /// Runs all passes, checking the graph after each. `log` is told the name of each pass that changed
 /// something, and sees the graph after it.
 pub fn run(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<(), PassError> {
+    simplify(graph, &mut log)?;
+    for pass in FINISH {
+        run_one(graph, pass, &mut log)?;
+    }
+    Ok(())
+}
+
+/// Runs the passes of [`SIMPLIFY`] alone; otherwise as [`run`].
+pub fn simplify(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<(), PassError> {
     for round in 0.. {
         if round == MAX_ROUNDS {
             return Err(PassError(format!("passes still change the graph after {MAX_ROUNDS} rounds")));
@@ -99,9 +108,6 @@ pub fn run(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<(), P
         if !changed {
             break;
         }
-    }
-    for pass in FINISH {
-        run_one(graph, pass, &mut log)?;
     }
     Ok(())
 }

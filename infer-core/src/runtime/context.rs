@@ -39,6 +39,12 @@ impl<'a> Output<'a> {
         check_size("output", port, self.bytes)
     }
 
+    /// The memory, for what [`Output::check`] lets in.
+    #[cfg(feature = "cuda")]
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes
+    }
+
     /// Makes every byte 0 or 1 where the output `port` is of `bool`.
     fn normalize_bools(&mut self, port: &Port) {
         if port.ty.dtype == DataType::Bool {

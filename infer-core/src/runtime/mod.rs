@@ -4,6 +4,8 @@
 //! time. Typed arrays go in and out through [`Element`].
 
 mod context;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod element;
 mod engine;
 #[cfg(feature = "dynamic")]

@@ -112,6 +112,16 @@ impl Resize {
         }
     }
 
+    /// How many taps each element of the output has, their indices and their weights.
+    #[cfg(all(feature = "compiler", feature = "cuda"))]
+    pub(crate) fn tables(&self, axis: &AxisPlan) -> Result<(usize, Vec<i64>, Vec<f32>), Reason> {
+        let taps = self.taps(axis)?;
+        if taps.inside != (0..axis.output) || taps.indices.iter().any(|&index| index < 0) {
+            return Err(Reason::new("samples outside the input"));
+        }
+        Ok((taps.each, taps.indices, taps.weights))
+    }
+
     /// The taps of an axis in any mode.
     pub(super) fn taps(&self, axis: &AxisPlan) -> Result<Taps, Reason> {
         if axis.is_identity() || self.mode == ResizeMode::Nearest {

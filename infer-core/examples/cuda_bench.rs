@@ -1,0 +1,204 @@
+//! Times a model on a GPU: `cuda_bench MODEL.onnx fp16|fp32 [NAME=EXTENT …] [--layers] [--sweep FILE]`.
+//!
+//! Prints the median time of the kernels alone, inputs and outputs on the GPU, by its own clock. `--layers` adds the time
+//! of each call; `--sweep` tries every tile and split of every convolution, writes the times to a file, and times the
+//! model with the best of each. The output is compared with `MODEL.case0/output_0.npy`, where that is beside the model:
+//! that of the first image, whose input is every image's.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use infer_core::lower_cuda::tactics::Tactic;
+use infer_core::lower_cuda::{self, Lowered};
+use infer_core::options::{Options, Precision};
+use infer_core::runtime::Output;
+use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
+use infer_kernels::cuda::{Conv, TILES};
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Error> {
+    let mut arguments = std::env::args().skip(1);
+    let model = arguments.next().ok_or("no model")?;
+    let precision = arguments.next().ok_or("no precision")?;
+    let mut options = Options::new(&model);
+    options.precision = Precision::from_name(&precision).ok_or("no such precision")?;
+    let (mut layers, mut sweep) = (false, None);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--layers" => layers = true,
+            "--sweep" => sweep = Some(arguments.next().ok_or("no file for the sweep")?),
+            dim => {
+                let (name, extent) = dim.split_once('=').ok_or("what is that?")?;
+                options.dims.push((name.to_owned(), extent.parse()?));
+            }
+        }
+    }
+    let start = std::time::Instant::now();
+    let lowered = lower_cuda::compile(&options)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let compiled = start.elapsed();
+    let engine = open(&lowered)?;
+    println!(
+        "compiled in {:.2} s, opened in {:.2} s",
+        compiled.as_secs_f32(),
+        (start.elapsed() - compiled).as_secs_f32()
+    );
+    let case = Path::new(&model).with_extension("case0");
+    let title = format!("{model} {precision} {:?}", options.dims);
+    let median = run(&engine, &case, &title)?;
+    if layers {
+        print_layers(&engine, &lowered, median)?;
+    }
+    if let Some(file) = sweep {
+        let best = tune(&lowered, &file)?;
+        let tuned = lowered.with_tactics(|call, half| {
+            best.get(&key(call))
+                .map_or_else(|| lower_cuda::tactics::choose(call, half), |(_, tactic)| *tactic)
+        });
+        let engine = open(&tuned)?;
+        let median = run(&engine, &case, &format!("{title} with the best of the sweep"))?;
+        if layers {
+            print_layers(&engine, &tuned, median)?;
+        }
+    }
+    Ok(())
+}
+
+fn open(lowered: &Lowered) -> Result<CudaEngine, Error> {
+    Ok(CudaEngine::open(lowered.plan()?, CudaOptions::default())?)
+}
+
+/// The f32 elements of an array in numpy's format.
+fn read_npy(path: &Path) -> Option<Vec<f32>> {
+    let bytes = std::fs::read(path).ok()?;
+    let length = u16::from_le_bytes(bytes.get(8..10)?.try_into().ok()?) as usize;
+    Some(bytemuck::pod_collect_to_vec(bytes.get(10 + length..)?))
+}
+
+/// Runs the model on its case, or on numbers, checks the output and times it.
+fn run(engine: &CudaEngine, case: &Path, title: &str) -> Result<f32, Error> {
+    let info = engine.info();
+    let known = read_npy(&case.join("input_0.npy"));
+    let input: Vec<f32> = {
+        let count = info.inputs[0].ty.elements();
+        let numbers =
+            |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0;
+        let one: Vec<f32> = known.clone().unwrap_or_else(|| (0..count).map(numbers).collect());
+        one.iter().copied().cycle().take(count).collect()
+    };
+    let mut outputs: Vec<Vec<f32>> =
+        info.outputs.iter().map(|port| vec![f32::NAN; port.ty.elements()]).collect();
+    let mut context = engine.context();
+    let mut infer = || -> Result<f64, Error> {
+        let mut slots: Vec<Output<'_>> =
+            outputs.iter_mut().map(|values| Output::from(bytemuck::cast_slice_mut(values))).collect();
+        let start = std::time::Instant::now();
+        context.run(&[bytemuck::cast_slice(&input)], &mut slots)?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    };
+    let mut walls: Vec<f64> = (0..20).map(|_| infer()).collect::<Result<_, _>>()?;
+    walls.sort_by(f64::total_cmp);
+    let mut times = context.time(50).and_then(|_| context.time(300))?;
+    times.sort_by(f32::total_cmp);
+    let median = times[times.len() / 2];
+    drop(context);
+
+    let mut error = String::from("not compared");
+    if known.is_some() {
+        let mut worst = 0f32;
+        for (index, found) in outputs.iter().enumerate() {
+            let one = read_npy(&case.join(format!("output_{index}.npy"))).ok_or("an output is missing")?;
+            let most = one.iter().fold(0f32, |most, v| most.max(v.abs()));
+            for (found, expected) in found.iter().zip(one.iter().cycle()) {
+                worst = worst.max((found - expected).abs() / most);
+                if found.is_nan() {
+                    worst = f32::INFINITY;
+                }
+            }
+        }
+        error = format!("error {worst:.1e} of the largest output");
+    }
+    println!(
+        "{title}: {median:.4} ms (least {:.4}), with copies and the host's part {:.3} ms, {} launches, arena {:.1} MB, \
+         weights {:.1} MB, {error}, {}",
+        times[0],
+        walls[walls.len() / 2],
+        info.steps.len(),
+        info.arena_bytes as f64 / 1e6,
+        info.weight_bytes as f64 / 1e6,
+        info.device,
+    );
+    Ok(median)
+}
+
+fn conv_of(lowered: &Lowered, step: usize) -> Option<Conv> {
+    let call = &lowered.calls.calls[step];
+    call.kernel.starts_with("cuda_conv_").then(|| bytemuck::pod_read_unaligned(&call.params))
+}
+
+fn print_layers(engine: &CudaEngine, lowered: &Lowered, median: f32) -> Result<(), Error> {
+    let times = engine.context().time_steps(20)?;
+    let mut sum = 0.0;
+    for (index, ((kernel, node), time)) in engine.info().steps.iter().zip(&times).enumerate() {
+        sum += time;
+        let mut line = format!("{:8.2} µs  {kernel:32} ", time * 1e3);
+        if let Some(c) = conv_of(lowered, index) {
+            let work =
+                f64::from(c.pixels) * f64::from(c.out_channels) * f64::from(c.taps) * f64::from(c.channels);
+            let rate = 2.0 * work / f64::from(*time) / 1e9;
+            write!(
+                line,
+                "{:6}x{:4}x{:5} ({} taps) / {:2}  {rate:6.1} TFLOP/s  ",
+                c.pixels,
+                c.out_channels,
+                c.taps * c.channels,
+                c.taps,
+                c.splits
+            )?;
+        }
+        println!("{line}{node}");
+    }
+    println!("sum of the calls alone {sum:.4} ms, of the graph {median:.4} ms");
+    Ok(())
+}
+
+type Key = [i32; 9];
+
+/// What tactics depend on.
+fn key(c: &Conv) -> Key {
+    [c.pixels, c.out_channels, c.channels, c.taps, c.in_h, c.in_w, c.stride_h, c.residual_mode, c.pad_h]
+}
+
+/// Times every tile and split; gives the best for each kind of convolution.
+fn tune(lowered: &Lowered, file: &str) -> Result<HashMap<Key, (f32, Tactic)>, Error> {
+    let mut best: HashMap<Key, (f32, Tactic)> = HashMap::new();
+    let mut rows = String::from("pixels,out_channels,channels,taps,in_h,stride,residual,tile,splits,us\n");
+    for tile in TILES {
+        let mut tried: HashMap<Key, Vec<u32>> = HashMap::new();
+        for splits in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32] {
+            let tuned = lowered.with_tactics(|call, _| Tactic::fitted(tile, splits, call));
+            let engine = open(&tuned)?;
+            let mut context = engine.context();
+            let times = context.time_steps(10)?;
+            for (index, time) in times.iter().enumerate() {
+                let Some(c) = conv_of(&tuned, index) else { continue };
+                let seen = tried.entry(key(&c)).or_default();
+                if seen.contains(&(c.splits as u32)) && splits > c.splits as u32 {
+                    continue;
+                }
+                seen.push(c.splits as u32);
+                let (p, o, i, t, h) = (c.pixels, c.out_channels, c.channels, c.taps, c.in_h);
+                let (s, r, us) = (c.stride_h, c.residual_mode, time * 1e3);
+                writeln!(rows, "{p},{o},{i},{t},{h},{s},{r},{},{},{us:.3}", tile.name, c.splits)?;
+                let entry = best.entry(key(&c)).or_insert((f32::INFINITY, Tactic { tile, splits: 1 }));
+                if *time < entry.0 {
+                    *entry = (*time, Tactic { tile, splits: c.splits as u32 });
+                }
+            }
+        }
+    }
+    std::fs::write(file, rows)?;
+    Ok(best)
+}

@@ -1,0 +1,377 @@
+//! Graph → kernel calls on a GPU: where each value lies, then each operator's calls.
+//!
+//! Every value is a picture, NHWC, in the arena, its channels padded to groups of eight; a matrix is a picture of one
+//! pixel an image. Inputs are converted when they come in, outputs when they go out. Values share memory where no copy
+//! is needed: a view with its input, the parts of a concatenation of channels with the whole.
+
+mod nodes;
+mod pack;
+pub mod tactics;
+
+use infer_kernels::call::Activation;
+use infer_kernels::cuda::{Layout, Map, MapKind};
+use sha2::{Digest, Sha256};
+
+use self::pack::padded;
+use self::tactics::Tactic;
+use crate::calls::{BufferId, BufferKind, Calls, KernelCall, Span};
+use crate::diagnostic::{Diagnostic, Reason};
+use crate::graph::{Graph, Node, ValueId};
+use crate::import::{Failures, Origin, import};
+use crate::onnx;
+use crate::ops::concat::Concat;
+use crate::options::{Options, Precision};
+use crate::partition::{Partition, partition};
+use crate::passes;
+use crate::plan::{AlignedBytes, ModelInfo, PlanParts, Port};
+use crate::schedule::plan_memory;
+use crate::shape_inference::infer;
+use crate::tensor_type::{DataType, TensorType};
+
+/// A model as calls on a GPU.
+#[derive(Debug)]
+pub struct Lowered {
+    /// The calls.
+    pub calls: Calls,
+    /// The precision they compute in.
+    pub precision: Precision,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    info: ModelInfo,
+}
+
+/// Compiles a model as far as calls; [`Lowered::plan`] makes the plan.
+///
+/// # Errors
+///
+/// Those of [`compile`](crate::compile::compile), and all nodes that have no kernels on a GPU.
+pub fn compile(options: &Options) -> Result<Lowered, Vec<Diagnostic>> {
+    let file = onnx::read(&options.model).map_err(|diagnostic| vec![diagnostic])?;
+    let sha256: [u8; 32] = Sha256::digest(&file.bytes).into();
+    let model = infer(import(&file, &options.dims)?)?;
+    let opset = model.info.opset() as u32;
+    let (Partition::Static(mut graph), ..) = partition(model) else {
+        let what = "some shapes or values are known at run time alone, which the GPU does not run yet";
+        return Err(vec![Diagnostic::model(format!("{}: {what}", file.name))]);
+    };
+    let broken = |what: String| vec![Diagnostic::model(format!("{}: {what}", file.name))];
+    passes::simplify(&mut graph, |_, _| {}).map_err(|error| broken(error.0))?;
+    let info = ModelInfo { sha256, opset, flops: 0 };
+    Lowered::of(&graph, options.precision, info)
+        .map_err(|failures| vec![failures.into_diagnostic(&file.name)])
+}
+
+impl Lowered {
+    /// Lowers a graph that [`passes::simplify`] has prepared.
+    ///
+    /// # Errors
+    ///
+    /// All nodes that have no kernels.
+    pub fn of(graph: &Graph, precision: Precision, info: ModelInfo) -> Result<Self, Failures> {
+        let ports = |ids: &[ValueId]| -> Vec<Port> {
+            ids.iter()
+                .map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() })
+                .collect()
+        };
+        let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
+        let mut calls = lower(graph, precision)?;
+        tactics::assign(&mut calls, precision == Precision::Fp16, tactics::choose);
+        Ok(Lowered { calls, precision, inputs, outputs, info })
+    }
+
+    /// The same calls with other tactics.
+    pub fn with_tactics(&self, choose: impl FnMut(&infer_kernels::cuda::Conv, bool) -> Tactic) -> Lowered {
+        let mut calls = self.calls.clone();
+        tactics::assign(&mut calls, self.precision == Precision::Fp16, choose);
+        let (inputs, outputs) = (self.inputs.clone(), self.outputs.clone());
+        Lowered { calls, precision: self.precision, inputs, outputs, info: self.info }
+    }
+
+    /// The plan, for a [`CudaEngine`](crate::runtime::cuda::CudaEngine).
+    ///
+    /// # Errors
+    ///
+    /// If the model exceeds a limit of the format, or there is no memory.
+    pub fn plan(&self) -> Result<AlignedBytes, Diagnostic> {
+        let memory = plan_memory(&self.calls).map_err(|conflict| Diagnostic::model(conflict.to_string()))?;
+        let failed = |error: String| Diagnostic::model(error);
+        let parts = PlanParts::new(&self.calls, &memory, &self.inputs, &self.outputs, self.info)
+            .map_err(|error| failed(error.to_string()))?;
+        let mut bytes = Vec::with_capacity(parts.total_bytes() as usize);
+        parts.write_to(&mut bytes).map_err(|error| failed(error.to_string()))?;
+        AlignedBytes::copy_of(&bytes).map_err(|error| failed(error.to_string()))
+    }
+}
+
+/// Where a value's memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// Its own.
+    Own,
+    /// Inside that of another value, from this channel on.
+    Inside(ValueId, usize),
+}
+
+/// A value in memory.
+#[derive(Clone, Copy, Debug)]
+struct Picture {
+    span: Span,
+    /// Elements from one pixel to the next.
+    stride: usize,
+    n: usize,
+    c: usize,
+    h: usize,
+    w: usize,
+}
+
+impl Picture {
+    fn image_pixels(&self) -> usize {
+        self.h * self.w
+    }
+
+    fn pixels(&self) -> usize {
+        self.n * self.image_pixels()
+    }
+}
+
+/// Images, channels, rows and columns of a tensor.
+fn extents(ty: &TensorType) -> Result<[usize; 4], Reason> {
+    if ty.dtype != DataType::F32 {
+        return Err(Reason::new(format!("{ty} on the GPU")).supported("f32"));
+    }
+    let extents = match *ty.shape.as_slice() {
+        [n, c] => [n, c, 1, 1],
+        [n, c, w] => [n, c, 1, w],
+        [n, c, h, w] => [n, c, h, w],
+        _ => return Err(Reason::new(format!("{ty} on the GPU")).supported("2 to 4 dimensions")),
+    };
+    let elements = extents.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent));
+    match elements {
+        Some(1..=0x3fff_ffff) => Ok(extents),
+        _ => Err(Reason::new(format!("{ty} on the GPU")).supported("1 to 2^30 elements")),
+    }
+}
+
+fn int(value: usize) -> Result<i32, Reason> {
+    i32::try_from(value).map_err(|_| Reason::new(format!("{value} elements on the GPU")))
+}
+
+/// The calls of a graph that [`passes::simplify`] has prepared, convolutions without their tactics.
+fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
+    let mut lowering = Lowering {
+        graph,
+        calls: Calls::default(),
+        homes: place(graph),
+        roots: vec![None; graph.values.len()],
+        half: precision == Precision::Fp16,
+        node: String::new(),
+    };
+    let mut failures = Failures::default();
+    let readers = graph.readers();
+    for (port, &id) in graph.inputs.iter().enumerate() {
+        // Some convolutions read an input as the caller has it.
+        let as_it_is = |&reader: &usize| nodes::stem_port(graph, &graph.nodes[reader]) == Some(port);
+        if !graph.outputs.contains(&id) && readers[id.index()].iter().all(as_it_is) {
+            continue;
+        }
+        lowering.node = graph.value(id).name.clone();
+        if let Err(reason) = lowering.convert_input(port, id) {
+            let origin = Origin { op_type: "input".into(), opset: 0 };
+            failures.add(&lowering.node, &origin, reason, Vec::new());
+        }
+    }
+    for node in &graph.nodes {
+        lowering.node = node.name.clone();
+        if let Err(reason) = lowering.lower_node(node, &readers) {
+            let origin = Origin { op_type: node.op.name().into(), opset: 0 };
+            let known = node.inputs.iter().flatten();
+            let types = known.map(|&id| (graph.value(id).name.clone(), graph.ty(id).clone())).collect();
+            failures.add(&node.name, &origin, reason, types);
+        }
+    }
+    if failures.is_empty() {
+        let writers = graph.writers();
+        for (port, &id) in graph.outputs.iter().enumerate() {
+            lowering.node = graph.value(id).name.clone();
+            if let Err(reason) = lowering.convert_output(port, id, &writers) {
+                let origin = Origin { op_type: "output".into(), opset: 0 };
+                failures.add(&lowering.node, &origin, reason, Vec::new());
+            }
+        }
+    }
+    if failures.is_empty() { Ok(lowering.calls) } else { Err(failures) }
+}
+
+/// Whether a view's picture has its input's memory.
+fn is_same_picture(graph: &Graph, from: ValueId, to: ValueId) -> bool {
+    match (extents(graph.ty(from)), extents(graph.ty(to))) {
+        (Ok([n, c, h, w]), Ok(to)) => [n, c, h * w] == [to[0], to[1], to[2] * to[3]],
+        _ => false,
+    }
+}
+
+/// Decides for each value whether it lies inside another.
+fn place(graph: &Graph) -> Vec<Home> {
+    let mut homes = vec![Home::Own; graph.values.len()];
+    for node in graph.nodes.iter().filter(|node| node.op.is_view()) {
+        if let (Some(input), Some(output)) = (node.input(0), node.output(0))
+            && is_same_picture(graph, input, output)
+        {
+            homes[output.index()] = Home::Inside(input, 0);
+        }
+    }
+    for node in &graph.nodes {
+        let (Some(parts), Some(whole)) = (channel_parts(graph, node), node.output(0)) else { continue };
+        for (part, start) in parts {
+            let free = homes[part.index()] == Home::Own && graph.value(part).constant.is_none();
+            if free && start.is_multiple_of(padded(1)) {
+                homes[part.index()] = Home::Inside(whole, start);
+            }
+        }
+    }
+    homes
+}
+
+/// The parts of a concatenation of channels, with the channel that each starts at.
+fn channel_parts(graph: &Graph, node: &Node) -> Option<Vec<(ValueId, usize)>> {
+    let axis = node.op_as::<Concat>()?.axis;
+    let ty = graph.ty(node.output(0)?);
+    if crate::ops::resolve_axis(axis, ty.rank()).ok()? != 1 {
+        return None;
+    }
+    let mut start = 0;
+    let mut parts = Vec::new();
+    for part in &node.inputs {
+        let part = (*part)?;
+        parts.push((part, start));
+        start += graph.ty(part).shape.get(1)?;
+    }
+    Some(parts)
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    calls: Calls,
+    homes: Vec<Home>,
+    /// The buffers of values that own their memory, once they have them.
+    roots: Vec<Option<BufferId>>,
+    half: bool,
+    /// The name of the node that is being lowered.
+    node: String,
+}
+
+impl Lowering<'_> {
+    fn element_bytes(&self) -> usize {
+        if self.half { 2 } else { 4 }
+    }
+
+    /// Where value `id` lies.
+    fn picture(&mut self, id: ValueId) -> Result<Picture, Reason> {
+        let (mut start, mut root) = (0, id);
+        while let Home::Inside(outer, channel) = self.homes[root.index()] {
+            (start, root) = (start + channel, outer);
+        }
+        if self.graph.value(root).constant.is_some() {
+            return Err(Reason::new("a constant operand on the GPU"));
+        }
+        let [n, c, h, w] = extents(self.graph.ty(root))?;
+        let stride = padded(c);
+        let bytes = n * h * w * stride * self.element_bytes();
+        let buffer = match self.roots[root.index()] {
+            Some(buffer) => buffer,
+            None => {
+                let buffer = self.calls.add_buffer(BufferKind::Arena, bytes as u64);
+                self.roots[root.index()] = Some(buffer);
+                buffer
+            }
+        };
+        let offset_bytes = (start * self.element_bytes()) as u64;
+        let span = Span { buffer, offset_bytes, bytes: bytes as u64 - offset_bytes };
+        let [n, c, h, w] = extents(self.graph.ty(id))?;
+        Ok(Picture { span, stride, n, c, h, w })
+    }
+
+    /// Calls a kernel of the family for the precision; all but the last `outputs` operands are read.
+    fn call<P: bytemuck::Pod>(
+        &mut self,
+        family: &str,
+        params: &P,
+        operands: &[Option<Span>],
+        outputs: usize,
+    ) {
+        let suffix = if self.half { "f16" } else { "f32" };
+        self.calls.calls.push(KernelCall {
+            kernel: format!("cuda_{family}_{suffix}"),
+            params: bytemuck::bytes_of(params).to_vec(),
+            operands: operands.to_vec(),
+            outputs,
+            node: self.node.clone(),
+        });
+    }
+
+    fn layout(picture: &Picture) -> Result<Layout, Reason> {
+        Ok(Layout {
+            images: int(picture.n)?,
+            image_pixels: int(picture.image_pixels())?,
+            plain_channels: int(picture.c)?,
+            channels: int(padded(picture.c))?,
+            stride: int(picture.stride)?,
+            reserved: 0,
+        })
+    }
+
+    /// An input of the graph as the caller has it.
+    fn input(&mut self, port: usize) -> Span {
+        let bytes = self.graph.ty(self.graph.inputs[port]).bytes() as u64;
+        let buffer = self.calls.add_buffer(BufferKind::Input(port), bytes);
+        self.calls.whole(buffer)
+    }
+
+    fn convert_input(&mut self, port: usize, id: ValueId) -> Result<(), Reason> {
+        let picture = self.picture(id)?;
+        let operands = [Some(self.input(port)), Some(picture.span)];
+        self.call("from_plain", &Self::layout(&picture)?, &operands, 1);
+        Ok(())
+    }
+
+    fn convert_output(&mut self, port: usize, id: ValueId, writers: &[Option<usize>]) -> Result<(), Reason> {
+        // A view of any kind has the elements of its input in the order of a row-major tensor, which this one is.
+        let mut source = id;
+        while let Some(writer) = writers[source.index()].map(|writer| &self.graph.nodes[writer])
+            && writer.op.is_view()
+            && let Some(input) = writer.input(0)
+        {
+            source = input;
+        }
+        let picture = self.picture(source)?;
+        let bytes = self.graph.ty(id).bytes() as u64;
+        let buffer = self.calls.add_buffer(BufferKind::Output(port), bytes);
+        let operands = [Some(picture.span), Some(self.calls.whole(buffer))];
+        self.call("to_plain", &Self::layout(&picture)?, &operands, 1);
+        Ok(())
+    }
+
+    /// A function of one or two pictures, or a copy.
+    fn map(
+        &mut self,
+        kind: MapKind,
+        [left, right]: [&Picture; 2],
+        output: &Picture,
+        activation: Activation,
+    ) -> Result<(), Reason> {
+        let params = Map {
+            pixels: int(left.pixels())?,
+            channels: int(padded(left.c))?,
+            left_stride: int(left.stride)?,
+            right_stride: int(right.stride)?,
+            out_stride: int(output.stride)?,
+            share: int(left.pixels() / right.pixels())?,
+            kind: kind as i32,
+            reserved: 0,
+            activation,
+        };
+        let second = (kind != MapKind::Left).then_some(right.span);
+        self.call("map", &params, &[Some(left.span), second, Some(output.span)], 1);
+        Ok(())
+    }
+}

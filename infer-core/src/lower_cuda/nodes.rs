@@ -1,0 +1,397 @@
+//! What each operator is on the GPU.
+
+use infer_kernels::call::{Activation, residual};
+use infer_kernels::cuda::Window as WindowCall;
+use infer_kernels::cuda::{Conv as ConvCall, MapKind, Resize as ResizeCall, Stem as StemCall};
+
+use super::pack::{self, Weights, padded};
+use super::{Home, Lowering, Picture, channel_parts, extents, int};
+use crate::calls::Span;
+use crate::diagnostic::Reason;
+use crate::graph::{Graph, Node, ValueId};
+use crate::ops::binary::{Binary, BinaryKind};
+use crate::ops::clip::Clip;
+use crate::ops::concat::Concat;
+use crate::ops::conv::Conv;
+use crate::ops::matmul::MatMul;
+use crate::ops::pool::{Pool, PoolKind};
+use crate::ops::resize::Resize;
+use crate::ops::unary::Unary;
+use crate::ops::window::Windows;
+
+/// Convolutions of an input of the graph run on the processors of f32, without a conversion, where they have no more
+/// channels and taps than these: matrix units would multiply padding for the most part.
+const STEM_CHANNELS: usize = 4;
+const STEM_TAPS: usize = 9;
+
+/// Whether a node reads an input of the graph as the caller has it; gives which.
+pub(super) fn stem_port(graph: &Graph, node: &Node) -> Option<usize> {
+    let conv = node.op_as::<Conv>()?;
+    let (input, weights) = (node.input(0)?, graph.constant(node.input(1))?);
+    let port = graph.inputs.iter().position(|&id| id == input)?;
+    let &[_, channels, ref kernel @ ..] = weights.ty().shape.as_slice() else { return None };
+    let taps: usize = kernel.iter().product();
+    let fits = channels <= STEM_CHANNELS && taps <= STEM_TAPS && kernel.len() <= 2;
+    (fits && conv.group == 1 && conv.residual_mode == residual::NONE).then_some(port)
+}
+
+impl Lowering<'_> {
+    pub(super) fn lower_node(&mut self, node: &Node, readers: &[Vec<usize>]) -> Result<(), Reason> {
+        if node.op.is_view() {
+            return self.view(node, readers);
+        }
+        let output = node.output(0).ok_or_else(|| Reason::new("no output"))?;
+        if let Some(conv) = node.op_as::<Conv>() {
+            self.conv(conv, node, output)
+        } else if let Some(product) = node.op_as::<MatMul>() {
+            self.product(product, node, output)
+        } else if let Some(pool) = node.op_as::<Pool>() {
+            self.pool(pool, node, output)
+        } else if let Some(binary) = node.op_as::<Binary>() {
+            self.binary(binary, node, output)
+        } else if let Some(unary) = node.op_as::<Unary>() {
+            let activation = unary.activation().ok_or_else(unsupported)?;
+            self.activation(activation, node, output)
+        } else if let Some(clip) = node.op_as::<Clip>() {
+            let activation = self.graph.with_types(node, |types| clip.activation(types));
+            self.activation(activation.ok_or_else(unsupported)?, node, output)
+        } else if let Some(resize) = node.op_as::<Resize>() {
+            self.resize(resize, node, output)
+        } else if node.op_as::<Concat>().is_some() {
+            self.concat(node, output)
+        } else {
+            Err(unsupported())
+        }
+    }
+
+    fn operand(&mut self, node: &Node, index: usize) -> Result<Picture, Reason> {
+        let id = node.input(index).ok_or_else(|| Reason::new(format!("input {index} is missing")))?;
+        self.picture(id)
+    }
+
+    fn constant(&self, node: &Node, index: usize) -> Result<Vec<f32>, Reason> {
+        let constant = self.graph.constant(node.input(index));
+        let values = constant.filter(|constant| constant.ty().dtype == crate::tensor_type::DataType::F32);
+        match values {
+            Some(constant) => Ok(constant.values::<f32>().into_owned()),
+            None => Err(Reason::new(format!("input {index} is no constant of f32"))),
+        }
+    }
+
+    fn data(&mut self, bytes: bytes::Bytes) -> Span {
+        let buffer = self.calls.add_constant(bytes);
+        self.calls.whole(buffer)
+    }
+
+    /// A view needs no calls where it has its input's memory, or where only outputs of the graph come of it.
+    fn view(&mut self, node: &Node, readers: &[Vec<usize>]) -> Result<(), Reason> {
+        let Some(output) = node.output(0) else { return Ok(()) };
+        let placed = matches!(self.homes[output.index()], Home::Inside(..));
+        let mut of_views = readers[output.index()].iter().map(|&reader| &self.graph.nodes[reader]);
+        if placed || of_views.all(|reader| reader.op.is_view()) {
+            return Ok(());
+        }
+        let ty = self.graph.ty(output);
+        Err(Reason::new(format!("a view as {ty} that keeps no channels, on the GPU")))
+    }
+
+    /// The residual of a convolution or product: its place and its mode.
+    fn residual(&mut self, node: &Node, mode: u64) -> Result<(Option<Picture>, i32), Reason> {
+        let picture = if mode == residual::NONE { None } else { Some(self.operand(node, 3)?) };
+        Ok((picture, mode as i32))
+    }
+
+    fn conv(&mut self, conv: &Conv, node: &Node, output: ValueId) -> Result<(), Reason> {
+        let weights = self.constant(node, 1)?;
+        let bias = node.input(2).map(|_| self.constant(node, 2)).transpose()?;
+        let shapes = self.graph.with_types(node, |types| Ok((types.ty(0)?.clone(), types.ty(1)?.clone())))?;
+        let windows = conv.window.over(&shapes.0.shape[2..], Some(&shapes.1.shape[2..]))?;
+        if windows.kernel[0] != 1 {
+            return Err(unsupported());
+        }
+        let taps = windows.kernel[1] * windows.kernel[2];
+        let bias = bias.map(|bias| self.data(pack::bias(&bias, 1.0)));
+        if let Some(port) = stem_port(self.graph, node) {
+            let y = self.picture(output)?;
+            let [_, c, h, w] = extents(&shapes.0)?;
+            let weights = Weights {
+                values: &weights,
+                extents: [y.c, taps, c],
+                strides: [c * taps, 1, taps],
+                scale: 1.0,
+            };
+            let weights = self.data(weights.pack_stem());
+            let params = StemCall {
+                in_h: int(h)?,
+                in_w: int(w)?,
+                channels: int(c)?,
+                kernel_h: int(windows.kernel[1])?,
+                kernel_w: int(windows.kernel[2])?,
+                out_h: int(y.h)?,
+                out_w: int(y.w)?,
+                stride_h: int(windows.stride[1])?,
+                stride_w: int(windows.stride[2])?,
+                pad_h: int(windows.pad_begin[1])?,
+                pad_w: int(windows.pad_begin[2])?,
+                dilation_h: int(windows.dilation[1])?,
+                dilation_w: int(windows.dilation[2])?,
+                pixels: int(y.pixels())?,
+                out_channels: int(padded(y.c))?,
+                out_stride: int(y.stride)?,
+                activation: conv.activation,
+            };
+            let input = self.input(port);
+            let family = if windows.kernel[1..] == [3, 3] { "stem3" } else { "stem" };
+            self.call(family, &params, &[Some(input), Some(weights), bias, Some(y.span)], 1);
+            return Ok(());
+        }
+        let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
+        let (added, residual_mode) = self.residual(node, conv.residual_mode)?;
+        if conv.group == 1 {
+            let weights = Weights {
+                values: &weights,
+                extents: [y.c, taps, x.c],
+                strides: [x.c * taps, 1, taps],
+                scale: 1.0,
+            };
+            let weights = self.data(weights.pack(self.half));
+            let params = conv_call(&windows, &x, &y, conv.activation)?;
+            return self.dense(params, &x, weights, bias, (added, residual_mode), &y);
+        }
+        if conv.group != x.c || x.c != y.c {
+            return Err(
+                Reason::new(format!("group {} on the GPU", conv.group)).supported("1, or one a channel")
+            );
+        }
+        let weights =
+            Weights { values: &weights, extents: [y.c, taps, 1], strides: [taps, 1, 0], scale: 1.0 };
+        let weights = self.data(weights.pack_depthwise(self.half));
+        let params = WindowCall {
+            residual_stride: added.map_or(Ok(0), |picture| int(picture.stride))?,
+            residual_mode,
+            activation: conv.activation,
+            ..window_call(&windows, &x, &y)?
+        };
+        let family = if windows.kernel[1..] == [3, 3] { "depthwise3" } else { "depthwise" };
+        let operands = [Some(x.span), Some(weights), bias, added.map(|added| added.span), Some(y.span)];
+        self.call(family, &params, &operands, 1);
+        Ok(())
+    }
+
+    fn product(&mut self, product: &MatMul, node: &Node, output: ValueId) -> Result<(), Reason> {
+        let x_type = self.graph.ty(node.input(0).ok_or_else(unsupported)?);
+        let w_type = self.graph.ty(node.input(1).ok_or_else(unsupported)?);
+        let (&[_, depth], &[rows, columns]) = (x_type.shape.as_slice(), w_type.shape.as_slice()) else {
+            return Err(Reason::new("a product of other than matrices on the GPU"));
+        };
+        if product.trans_a {
+            return Err(Reason::new("a transposed left matrix on the GPU"));
+        }
+        let outputs = if product.trans_b { rows } else { columns };
+        let values = self.constant(node, 1)?;
+        let strides = if product.trans_b { [depth, 0, 1] } else { [1, 0, columns] };
+        let weights =
+            Weights { values: &values, extents: [outputs, 1, depth], strides, scale: product.alpha };
+        let weights = self.data(weights.pack(self.half));
+        let bias = match node.input(2).map(|_| self.constant(node, 2)).transpose()? {
+            None => None,
+            Some(bias) if bias.len() == outputs => Some(self.data(pack::bias(&bias, product.beta))),
+            Some(bias) if bias.len() == 1 => {
+                Some(self.data(pack::bias(&vec![bias[0]; outputs], product.beta)))
+            }
+            Some(_) => return Err(Reason::new("a summand that is no row on the GPU")),
+        };
+        let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
+        let residual = self.residual(node, product.residual_mode)?;
+        let windows = Windows {
+            input: [1; 3],
+            output: [1; 3],
+            kernel: [1; 3],
+            stride: [1; 3],
+            dilation: [1; 3],
+            pad_begin: [0; 3],
+            pad_end: [0; 3],
+        };
+        let params = conv_call(&windows, &x, &y, product.activation)?;
+        self.dense(params, &x, weights, bias, residual, &y)
+    }
+
+    /// A convolution or product on packed weights. Its tactic is chosen later.
+    fn dense(
+        &mut self,
+        params: ConvCall,
+        x: &Picture,
+        weights: Span,
+        bias: Option<Span>,
+        (added, residual_mode): (Option<Picture>, i32),
+        y: &Picture,
+    ) -> Result<(), Reason> {
+        let params = ConvCall {
+            residual_stride: added.map_or(Ok(0), |picture| int(picture.stride))?,
+            residual_mode,
+            ..params
+        };
+        let operands = [Some(x.span), Some(weights), bias, added.map(|added| added.span), None, Some(y.span)];
+        self.call("conv", &params, &operands, 2);
+        Ok(())
+    }
+
+    fn pool(&mut self, pool: &Pool, node: &Node, output: ValueId) -> Result<(), Reason> {
+        if pool.kind == PoolKind::Lp || node.output(1).is_some() {
+            return Err(unsupported());
+        }
+        let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
+        let family = if pool.kind == PoolKind::Max { "max_pool" } else { "average_pool" };
+        let (windows, family) = match &pool.window {
+            Some(window) => {
+                let id = node.input(0).ok_or_else(unsupported)?;
+                (window.over(&self.graph.ty(id).shape[2..], None)?, family.to_owned())
+            }
+            None => {
+                let whole = crate::ops::window::Window::whole(&[x.h, x.w]);
+                (whole.over(&[x.h, x.w], None)?, format!("{family}_all"))
+            }
+        };
+        let params =
+            WindowCall { count_padding: pool.count_include_pad.into(), ..window_call(&windows, &x, &y)? };
+        self.call(&family, &params, &[Some(x.span), None, None, None, Some(y.span)], 1);
+        Ok(())
+    }
+
+    fn binary(&mut self, binary: &Binary, node: &Node, output: ValueId) -> Result<(), Reason> {
+        let kind = match binary.kind {
+            BinaryKind::Add => MapKind::Sum,
+            BinaryKind::Mul => MapKind::Product,
+            BinaryKind::Sub => MapKind::Difference,
+            _ => return Err(unsupported()),
+        };
+        let (mut left, mut right) = (self.operand(node, 0)?, self.operand(node, 1)?);
+        let y = self.picture(output)?;
+        let rank = |index| node.input(index).map(|id| self.graph.ty(id).rank());
+        if kind != MapKind::Difference && left.image_pixels() < right.image_pixels() {
+            std::mem::swap(&mut left, &mut right);
+        }
+        let same = [left.n, left.c, left.h, left.w] == [y.n, y.c, y.h, y.w];
+        let shared = right.image_pixels() == 1 || [right.h, right.w] == [left.h, left.w];
+        if !same || !shared || [right.n, right.c] != [left.n, left.c] || rank(0) != rank(1) {
+            return Err(Reason::new("pictures of these shapes together on the GPU")
+                .supported("equal shapes, or one element a channel on one side"));
+        }
+        self.map(kind, [&left, &right], &y, Activation::NONE)
+    }
+
+    fn activation(&mut self, activation: Activation, node: &Node, output: ValueId) -> Result<(), Reason> {
+        let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
+        self.map(MapKind::Left, [&x, &x], &y, activation)
+    }
+
+    fn resize(&mut self, resize: &Resize, node: &Node, output: ValueId) -> Result<(), Reason> {
+        let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
+        let axes = self.graph.with_types(node, |types| resize.plan(types))?;
+        let [images, channels, rows, columns] = axes.as_slice() else { return Err(unsupported()) };
+        if !images.is_identity() || !channels.is_identity() {
+            return Err(Reason::new("a resized axis of images or channels on the GPU"));
+        }
+        let (taps_h, mut indices, mut weights) = resize.tables(rows)?;
+        let (taps_w, more_indices, more_weights) = resize.tables(columns)?;
+        indices.extend(more_indices);
+        weights.extend(more_weights);
+        let narrow: Vec<i32> =
+            indices.into_iter().map(|index| int(index as usize)).collect::<Result<_, _>>()?;
+        let indices = self.data(bytes::Bytes::copy_from_slice(bytemuck::cast_slice(&narrow)));
+        let weights = self.data(bytes::Bytes::copy_from_slice(bytemuck::cast_slice(&weights)));
+        let params = ResizeCall {
+            in_h: int(x.h)?,
+            in_w: int(x.w)?,
+            in_stride: int(x.stride)?,
+            out_h: int(y.h)?,
+            out_w: int(y.w)?,
+            out_stride: int(y.stride)?,
+            taps_h: int(taps_h)?,
+            taps_w: int(taps_w)?,
+            pixels: int(y.pixels())?,
+            channels: int(padded(y.c))?,
+        };
+        self.call("resize", &params, &[Some(x.span), Some(indices), Some(weights), Some(y.span)], 1);
+        Ok(())
+    }
+
+    /// Copies the parts that do not lie in the whole already.
+    fn concat(&mut self, node: &Node, output: ValueId) -> Result<(), Reason> {
+        let parts = channel_parts(self.graph, node)
+            .ok_or_else(|| Reason::new("a concatenation of other than channels on the GPU"))?;
+        extents(self.graph.ty(output))?;
+        for (part, start) in parts {
+            if !start.is_multiple_of(padded(1)) {
+                return Err(Reason::new(
+                    "a concatenation of channels that do not come in groups of 8 on the GPU",
+                ));
+            }
+            let (x, mut y) = (self.picture(part)?, self.picture(output)?);
+            if self.homes[part.index()] == Home::Inside(output, start) {
+                continue;
+            }
+            let skip = (start * self.element_bytes()) as u64;
+            y.span.offset_bytes += skip;
+            y.span.bytes -= skip;
+            self.map(MapKind::Left, [&x, &x], &y, Activation::NONE)?;
+        }
+        Ok(())
+    }
+}
+
+fn unsupported() -> Reason {
+    Reason::new("the GPU has no kernel for it")
+}
+
+/// A convolution without its residual and its tactic.
+fn conv_call(w: &Windows, x: &Picture, y: &Picture, activation: Activation) -> Result<ConvCall, Reason> {
+    Ok(ConvCall {
+        in_h: int(x.h)?,
+        in_w: int(x.w)?,
+        in_stride_n: int(x.image_pixels() * x.stride)?,
+        in_stride_h: int(x.w * x.stride)?,
+        in_stride_w: int(x.stride)?,
+        channels: int(padded(x.c))?,
+        taps: int(w.kernel[1] * w.kernel[2])?,
+        kernel_w: int(w.kernel[2])?,
+        out_h: int(y.h)?,
+        out_w: int(y.w)?,
+        stride_h: int(w.stride[1])?,
+        stride_w: int(w.stride[2])?,
+        pad_h: int(w.pad_begin[1])?,
+        pad_w: int(w.pad_begin[2])?,
+        dilation_h: int(w.dilation[1])?,
+        dilation_w: int(w.dilation[2])?,
+        pixels: int(y.pixels())?,
+        out_channels: int(padded(y.c))?,
+        out_stride: int(y.stride)?,
+        activation,
+        ..ConvCall::default()
+    })
+}
+
+/// A depthwise convolution or a pool, without residual and activation.
+fn window_call(w: &Windows, x: &Picture, y: &Picture) -> Result<WindowCall, Reason> {
+    Ok(WindowCall {
+        in_h: int(x.h)?,
+        in_w: int(x.w)?,
+        in_stride: int(x.stride)?,
+        kernel_h: int(w.kernel[1])?,
+        kernel_w: int(w.kernel[2])?,
+        out_h: int(y.h)?,
+        out_w: int(y.w)?,
+        stride_h: int(w.stride[1])?,
+        stride_w: int(w.stride[2])?,
+        pad_h: int(w.pad_begin[1])?,
+        pad_w: int(w.pad_begin[2])?,
+        dilation_h: int(w.dilation[1])?,
+        dilation_w: int(w.dilation[2])?,
+        pixels: int(y.pixels())?,
+        channels: int(padded(x.c))?,
+        out_stride: int(y.stride)?,
+        pad_end_h: int(w.pad_end[1])?,
+        pad_end_w: int(w.pad_end[2])?,
+        ..WindowCall::default()
+    })
+}

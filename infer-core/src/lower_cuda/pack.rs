@@ -1,0 +1,101 @@
+//! Weights in the order in which the GPU's kernels read them.
+
+use bytes::Bytes;
+use half::f16;
+use infer_kernels::cuda::{LANES, STEM_CHANNELS};
+
+/// Weights as they stand in the model: `values[o·strides[0] + tap·strides[1] + c·strides[2]] · scale`.
+pub struct Weights<'a> {
+    /// The elements.
+    pub values: &'a [f32],
+    /// Output channels, taps, input channels.
+    pub extents: [usize; 3],
+    /// The distances between them.
+    pub strides: [usize; 3],
+    /// A factor.
+    pub scale: f32,
+}
+
+/// The channels of a picture, padded.
+pub fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(LANES)
+}
+
+impl Weights<'_> {
+    /// `[output channels, padded][taps][input channels, padded]`, zeros in the padding.
+    pub fn pack(&self, half: bool) -> Bytes {
+        let [outputs, taps, inputs] = self.extents;
+        let width = padded(inputs);
+        let mut packed = vec![0f32; padded(outputs) * taps * width];
+        for (row, target) in packed.chunks_exact_mut(width).take(outputs * taps).enumerate() {
+            let (o, tap) = (row / taps, row % taps);
+            let start = o * self.strides[0] + tap * self.strides[1];
+            for (c, target) in target.iter_mut().take(inputs).enumerate() {
+                *target = self.values[start + c * self.strides[2]] * self.scale;
+            }
+        }
+        elements(packed, half)
+    }
+
+    /// `[input channels][taps][output channels]` in f32, the latter padded to a multiple of [`STEM_CHANNELS`].
+    pub fn pack_stem(&self) -> Bytes {
+        let [outputs, taps, inputs] = self.extents;
+        let width = outputs.next_multiple_of(STEM_CHANNELS);
+        let mut packed = vec![0f32; inputs * taps * width];
+        for (row, target) in packed.chunks_exact_mut(width).enumerate() {
+            let start = row % taps * self.strides[1] + row / taps * self.strides[2];
+            for (o, target) in target.iter_mut().take(outputs).enumerate() {
+                *target = self.values[start + o * self.strides[0]] * self.scale;
+            }
+        }
+        elements(packed, false)
+    }
+
+    /// `[taps][output channels, padded]`, for one input channel each.
+    pub fn pack_depthwise(&self, half: bool) -> Bytes {
+        let [outputs, taps, _] = self.extents;
+        let width = padded(outputs);
+        let mut packed = vec![0f32; taps * width];
+        for (tap, target) in packed.chunks_exact_mut(width).enumerate() {
+            for (o, target) in target.iter_mut().take(outputs).enumerate() {
+                *target = self.values[o * self.strides[0] + tap * self.strides[1]] * self.scale;
+            }
+        }
+        elements(packed, half)
+    }
+}
+
+fn elements(values: Vec<f32>, half: bool) -> Bytes {
+    if half {
+        let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
+        Bytes::copy_from_slice(bytemuck::cast_slice(&halves))
+    } else {
+        Bytes::copy_from_slice(bytemuck::cast_slice(&values))
+    }
+}
+
+/// A bias, in f32 whatever the precision, padded with zeros.
+pub fn bias(values: &[f32], scale: f32) -> Bytes {
+    let mut packed: Vec<f32> = values.iter().map(|v| v * scale).collect();
+    packed.resize(padded(values.len()), 0.0);
+    Bytes::copy_from_slice(bytemuck::cast_slice(&packed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_padded_with_zeros() {
+        let values: Vec<f32> = (1..=12).map(|v| v as f32).collect();
+        let weights = Weights { values: &values, extents: [2, 2, 3], strides: [6, 1, 2], scale: 2.0 };
+        let packed: Vec<f32> = bytemuck::pod_collect_to_vec(&weights.pack(false));
+        assert_eq!(packed.len(), 8 * 2 * 8);
+        assert_eq!(packed[..16], [2., 6., 10., 0., 0., 0., 0., 0., 4., 8., 12., 0., 0., 0., 0., 0.]);
+        assert_eq!(packed[16..19], [14., 18., 22.]);
+        assert!(packed[32..].iter().all(|&v| v == 0.0));
+        let weights = Weights { extents: [3, 4, 1], strides: [4, 1, 0], ..weights };
+        let packed: Vec<f16> = bytemuck::pod_collect_to_vec(&weights.pack_depthwise(true));
+        assert_eq!(packed[8..12], [4.0, 12.0, 20.0, 0.0].map(f16::from_f32));
+    }
+}

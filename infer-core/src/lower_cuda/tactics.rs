@@ -1,0 +1,153 @@
+//! Which tile a convolution on the GPU uses, and how many blocks share each of its sums.
+//!
+//! The choice follows from a model of the time a call takes. Blocks come in waves of as many as the multiprocessors hold
+//! at a time; a block's time is a start, a step for each stretch of the sum, and an end. A step takes as long as its
+//! latency, or, where more blocks share a multiprocessor, as their loads and products one after the other. The constants
+//! are fitted to times of every tile and split on the convolutions of four models on an H200 (`cuda_bench --sweep`).
+
+use infer_kernels::cuda::{COUNTERS, Conv, LARGEST_CLUSTER, TILES, Tile};
+
+use crate::calls::{BufferKind, Calls};
+
+/// The GPU that plans are made for: an H200's proportions.
+const MULTIPROCESSORS: f64 = 132.0;
+/// Shared memory of a multiprocessor, and what each block takes beside what it asks for.
+const SHARED_BYTES: f64 = 227.0 * 1024.0;
+const BLOCK_BYTES: f64 = 2048.0;
+/// Threads of a multiprocessor, and the most blocks that are counted on.
+const THREADS: f64 = 2048.0;
+const BLOCKS: f64 = 8.0;
+
+/// For each of [`TILES`] the nanoseconds of a step that others share a multiprocessor with, and of one alone.
+const STEPS: [[f64; 2]; 8] = [
+    [208.0, 417.0],
+    [229.0, 212.0],
+    [44.0, 311.0],
+    [177.0, 0.0],
+    [176.0, 178.0],
+    [88.0, 167.0],
+    [191.0, 190.0],
+    [100.0, 164.0],
+];
+/// The same for [`Tile::F32`].
+const STEP_F32: [f64; 2] = [300.0, 350.0];
+/// How much longer both are where there are several taps: the picture is gathered, not read in a row.
+const TAPS: [f64; 2] = [1.38, 1.81];
+/// The start and the end of a block in nanoseconds, but for what it writes, in bytes a nanosecond.
+const BLOCK: f64 = 2770.0;
+const WRITTEN: f64 = 18.5;
+/// What splitting costs in nanoseconds: to meet, and to add the sums of one split. Through memory, which blocks that
+/// are no cluster go by, the latter takes twice as long.
+const SPLIT: f64 = 323.0;
+const SPLIT_EACH: f64 = 112.0;
+
+/// The tile and the number of splits of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tactic {
+    /// The tile.
+    pub tile: &'static Tile,
+    /// How many blocks share a tile.
+    pub splits: u32,
+}
+
+impl Tactic {
+    /// The tactic with as many of the splits asked for as the sum has whole steps to give, none of them empty.
+    pub fn fitted(tile: &'static Tile, splits: u32, call: &Conv) -> Tactic {
+        let steps = steps(tile, call);
+        let each = steps.div_ceil(u64::from(splits).clamp(1, steps));
+        let tiles = tile.count(call.pixels as u64, call.out_channels as u64);
+        let splits = if tiles > COUNTERS as u64 { 1 } else { steps.div_ceil(each) as u32 };
+        Tactic { tile, splits }
+    }
+}
+
+/// The steps of a sum that nobody shares.
+fn steps(tile: &Tile, call: &Conv) -> u64 {
+    (call.taps as u64 * call.channels as u64).div_ceil(tile.depth.into()).max(1)
+}
+
+/// The time of a call in nanoseconds, by the model.
+fn cost(tactic: Tactic, call: &Conv) -> f64 {
+    let Tactic { tile, splits } = tactic;
+    let tiles = tile.count(call.pixels as u64, call.out_channels as u64) as f64;
+    let steps = steps(tile, call).div_ceil(splits.into());
+    let bytes = f64::from(tile.shared_bytes(steps as u32)) + BLOCK_BYTES;
+    let resident = (SHARED_BYTES / bytes).min(THREADS / f64::from(tile.threads)).floor().clamp(1.0, BLOCKS);
+    let share = (tiles * f64::from(splits) / MULTIPROCESSORS).ceil();
+    let together = share.min(resident);
+
+    let rates =
+        TILES.iter().zip(STEPS).find(|(other, _)| *other == tile).map_or(STEP_F32, |(_, rates)| rates);
+    let taps = if call.taps > 1 { TAPS } else { [1.0, 1.0] };
+    let step = (rates[0] * taps[0] * together).max(rates[1] * taps[1]);
+    let written = f64::from(tile.rows * tile.columns) * 4.0 / WRITTEN;
+    let split = match splits {
+        0..=1 => 0.0,
+        2..=LARGEST_CLUSTER => SPLIT + SPLIT_EACH * f64::from(splits),
+        _ => SPLIT + 2.0 * SPLIT_EACH * f64::from(splits),
+    };
+    share / together * (BLOCK + steps as f64 * step + together * written) + split
+}
+
+/// The numbers of splits that are tried: the model was fitted to these, and clusters of others are hard to place.
+const SPLITS: [u32; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
+
+/// The tactic of the least cost.
+pub fn choose(call: &Conv, half: bool) -> Tactic {
+    let tiles = if half { TILES } else { &[Tile::F32] };
+    let tactics = tiles.iter().flat_map(|tile| SPLITS.map(|splits| Tactic::fitted(tile, splits, call)));
+    let best = tactics.min_by(|a, b| cost(*a, call).total_cmp(&cost(*b, call)));
+    best.unwrap_or(Tactic { tile: &TILES[0], splits: 1 })
+}
+
+/// Gives every convolution among the calls the tactic that `choose` says.
+pub fn assign(calls: &mut Calls, half: bool, mut choose: impl FnMut(&Conv, bool) -> Tactic) {
+    for index in 0..calls.calls.len() {
+        let call = &calls.calls[index];
+        let is_conv = call.kernel.starts_with("cuda_conv_");
+        let Ok(mut params) = bytemuck::try_pod_read_unaligned::<Conv>(&call.params) else { continue };
+        if !is_conv {
+            continue;
+        }
+        let Tactic { tile, splits } = choose(&params, half);
+        let tiles = tile.count(params.pixels as u64, params.out_channels as u64);
+        let each = steps(tile, &params).div_ceil(splits.into()) as u32;
+        params.splits = splits as i32;
+        params.depth_per_split = (each * tile.depth) as i32;
+        params.column_tiles = (params.out_channels as u32).div_ceil(tile.columns) as i32;
+        let partials = tile.partial_bytes(tiles, splits.into());
+        let partials = (partials > 0).then(|| {
+            let buffer = calls.add_buffer(BufferKind::Arena, partials);
+            calls.whole(buffer)
+        });
+        let point = params.taps == 1 && params.pad_h == 0 && params.pad_w == 0;
+        let call = &mut calls.calls[index];
+        call.kernel = if point { tile.point } else { tile.name }.to_owned();
+        call.params = bytemuck::bytes_of(&params).to_vec();
+        call.operands[4] = partials;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(pixels: i32, out_channels: i32, taps: i32, channels: i32) -> Conv {
+        Conv { pixels, out_channels, taps, channels, ..Conv::default() }
+    }
+
+    #[test]
+    fn small_grids_are_split_and_large_ones_are_not() {
+        assert!(choose(&call(49, 512, 9, 512), true).splits > 4);
+        assert_eq!(choose(&call(128 * 56 * 56, 256, 1, 64), true).splits, 1);
+    }
+
+    #[test]
+    fn no_split_is_empty() {
+        for splits in 1..40 {
+            let tactic = Tactic::fitted(&TILES[3], splits, &call(49, 512, 9, 56));
+            let each = 8u32.div_ceil(tactic.splits);
+            assert!(each * (tactic.splits - 1) < 8, "{splits}");
+        }
+    }
+}

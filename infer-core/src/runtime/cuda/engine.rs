@@ -1,0 +1,180 @@
+//! An opened plan on a GPU.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use infer_kernels::Call;
+use infer_kernels::cuda::{self, CudaKernel, Launch};
+
+use super::driver::{Device, DeviceMemory, Function, LoadedModule};
+use super::{CudaContext, State};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Location, Operand, PlanView, Port};
+use crate::runtime::{Output, PlanBytes};
+
+/// How a plan is opened.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct CudaOptions {
+    /// Which GPU, as the driver counts them.
+    pub device: usize,
+}
+
+/// A step, ready to be launched.
+#[derive(Debug)]
+pub(super) struct ResolvedStep {
+    pub kernel: &'static CudaKernel,
+    pub function: Function,
+    pub launch: Launch,
+    /// Its parameters, as the end of the kernel's argument.
+    pub params: Vec<u64>,
+    /// Its operands among [`CudaEngine::operands`].
+    pub operands: Range<usize>,
+    pub node: String,
+}
+
+/// A plan that has been opened on a GPU: validated, its weights and kernels there. Any number of threads may share it.
+#[derive(Debug)]
+pub struct CudaEngine {
+    /// What contexts left behind, for the next ones; before what their work uses, so that it is dropped first.
+    pub(super) pool: Mutex<Vec<State>>,
+    pub(super) inputs: Vec<Port>,
+    pub(super) outputs: Vec<Port>,
+    pub(super) steps: Vec<ResolvedStep>,
+    pub(super) operands: Vec<Operand>,
+    pub(super) arena_bytes: usize,
+    pub(super) weights: DeviceMemory,
+    /// See [`Stream::launch`](super::Stream::launch).
+    pub(super) hopper: bool,
+    _modules: Vec<LoadedModule>,
+    pub(super) device: Arc<Device>,
+}
+
+/// What a [`CudaEngine`] is, for tools.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CudaInfo<'e> {
+    /// The inputs, in the model's order.
+    pub inputs: &'e [Port],
+    /// The outputs, in the model's order.
+    pub outputs: &'e [Port],
+    /// The size of the memory that each context has on the GPU beside inputs and outputs.
+    pub arena_bytes: usize,
+    /// The size of the weights.
+    pub weight_bytes: usize,
+    /// The GPU's name.
+    pub device: &'e str,
+    /// The GPU's architecture: compute capability, major and minor.
+    pub architecture: (i32, i32),
+    /// The GPU's multiprocessors.
+    pub multiprocessors: i32,
+    /// The kernel calls, in order: kernel and node.
+    pub steps: Vec<(&'e str, &'e str)>,
+}
+
+impl CudaEngine {
+    /// Opens a plan of [`lower_cuda`](crate::lower_cuda) on a GPU.
+    ///
+    /// # Errors
+    ///
+    /// If the plan is damaged, of another version, or made for other kernels; if there is no driver, too old a driver,
+    /// no such GPU, one of too old an architecture, or too little memory on it, each an [`ErrorKind`] of its own.
+    pub fn open(plan: impl Into<PlanBytes>, options: CudaOptions) -> Result<Self> {
+        let plan = plan.into();
+        let view = PlanView::read(plan.as_slice())?;
+        let table: Vec<&'static CudaKernel> = view
+            .kernels()
+            .iter()
+            .map(|name| {
+                cuda::find(name).ok_or_else(|| {
+                    let what = format!("the plan names the kernel `{name}`, which the GPU does not have");
+                    Error::new(ErrorKind::Plan, what)
+                })
+            })
+            .collect::<Result<_>>()?;
+
+        let mut operands: Vec<Operand> = Vec::new();
+        let mut validated = Vec::with_capacity(view.steps().len());
+        for step in view.steps() {
+            // Reading found the position to be in the plan's table, which has been resolved whole.
+            let kernel = table[step.kernel];
+            let first = operands.len();
+            operands.extend(step.operands());
+            if step.operands().any(|operand| operand.location == Location::Prepared) {
+                let what = format!(
+                    "node `{}` reads prepared memory, which plans for the GPU do not have",
+                    step.node
+                );
+                return Err(Error::new(ErrorKind::Plan, what));
+            }
+            let sizes: Vec<u64> = step.operands().map(|operand| operand.bytes as u64).collect();
+            let call = Call { params: step.params, operand_bytes: &sizes };
+            (kernel.validate)(&call).map_err(|invalid| {
+                let what = format!(
+                    "node `{}` calls {} with {invalid}; compile the model again",
+                    step.node, kernel.name
+                );
+                Error::new(ErrorKind::Plan, format!("the plan is damaged or made for other kernels: {what}"))
+            })?;
+            let mut params = vec![0u64; step.params.len().div_ceil(size_of::<u64>())];
+            bytemuck::cast_slice_mut::<u64, u8>(&mut params)[..step.params.len()]
+                .copy_from_slice(step.params);
+            validated.push((kernel, (kernel.launch)(step.params), params, first..operands.len(), step.node));
+        }
+
+        let device = Device::open(options.device)?;
+        let mut modules: Vec<(&'static cuda::Module, LoadedModule)> = Vec::new();
+        let mut steps = Vec::with_capacity(validated.len());
+        for (kernel, launch, params, operands, node) in validated {
+            let index = match modules.iter().position(|(module, _)| std::ptr::eq(*module, kernel.module)) {
+                Some(index) => index,
+                None => {
+                    modules.push((kernel.module, LoadedModule::load(&device, kernel.module)?));
+                    modules.len() - 1
+                }
+            };
+            let function = modules[index].1.function(kernel.symbol(), kernel.most_shared_bytes)?;
+            steps.push(ResolvedStep { kernel, function, launch, params, operands, node: node.to_owned() });
+        }
+        Ok(CudaEngine {
+            pool: Mutex::new(Vec::new()),
+            inputs: view.inputs().to_vec(),
+            outputs: view.outputs().to_vec(),
+            arena_bytes: view.arena_bytes(),
+            weights: DeviceMemory::copy_of(&device, view.weights())?,
+            hopper: steps.iter().all(|step| step.function.hopper),
+            steps,
+            operands,
+            _modules: modules.into_iter().map(|(_, module)| module).collect(),
+            device,
+        })
+    }
+
+    /// Computes the outputs from the inputs, in memory of the engine's pool; see [`CudaContext::run`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CudaContext::run`].
+    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [Output<'_>]) -> Result<()> {
+        self.context().run(inputs, outputs)
+    }
+
+    /// The memory for a series of inferences.
+    pub fn context(&self) -> CudaContext<'_> {
+        CudaContext::new(self)
+    }
+
+    /// What the engine is.
+    pub fn info(&self) -> CudaInfo<'_> {
+        CudaInfo {
+            inputs: &self.inputs,
+            outputs: &self.outputs,
+            arena_bytes: self.arena_bytes,
+            weight_bytes: self.weights.bytes(),
+            device: &self.device.name,
+            architecture: self.device.architecture,
+            multiprocessors: self.device.multiprocessors,
+            steps: self.steps.iter().map(|step| (step.kernel.name, step.node.as_str())).collect(),
+        }
+    }
+}

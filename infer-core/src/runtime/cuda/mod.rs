@@ -1,0 +1,212 @@
+//! Plans on an NVIDIA GPU: an opened plan, and one inference at a time.
+//!
+//! The kernels of such a plan are those of [`infer_kernels::cuda`]. Weights are uploaded when it is opened; a context
+//! has a stream, an arena, memory for inputs and outputs on both sides, and its launches recorded as a graph.
+
+#![allow(unsafe_code)]
+
+mod driver;
+mod engine;
+
+use std::sync::PoisonError;
+
+use self::driver::{DeviceMemory, Event, Graph, HostMemory, Stream};
+pub use self::engine::{CudaEngine, CudaInfo, CudaOptions};
+use super::context::{Output, check_count, check_size};
+use crate::error::Result;
+use crate::plan::Location;
+use infer_kernels::cuda::COUNTERS;
+
+/// What one inference needs beside the engine; reused from one to the next.
+#[derive(Debug)]
+struct State {
+    stream: Stream,
+    /// All launches of an inference.
+    graph: Graph,
+    /// The argument of each step.
+    arguments: Vec<Vec<u64>>,
+    inputs: Vec<(HostMemory, DeviceMemory)>,
+    outputs: Vec<(HostMemory, DeviceMemory)>,
+    _arena: DeviceMemory,
+    _counters: DeviceMemory,
+}
+
+impl State {
+    fn new(engine: &CudaEngine) -> Result<Self> {
+        let device = &engine.device;
+        let staged = |bytes: usize| -> Result<(HostMemory, DeviceMemory)> {
+            Ok((HostMemory::zeroed(device, bytes)?, DeviceMemory::filled(device, bytes, 0xFF)?))
+        };
+        let inputs: Vec<_> =
+            engine.inputs.iter().map(|port| staged(port.ty.bytes())).collect::<Result<_>>()?;
+        let outputs: Vec<_> =
+            engine.outputs.iter().map(|port| staged(port.ty.bytes())).collect::<Result<_>>()?;
+        // Bytes of 0xFF are NaN in f16 and f32: what reads memory that was not written shows it.
+        let arena = DeviceMemory::filled(device, engine.arena_bytes, 0xFF)?;
+        let counters = DeviceMemory::filled(device, COUNTERS * size_of::<u32>(), 0)?;
+
+        let arguments: Vec<Vec<u64>> = engine
+            .steps
+            .iter()
+            .map(|step| {
+                let addresses = engine.operands[step.operands.clone()].iter().map(|operand| {
+                    let base = match operand.location {
+                        // `CudaEngine::open` refuses plans with prepared memory.
+                        Location::Absent | Location::Prepared => return 0,
+                        Location::Arena => arena.address(),
+                        Location::Weights => engine.weights.address(),
+                        Location::Input(port) => inputs[port].1.address(),
+                        Location::Output(port) => outputs[port].1.address(),
+                    };
+                    base + operand.offset_bytes as u64
+                });
+                let mut argument: Vec<u64> = addresses.chain([counters.address()]).collect();
+                argument.extend(&step.params);
+                argument
+            })
+            .collect();
+
+        let stream = Stream::new(device)?;
+        let graph = stream.capture(|| {
+            for (step, argument) in engine.steps.iter().zip(&arguments) {
+                // SAFETY: `CudaEngine::open` had the kernel validate the call; the argument is made of its parameters
+                // and of memory of the checked sizes, all of which the state keeps, and drops after the stream is done.
+                unsafe { stream.launch(step.function, &step.launch, argument, engine.hopper)? };
+            }
+            Ok(())
+        })?;
+        Ok(State { stream, graph, arguments, inputs, outputs, _arena: arena, _counters: counters })
+    }
+}
+
+/// The memory of one inference at a time, taken from the engine's pool and given back when dropped.
+#[derive(Debug)]
+pub struct CudaContext<'e> {
+    engine: &'e CudaEngine,
+    state: Option<State>,
+}
+
+impl<'e> CudaContext<'e> {
+    fn new(engine: &'e CudaEngine) -> Self {
+        let state = engine.pool.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        CudaContext { engine, state }
+    }
+
+    fn state(&mut self) -> Result<&mut State> {
+        self.engine.device.bind()?;
+        Ok(match &mut self.state {
+            Some(state) => state,
+            none => none.insert(State::new(self.engine)?),
+        })
+    }
+
+    /// Computes the outputs from the inputs, both in the model's order, row-major and little-endian.
+    ///
+    /// # Errors
+    ///
+    /// If there are more or fewer inputs or outputs than the model has, or one has another size or element type; if
+    /// there is no memory; if the GPU fails.
+    pub fn run(&mut self, inputs: &[&[u8]], outputs: &mut [Output<'_>]) -> Result<()> {
+        let engine = self.engine;
+        check_count("input", inputs.len(), engine.inputs.len())?;
+        for (port, bytes) in engine.inputs.iter().zip(inputs) {
+            check_size("input", port, bytes)?;
+        }
+        check_count("output", outputs.len(), engine.outputs.len())?;
+        for (port, output) in engine.outputs.iter().zip(&*outputs) {
+            output.check(port)?;
+        }
+        let state = self.state()?;
+        for ((host, device), bytes) in state.inputs.iter_mut().zip(inputs) {
+            host.as_mut_slice().copy_from_slice(bytes);
+            // SAFETY: the state owns both sides and is borrowed exclusively until the wait below; where an error comes
+            // before it, `finish` waits.
+            if let Err(error) = unsafe { state.stream.upload(host, device) } {
+                return finish(state, Err(error));
+            }
+        }
+        // SAFETY: as above; the graph names memory of the state and the engine's weights.
+        let mut done = unsafe { state.stream.replay(&state.graph) };
+        for (host, device) in &mut state.outputs {
+            // SAFETY: as above.
+            done = done.and_then(|()| unsafe { state.stream.download(device, host) });
+        }
+        finish(state, done)?;
+        for (output, (host, _)) in outputs.iter_mut().zip(&state.outputs) {
+            output.bytes_mut().copy_from_slice(host.as_slice());
+        }
+        Ok(())
+    }
+
+    /// The time of each of so many runs of the kernels alone on the inputs of the last [`CudaContext::run`], in
+    /// milliseconds by the GPU's clock.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory; if the GPU fails.
+    pub fn time(&mut self, runs: usize) -> Result<Vec<f32>> {
+        let device = self.engine.device.clone();
+        let state = self.state()?;
+        let (start, end) = (Event::new(&device)?, Event::new(&device)?);
+        (0..runs)
+            .map(|_| {
+                state.stream.record(&start)?;
+                // SAFETY: as in `run`; the wait follows in any case.
+                let done =
+                    unsafe { state.stream.replay(&state.graph) }.and_then(|()| state.stream.record(&end));
+                finish(state, done)?;
+                end.since(&start)
+            })
+            .collect()
+    }
+
+    /// The time of each step in milliseconds: the mean over so many launches of the step in a row, the middle one of
+    /// several such rows.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory; if the GPU fails.
+    pub fn time_steps(&mut self, launches: usize) -> Result<Vec<f32>> {
+        const ROWS: usize = 5;
+        let engine = self.engine;
+        let state = self.state()?;
+        let (start, end) = (Event::new(&engine.device)?, Event::new(&engine.device)?);
+        let steps = engine.steps.iter().zip(&state.arguments);
+        steps
+            .map(|(step, argument)| {
+                let graph = state.stream.capture(|| {
+                    for _ in 0..launches {
+                        // SAFETY: as in `State::new`.
+                        unsafe { state.stream.launch(step.function, &step.launch, argument, engine.hopper)? };
+                    }
+                    Ok(())
+                })?;
+                let mut times = Vec::with_capacity(ROWS);
+                for _ in 0..ROWS {
+                    state.stream.record(&start)?;
+                    // SAFETY: as in `run`; the wait follows in any case.
+                    let done =
+                        unsafe { state.stream.replay(&graph) }.and_then(|()| state.stream.record(&end));
+                    finish(state, done)?;
+                    times.push(end.since(&start)? / launches as f32);
+                }
+                times.sort_by(f32::total_cmp);
+                Ok(times[ROWS / 2])
+            })
+            .collect()
+    }
+}
+
+/// Waits for the stream, so that nothing touches the state's memory any more, and gives the first error.
+fn finish(state: &State, done: Result<()>) -> Result<()> {
+    let waited = state.stream.wait();
+    done.and(waited)
+}
+
+impl Drop for CudaContext<'_> {
+    fn drop(&mut self) {
+        if let Some(state) = self.state.take() {
+            self.engine.pool.lock().unwrap_or_else(PoisonError::into_inner).push(state);
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Graphs on a GPU against the reference kernels, and whole models against ONNX Runtime.
+//!
+//! Without a GPU each test says why it is skipped; `INFER_CUDA_REQUIRED=1` makes that a failure. The models are those of
+//! the folder `INFER_CUDA_MODELS`: `NAME.onnx`, and beside it `NAME.case0/` with inputs and ONNX Runtime's outputs.
+#![cfg(all(feature = "compiler", feature = "cuda"))]
+
+extern crate infer_core;
+
+use std::path::Path;
+
+use infer_core::constant::Constant;
+use infer_core::lower_cuda::tactics::{self, Tactic};
+use infer_core::lower_cuda::{self, Lowered};
+use infer_core::options::{Options, Precision};
+use infer_core::plan::{AlignedBytes, ModelInfo};
+use infer_core::runtime::Output;
+use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
+use infer_core::tensor_type::{DataType, TensorType};
+use infer_core::{ErrorKind, passes};
+use infer_kernels::cuda::{TILES, Tile};
+use support::{assert_close, inputs, model, reference};
+
+#[allow(dead_code, reason = "shared with the tests of the processor")]
+mod support;
+
+/// Opens a plan, or says why there is no GPU to open it on.
+fn open(plan: AlignedBytes) -> Option<CudaEngine> {
+    match CudaEngine::open(plan, CudaOptions::default()) {
+        Ok(engine) => Some(engine),
+        Err(error) if matches!(error.kind(), ErrorKind::NoDriver | ErrorKind::NoDevice) => {
+            let required = std::env::var_os("INFER_CUDA_REQUIRED").is_some_and(|value| value == "1");
+            assert!(!required, "{error}");
+            println!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn run(engine: &CudaEngine, inputs: &[&[u8]]) -> Vec<Vec<u8>> {
+    let ports = engine.info().outputs;
+    let mut outputs: Vec<Vec<u8>> = ports.iter().map(|port| vec![0xAA; port.ty.bytes()]).collect();
+    let mut slots: Vec<Output<'_>> =
+        outputs.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
+    engine.run(inputs, &mut slots).unwrap();
+    outputs
+}
+
+/// The outputs after an inference of NaN, which leaves NaN all over the arena and the outputs.
+fn outputs(engine: &CudaEngine, inputs: &[Constant]) -> Vec<Constant> {
+    let poison: Vec<Vec<u8>> = inputs.iter().map(|input| vec![0xFF; input.data().len()]).collect();
+    run(engine, &poison.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let outputs = run(engine, &inputs.iter().map(|input| &input.data()[..]).collect::<Vec<_>>());
+    let ports = engine.info().outputs;
+    ports
+        .iter()
+        .zip(outputs)
+        .map(|(port, bytes)| Constant::new(port.ty.clone(), bytes.into()).unwrap())
+        .collect()
+}
+
+/// Compares a graph in both precisions with the reference, with the tactics of the cost model and with each of `more`.
+fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {
+    let mut graph = model(text);
+    let inputs = inputs(&graph);
+    let expected = reference(&graph, &inputs);
+    passes::simplify(&mut graph, |_, _| {}).unwrap_or_else(|error| panic!("{}\n{text}", error.0));
+    for (precision, tolerance) in [(Precision::Fp32, 2e-5), (Precision::Fp16, 1e-2)] {
+        let lowered = Lowered::of(&graph, precision, ModelInfo::default())
+            .unwrap_or_else(|failures| panic!("{}\n{text}", failures.into_diagnostic("test")));
+        let check = |lowered: &Lowered, what: &str| {
+            let Some(engine) = open(lowered.plan().unwrap()) else { return };
+            let what = format!("{precision:?} {what}\n{text}\n{}", graph.to_text());
+            assert_close(&outputs(&engine, &inputs), &expected, tolerance, &what);
+        };
+        check(&lowered, "");
+        for &(tile, splits) in more {
+            if (tile.depth == Tile::F32.depth) == (precision == Precision::Fp32) {
+                let tuned = lowered.with_tactics(|call, _| Tactic::fitted(tile, splits, call));
+                check(&tuned, &format!("{} in {splits}", tile.name));
+            }
+        }
+    }
+}
+
+fn check(text: &str) {
+    check_tactics(text, &[]);
+}
+
+/// Every tile, alone and shared.
+fn every_tactic() -> Vec<(&'static Tile, u32)> {
+    let tiles = TILES.iter().chain([&Tile::F32]);
+    tiles.flat_map(|tile| [1, 2, 3, 7].map(|splits| (tile, splits))).collect()
+}
+
+#[test]
+fn convolutions_by_every_tile() {
+    let every = every_tactic();
+    for (n, c, m, extent, attributes) in [
+        (1, 3, 16, "7,7", "pads=[3,3,3,3] strides=[2,2]"),
+        (2, 20, 70, "3,3", "pads=[1,1,1,1]"),
+        (1, 130, 33, "1,1", ""),
+        (3, 72, 136, "1,1", "strides=[2,2]"),
+        (1, 64, 200, "3,3", "pads=[0,1,2,0] strides=[2,1]"),
+        (1, 40, 24, "2,5", "auto_pad=SAME_UPPER dilations=[2,1]"),
+        (1, 9, 8, "1,1", "pads=[1,1,1,1]"),
+    ] {
+        check_tactics(
+            &format!(
+                "input p {n},{c},19,13
+                 x = LeakyRelu(p) alpha=0.5
+                 random w {m},{c},{extent}
+                 random b {m}
+                 y = Conv(x, w, b) {attributes}
+                 output y"
+            ),
+            &every,
+        );
+    }
+}
+
+#[test]
+fn convolutions_of_few_channels() {
+    for (n, c, m, extent, attributes) in [
+        (1, 3, 16, "3,3", "pads=[1,1,1,1]"),
+        (2, 3, 33, "3,3", "pads=[1,0,1,1] strides=[2,2]"),
+        (1, 1, 8, "4,2", "dilations=[2,1]"),
+        (2, 4, 70, "2,3", "pads=[1,1,1,1] strides=[2,2]"),
+    ] {
+        check(&format!(
+            "input x {n},{c},29,17
+             random w {m},{c},{extent}
+             random b {m}
+             t = Conv(x, w, b) {attributes}
+             y = Relu(t)
+             output y"
+        ));
+    }
+}
+
+#[test]
+fn residuals_and_activations() {
+    for (after, activation) in [
+        ("", "Relu(s)"),
+        ("", "LeakyRelu(s) alpha=0.1"),
+        ("", "Clip(s, low, high)"),
+        ("", "Sigmoid(s)"),
+        ("", "HardSigmoid(s) alpha=0.3"),
+        ("", "HardSwish(s)"),
+        ("", "Tanh(s)"),
+        ("", "Softplus(s)"),
+        ("a = Relu(c)", "Identity(s)"),
+    ] {
+        let convolution = if after.is_empty() { "a" } else { "c" };
+        check_tactics(
+            &format!(
+                "input x 2,24,9,7
+                 input r 2,40,9,7
+                 random w 40,24,3,3
+                 floats low [] -0.5
+                 floats high [] 0.75
+                 {convolution} = Conv(x, w) pads=[1,1,1,1]
+                 {after}
+                 p = Relu(r)
+                 s = Add(a, p)
+                 y = {activation}
+                 output y"
+            ),
+            &[(&TILES[3], 1), (&TILES[3], 3), (&Tile::F32, 3)],
+        );
+    }
+}
+
+#[test]
+fn depthwise_convolutions() {
+    for (n, c) in [(1, 8), (2, 20), (1, 96)] {
+        for (kernel, attributes) in [
+            ("3,3", "pads=[1,1,1,1]"),
+            ("3,3", "pads=[0,1,1,0] strides=[2,2]"),
+            ("5,5", "pads=[2,2,2,2]"),
+            ("1,3", "dilations=[1,2]"),
+        ] {
+            check(&format!(
+                "input x {n},{c},11,9
+                 random w {c},1,{kernel}
+                 random b {c}
+                 t = Conv(x, w, b) group={c} {attributes}
+                 y = Relu(t)
+                 output y"
+            ));
+        }
+    }
+}
+
+#[test]
+fn pools() {
+    for pool in [
+        "MaxPool(x) kernel_shape=[3,3] strides=[2,2] pads=[1,1,1,1]",
+        "MaxPool(x) kernel_shape=[2,3] strides=[2,1] ceil_mode=1",
+        "MaxPool(x) kernel_shape=[2,2] dilations=[2,3]",
+        "AveragePool(x) kernel_shape=[3,3] pads=[1,1,1,1]",
+        "AveragePool(x) kernel_shape=[3,3] strides=[2,2] pads=[1,0,1,1] count_include_pad=1 ceil_mode=1",
+        "GlobalAveragePool(x)",
+        "GlobalMaxPool(x)",
+    ] {
+        for channels in [3, 72] {
+            check(&format!(
+                "input x 2,{channels},13,10
+                 y = {pool}
+                 output y"
+            ));
+        }
+    }
+}
+
+#[test]
+fn products_of_matrices() {
+    let every = every_tactic();
+    for (rows, depth, columns, gemm) in [
+        (1, 200, 10, "Gemm(f, w, b) transB=1"),
+        (3, 72, 1000, "Gemm(f, w, b) transB=1 alpha=0.5 beta=2.0"),
+        (130, 33, 65, "Gemm(f, w, b) transB=1"),
+    ] {
+        check_tactics(
+            &format!(
+                "input x {rows},{depth},3,2
+                 random w {columns},{depth}
+                 random b {columns}
+                 g = GlobalAveragePool(x)
+                 f = Flatten(g)
+                 p = {gemm}
+                 y = Relu(p)
+                 output y"
+            ),
+            &every,
+        );
+    }
+    check(
+        "input x 5,24
+         random w 24,17
+         y = MatMul(x, w)
+         output y",
+    );
+}
+
+#[test]
+fn pictures_together() {
+    check(
+        "input x 2,24,5,7
+         input y 2,24,5,7
+         input s 2,24,1,1
+         a = Add(x, y)
+         b = Mul(s, a)
+         c = Sub(b, y)
+         d = Mul(c, c)
+         z = Sigmoid(d)
+         output z
+         output a",
+    );
+}
+
+#[test]
+fn concatenations_and_resizing() {
+    // Parts in place, a part that is used twice, one that is an output too, and one whose channels are padded.
+    check(
+        "input x 2,16,5,7
+         random w 24,16,3,3
+         random v 11,16,1,1
+         floats scales 4 1.0,1.0,2.0,2.0
+         a = Conv(x, w) pads=[1,1,1,1]
+         b = Conv(x, v)
+         c = Concat(a, x, x, b) axis=1
+         u = Resize(c, _, scales) mode=nearest coordinate_transformation_mode=asymmetric nearest_mode=floor
+         random k 8,67,3,3
+         y = Conv(u, k)
+         output y
+         output a",
+    );
+    check(
+        "input x 1,12,5,7
+         floats scales 4 1.0,1.0,1.7,2.5
+         y = Resize(x, _, scales) mode=linear coordinate_transformation_mode=half_pixel
+         output y",
+    );
+}
+
+#[test]
+fn what_has_no_kernel_is_named() {
+    let mut graph = model(
+        "input x 1,8,5,7
+         a = Erf(x)
+         y = ReduceSum(a)
+         output y",
+    );
+    passes::simplify(&mut graph, |_, _| {}).unwrap();
+    let failures = Lowered::of(&graph, Precision::Fp16, ModelInfo::default()).unwrap_err();
+    let message = failures.into_diagnostic("m.onnx").message;
+    assert!(message.contains("(Erf): the GPU has no kernel for it"), "{message}");
+    assert!(message.contains("(ReduceSum)"), "{message}");
+}
+
+#[test]
+fn bad_requests_are_errors_of_their_own_kind() {
+    let mut graph = model(
+        "input x 1,8,5,7
+         y = Relu(x)
+         output y",
+    );
+    passes::simplify(&mut graph, |_, _| {}).unwrap();
+    let plan = Lowered::of(&graph, Precision::Fp16, ModelInfo::default()).unwrap().plan().unwrap();
+    let bytes = plan.as_slice().to_vec();
+    let Some(engine) = open(plan) else { return };
+    let mut nowhere = CudaOptions::default();
+    nowhere.device = 4096;
+    let again = AlignedBytes::copy_of(&bytes).unwrap();
+    assert_eq!(CudaEngine::open(again, nowhere).unwrap_err().kind(), ErrorKind::NoDevice);
+
+    let mut output = vec![0u8; 8 * 5 * 7 * 4];
+    let error = engine.run(&[&[0; 4]], &mut [Output::from(output.as_mut_slice())]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    assert!(engine.run(&[], &mut []).is_err());
+    // The engine stays of use, from several threads at a time.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut output = vec![0xAAu8; 8 * 5 * 7 * 4];
+                let input = vec![0u8; output.len()];
+                for _ in 0..20 {
+                    engine.run(&[&input], &mut [Output::from(output.as_mut_slice())]).unwrap();
+                    assert!(output.iter().all(|&byte| byte == 0));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn more_memory_than_there_is_is_an_error() {
+    // 64 pictures of 2 GiB each that live at the same time.
+    let mut text = "input x 1,8,8192,8192\n".to_owned();
+    let mut sum = "x".to_owned();
+    for index in 0..80 {
+        text += &format!("a{index} = LeakyRelu(x) alpha=0.{:02}\n", index + 1);
+    }
+    for index in 0..80 {
+        text += &format!("s{index} = Add({sum}, a{index})\n");
+        sum = format!("s{index}");
+    }
+    text += &format!("output {sum}");
+    let mut graph = model(&text);
+    passes::simplify(&mut graph, |_, _| {}).unwrap();
+    let plan = Lowered::of(&graph, Precision::Fp32, ModelInfo::default()).unwrap().plan().unwrap();
+    let Some(engine) = open(plan) else { return };
+    let input = AlignedBytes::zeroed(8 * 8192 * 8192 * 4).unwrap();
+    let mut output = vec![0u8; 8 * 8192 * 8192 * 4];
+    let error = engine.run(&[input.as_slice()], &mut [Output::from(output.as_mut_slice())]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Memory);
+    assert!(error.to_string().contains("are free"), "{error}");
+}
+
+/// An array of f32 from numpy's format.
+fn read_npy(path: &Path) -> Option<Constant> {
+    let bytes = std::fs::read(path).ok()?;
+    let length = u16::from_le_bytes(bytes[8..10].try_into().ok()?) as usize;
+    let header = std::str::from_utf8(&bytes[10..10 + length]).ok()?;
+    assert!(header.contains("'<f4'") && header.contains("'fortran_order': False"), "{header}");
+    let shape = header.split_once("'shape': (")?.1.split_once(')')?.0;
+    let shape: Vec<usize> = shape.split(',').filter_map(|extent| extent.trim().parse().ok()).collect();
+    Constant::new(TensorType::new(DataType::F32, shape), bytes[10 + length..].to_vec().into())
+}
+
+#[test]
+fn models_agree_with_onnx_runtime() {
+    let Some(folder) = std::env::var_os("INFER_CUDA_MODELS") else {
+        println!("skipped: INFER_CUDA_MODELS names no folder of models");
+        return;
+    };
+    let mut models: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    models.retain(|path| path.extension().is_some_and(|extension| extension == "onnx"));
+    models.sort();
+    for path in models {
+        let case = path.with_extension("case0");
+        let read = |kind: &str| -> Vec<Constant> {
+            (0..).map_while(|index| read_npy(&case.join(format!("{kind}_{index}.npy")))).collect()
+        };
+        let (inputs, expected) = (read("input"), read("output"));
+        assert!(!inputs.is_empty() && !expected.is_empty(), "{}", case.display());
+        for (precision, tolerance) in [(Precision::Fp32, 2e-3), (Precision::Fp16, 1e-2)] {
+            let mut options = Options::new(&path);
+            options.precision = precision;
+            let lowered = lower_cuda::compile(&options).unwrap_or_else(|errors| panic!("{errors:?}"));
+            let Some(engine) = open(lowered.plan().unwrap()) else { return };
+            let found = outputs(&engine, &inputs);
+            assert_close(&found, &expected, tolerance, &format!("{} {precision:?}", path.display()));
+            for (found, expected) in found.iter().zip(&expected) {
+                let (found, expected) = (found.values::<f32>(), expected.values::<f32>());
+                let most = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
+                let error = found.iter().zip(&*expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+                println!("{} {precision:?}: {:.1e} of the largest output", path.display(), error / most);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_cost_model_gives_tactics_that_kernels_take() {
+    // Without a GPU: every call of a plan passes its kernel's validation.
+    for (n, c, m, extent) in [(1, 3, 64, 7), (1, 512, 512, 3), (128, 64, 256, 1), (1, 2048, 1001, 1)] {
+        let mut graph = model(&format!(
+            "input x {n},{c},14,14
+             random w {m},{c},{extent},{extent}
+             y = Conv(x, w)
+             output y"
+        ));
+        passes::simplify(&mut graph, |_, _| {}).unwrap();
+        for precision in [Precision::Fp32, Precision::Fp16] {
+            let lowered = Lowered::of(&graph, precision, ModelInfo::default()).unwrap();
+            for call in &lowered.calls.calls {
+                let kernel = infer_kernels::cuda::find(&call.kernel).unwrap();
+                let sizes: Vec<u64> =
+                    call.operands.iter().map(|span| span.map_or(0, |span| span.bytes)).collect();
+                let params: Vec<u64> = bytemuck::pod_collect_to_vec(&call.params);
+                let call =
+                    infer_kernels::Call { params: bytemuck::cast_slice(&params), operand_bytes: &sizes };
+                (kernel.validate)(&call).unwrap_or_else(|invalid| panic!("{}: {invalid}", kernel.name));
+            }
+            let _ = lowered.with_tactics(tactics::choose);
+        }
+    }
+}
