@@ -10,8 +10,13 @@
 //!
 //! Precondition: scores and probabilities are read by the pattern alone. Reassociates; −∞ in a whole row is NaN still.
 
-use infer_kernels::call::{self, Activation, HeadView, LEAD, residual};
+mod mask;
+mod walk;
 
+use infer_kernels::call::{self, Activation, HeadView, residual};
+
+use self::mask::{Causal, HIDDEN, Known, Mask, Source, combined, constant_mask, leaves_each_row_something};
+use self::walk::Walk;
 use crate::constant::Constant;
 use crate::graph::{Graph, Node, ValueId};
 use crate::ops::binary::BinaryKind;
@@ -28,14 +33,8 @@ use crate::passes::strided::{
 };
 use crate::tensor_type::{DataType, TensorType};
 
-/// What masks hide by, at most: e to its power is 0 beside every score.
-const HIDDEN: f32 = -1e30;
-
 /// What masks of booleans select, at most, where no row is hidden whole.
 const NEARLY_HIDDEN: f32 = -5e3;
-
-/// The most elements of a mask that is computed from several.
-const MAX_MASK: usize = 1 << 24;
 
 /// The most nodes between the two products.
 const MAX_STEPS: usize = 12;
@@ -62,22 +61,6 @@ pub fn fuse_attention(graph: &mut Graph) -> bool {
 fn is_plain(node: &Node, op: &MatMul) -> bool {
     let added = node.inputs.iter().skip(2).any(Option::is_some);
     !added && !op.trans_a && op.activation == Activation::NONE && op.residual_mode == residual::NONE
-}
-
-/// What is added to the scores.
-#[derive(Clone)]
-struct Mask {
-    source: Source,
-    /// Its axes over the scores as they are where it is added.
-    axes: Vec<Axis>,
-}
-
-#[derive(Clone)]
-enum Source {
-    /// Elements of a value, from this one on.
-    Value(ValueId, usize),
-    /// Where the condition is true, or false, this number, elsewhere 0.
-    Hidden { condition: ValueId, offset: usize, when: bool, by: f32 },
 }
 
 /// The scores between the products.
@@ -423,13 +406,6 @@ fn is_row(axis: &Axis) -> bool {
     matches!(merged([axis]).as_slice(), [] | [Run { stride: 0 | 1, .. }])
 }
 
-/// Whether no row is hidden whole by a condition, which must be a constant.
-fn leaves_each_row_something(graph: &Graph, condition: ValueId, when: bool) -> bool {
-    let Some(constant) = graph.constant(Some(condition)) else { return false };
-    let row = constant.ty().shape.last().copied().unwrap_or(1).max(1);
-    constant.data().chunks(row).all(|row| row.iter().any(|&byte| (byte != 0) != when))
-}
-
 /// The last value of transposes and views behind the product at `index`, and its strides by the axes of the scores.
 fn written_behind(
     pattern: Pattern<'_>,
@@ -471,223 +447,6 @@ fn inverse(view: &Strided, shape: &[usize]) -> Option<Vec<Axis>> {
     runs.sort_by_key(|&(stride, _)| std::cmp::Reverse(stride));
     let runs: Axis = runs.into_iter().map(|(_, run)| run).collect();
     reshaped(&[runs], shape)
-}
-
-/// What a constant mask comes to.
-enum Known {
-    Nothing,
-    Causal(Causal),
-}
-
-/// Hides the keys beyond the row's number plus `offset`.
-#[derive(PartialEq)]
-struct Causal {
-    offset: usize,
-    rows: usize,
-    /// The leading axes of the scores where the mask is added.
-    lead: Vec<usize>,
-}
-
-fn constant_mask(graph: &Graph, mask: &Mask) -> Option<Known> {
-    let (over, [row_axis, key_axis]) = mask.axes.split_last_chunk::<2>()?;
-    let (rows, keys) = (extent(row_axis), extent(key_axis));
-    let number = number_of(graph, &mask.source)?;
-    let (rows_apart, keys_apart) = (single(row_axis)?, single(key_axis)?);
-    if over.iter().flatten().any(|run| run.stride != 0) {
-        return None;
-    }
-    let at = |row: usize, key: usize| number(row * rows_apart + key * keys_apart);
-    let shown = (0..keys).take_while(|&key| at(0, key) == 0.0).count();
-    if shown == keys {
-        let nothing = (0..rows).all(|row| (0..keys).all(|key| at(row, key) == 0.0));
-        return nothing.then_some(Known::Nothing);
-    }
-    let offset = shown.checked_sub(1)?;
-    let is_causal = (0..rows).all(|row| {
-        (0..keys).all(|key| match key <= row + offset {
-            true => at(row, key) == 0.0,
-            false => at(row, key) <= HIDDEN,
-        })
-    });
-    let lead = over.iter().map(|axis| extent(axis)).collect();
-    is_causal.then_some(Known::Causal(Causal { offset, rows, lead }))
-}
-
-/// The elements of a constant mask, by their number from its beginning.
-fn number_of<'g>(graph: &'g Graph, source: &Source) -> Option<Box<dyn Fn(usize) -> f32 + 'g>> {
-    match *source {
-        Source::Value(id, offset) => {
-            let values = graph.constant(Some(id))?.values::<f32>();
-            Some(Box::new(move |index| values[offset + index]))
-        }
-        Source::Hidden { condition, offset, when, by } => {
-            let bytes = graph.constant(Some(condition))?.data();
-            Some(Box::new(move |index| if (bytes[offset + index] != 0) == when { by } else { 0.0 }))
-        }
-    }
-}
-
-/// The sum of several constant masks, and how it lies over the axes of `walk`.
-fn combined(
-    graph: &Graph,
-    masks: &[Mask],
-    walk: &Walk,
-    key_strides: &[usize],
-    keys: usize,
-) -> Option<(Constant, HeadView)> {
-    let numbers: Option<Vec<_>> = masks.iter().map(|mask| number_of(graph, &mask.source)).collect();
-    let numbers = numbers?;
-    let operands: Vec<usize> = (4..4 + masks.len()).collect();
-    // The leading axes, then the rows.
-    let mut extents: Vec<usize> = walk.axes.iter().map(|axis| axis.extent).collect();
-    for (extent, axis) in extents.iter_mut().zip(&walk.axes) {
-        if operands.iter().all(|&operand| axis.strides[operand] == 0) {
-            *extent = 1;
-        }
-    }
-    let count = extents.iter().try_fold(keys, |n, &e| n.checked_mul(e)).filter(|&n| n <= MAX_MASK)?;
-    let mut values = Vec::with_capacity(count);
-    for index in 0..count {
-        let (key, mut rest) = (index % keys, index / keys);
-        let mut at: Vec<usize> = key_strides.iter().map(|stride| stride * key).collect();
-        for (axis, &extent) in walk.axes.iter().zip(&extents).rev() {
-            let position = rest % extent;
-            rest /= extent;
-            at.iter_mut().zip(&operands).for_each(|(at, &o)| *at += position * axis.strides[o]);
-        }
-        values.push(numbers.iter().zip(at).map(|(number, at)| number(at)).sum::<f32>());
-    }
-    let mut strides = vec![0_u64; extents.len()];
-    let mut stride = keys as u64;
-    for (slot, &extent) in strides.iter_mut().zip(&extents).rev() {
-        if extent > 1 {
-            *slot = stride;
-        }
-        stride *= extent as u64;
-    }
-    let mut lead = [0; LEAD];
-    let (row, before) = strides.split_last()?;
-    lead[LEAD - before.len()..].copy_from_slice(before);
-    let constant = Constant::checked(TensorType::new(DataType::F32, [count]), &values)?;
-    Some((constant, HeadView { offset: 0, lead, row: *row, element: 1 }))
-}
-
-/// One axis that all operands walk at a distance each.
-#[derive(Clone)]
-struct Step {
-    extent: usize,
-    strides: Vec<usize>,
-}
-
-/// The leading axes and the rows, cut so finely that every operand has one distance along each, and no finer. The last
-/// axis is that of the rows.
-struct Walk {
-    axes: Vec<Step>,
-}
-
-impl Walk {
-    /// Over the extents `over`, of operands with axes each.
-    fn new(over: &[usize], operands: &[Vec<Axis>]) -> Option<Self> {
-        let mut axes: Vec<Step> = Vec::new();
-        for (axis, &whole) in over.iter().enumerate() {
-            let is_row = axis + 1 == over.len();
-            let runs: Vec<Axis> =
-                operands.iter().map(|axes| Some(merged([axes.get(axis)?]))).collect::<Option<_>>()?;
-            // How many positions lie inside of each cut, from any operand.
-            let mut cuts = vec![1, whole];
-            for runs in &runs {
-                let mut inside = whole;
-                for run in runs {
-                    inside /= run.extent;
-                    cuts.push(inside);
-                }
-            }
-            cuts.sort_unstable_by(|a, b| b.cmp(a));
-            cuts.dedup();
-            for pair in cuts.windows(2) {
-                let [outside, inside] = [pair[0], pair[1]];
-                if outside % inside != 0 {
-                    return None;
-                }
-                let strides =
-                    runs.iter().map(|runs| stride_at(runs, whole, inside)).collect::<Option<_>>()?;
-                let step = Step { extent: outside / inside, strides };
-                let follows = |outer: &Step| {
-                    outer.strides.iter().zip(&step.strides).all(|(o, i)| *o == step.extent * i)
-                };
-                match axes.last_mut() {
-                    // The rows stay an axis of their own.
-                    Some(outer) if follows(outer) && !is_row => {
-                        outer.extent *= step.extent;
-                        outer.strides = step.strides;
-                    }
-                    _ => axes.push(step),
-                }
-            }
-            if is_row && whole == 1 {
-                axes.push(Step { extent: 1, strides: vec![0; operands.len()] });
-            }
-        }
-        Some(Walk { axes })
-    }
-
-    /// Where there is but one row, takes an axis for that of the rows along which keys and values stay the same.
-    fn choose_rows(&mut self) {
-        if self.rows() != 1 {
-            return;
-        }
-        let shared = |step: &Step| step.extent > 1 && step.strides[1] == 0 && step.strides[2] == 0;
-        if let Some(index) = self.axes.iter().rposition(shared) {
-            let step = self.axes.remove(index);
-            self.axes.pop();
-            self.axes.push(step);
-        }
-    }
-
-    fn rows(&self) -> usize {
-        self.axes.last().map_or(1, |step| step.extent)
-    }
-
-    fn row_stride(&self, operand: usize) -> usize {
-        self.axes.last().map_or(0, |step| step.strides[operand])
-    }
-
-    fn outer(&self) -> &[Step] {
-        self.axes.split_last().map_or(&[], |(_, outer)| outer)
-    }
-
-    /// The extents of the leading axes; `None` where there are more than a kernel walks.
-    fn lead(&self) -> Option<[u64; LEAD]> {
-        let outer = self.outer();
-        let mut lead = [1; LEAD];
-        let first = LEAD.checked_sub(outer.len())?;
-        for (slot, step) in lead[first..].iter_mut().zip(outer) {
-            *slot = step.extent as u64;
-        }
-        Some(lead)
-    }
-
-    fn lead_strides(&self, operand: usize) -> [u64; LEAD] {
-        let outer = self.outer();
-        let mut lead = [0; LEAD];
-        for (slot, step) in lead[LEAD - outer.len()..].iter_mut().zip(outer) {
-            *slot = step.strides[operand] as u64;
-        }
-        lead
-    }
-}
-
-/// The distance between positions that have `inside` others each inside of them.
-fn stride_at(runs: &[Run], whole: usize, inside: usize) -> Option<usize> {
-    let mut before = whole;
-    for run in runs {
-        let after = before / run.extent;
-        if inside >= after && inside < before {
-            return inside.is_multiple_of(after).then(|| run.stride * (inside / after));
-        }
-        before = after;
-    }
-    (whole == 1).then_some(0)
 }
 
 #[cfg(test)]

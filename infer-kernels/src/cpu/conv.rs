@@ -11,8 +11,8 @@ use half::f16;
 
 use crate::call::{BLOCK, Conv, View, residual};
 use crate::cpu::epilogue::{
-    Clamp, Finish, MAX_STRIDE, chunks_for, input_extent, load_start, picture_end, validate_epilogue,
-    validate_fields,
+    Clamp, Finish, Finishing, MAX_STRIDE, chunks_for, input_extent, load_start, picture_end,
+    validate_epilogue, validate_fields,
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Tile, TileFn, Tiles, Weight};
 use crate::cpu::share;
@@ -259,14 +259,22 @@ fn grid(
 }
 
 #[inline(always)]
-unsafe fn conv_f32<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
+unsafe fn conv_f32<V: Tiles + Finishing>(
+    args: &Args<'_>,
+    chunk: usize,
+    chunks: usize,
+) -> Result<(), RunError> {
     // SAFETY: the contract of `ChunkFn` is passed on.
     unsafe { conv::<V, f32>(args, chunk, chunks) };
     Ok(())
 }
 
 #[inline(always)]
-unsafe fn conv_f16w<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
+unsafe fn conv_f16w<V: Tiles + Finishing>(
+    args: &Args<'_>,
+    chunk: usize,
+    chunks: usize,
+) -> Result<(), RunError> {
     // SAFETY: the contract of `ChunkFn` is passed on.
     unsafe { conv::<V, f16>(args, chunk, chunks) };
     Ok(())
@@ -278,7 +286,7 @@ unsafe fn conv_f16w<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -> R
 ///
 /// That of [`crate::ChunkFn`].
 #[inline(always)]
-unsafe fn conv<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize) {
+unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize) {
     let p: &Conv = args.params();
     let (groups, out_channels) = (p.groups as usize, p.out_channels as usize);
     let panels = out_channels.div_ceil(BLOCK);
@@ -454,7 +462,7 @@ unsafe fn conv<V: Tiles, W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize
                         // SAFETY: as above; the scratch holds the largest tile.
                         unsafe {
                             function(&call);
-                            finish.run::<V>(&scratch);
+                            V::finish(&finish, &scratch);
                         }
                     }
                     place.advance(&pixels);

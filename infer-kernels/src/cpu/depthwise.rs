@@ -11,7 +11,8 @@ use half::f16;
 
 use crate::call::{BLOCK, Depthwise, residual};
 use crate::cpu::epilogue::{
-    Clamp, Finish, chunks_for, input_extent, load_start, picture_end, validate_epilogue, validate_fields,
+    Clamp, Finish, Finishing, chunks_for, input_extent, load_start, picture_end, validate_epilogue,
+    validate_fields,
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Tiles, Weight};
 use crate::cpu::share;
@@ -238,7 +239,7 @@ unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: u
             // SAFETY: as above; the scratch holds the largest tile.
             unsafe {
                 run::<V, W>(&call, shape, rows, width, 1);
-                finish.run::<V>(&scratch);
+                V::finish(&finish, &scratch);
             }
             call.input = call.input.wrapping_add(width * steps[0]);
             residual = residual.wrapping_add(width * residual_steps[0]);
@@ -248,7 +249,7 @@ unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: u
 }
 
 /// The instances of an instruction set.
-trait Sums: Tiles {
+trait Sums: Tiles + Finishing {
     /// The most pixels in a row of a tile: as many as leave registers for a row of weights.
     fn widest(shape: Shape) -> usize;
 
@@ -338,7 +339,14 @@ unsafe fn run<V: Sums, W: Weight>(t: &Tile<'_, W>, shape: Shape, rows: usize, wi
 
 /// `count` tiles beside each other; `K` × `K` taps at stride `S`, or any where they are 0.
 #[inline(always)]
-unsafe fn sum<V: Tiles, W: Weight, const K: usize, const S: usize, const ROWS: usize, const M: usize>(
+unsafe fn sum<
+    V: Tiles + Finishing,
+    W: Weight,
+    const K: usize,
+    const S: usize,
+    const ROWS: usize,
+    const M: usize,
+>(
     t: &Tile<'_, W>,
     count: usize,
 ) {

@@ -6,7 +6,9 @@
 use crate::call::{Activation, ActivationKind, BLOCK, Conv, View, residual};
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS};
 use crate::cpu::math;
-use crate::cpu::vector::Vector;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::vector::{Avx2, Avx512};
+use crate::cpu::vector::{Portable, Vector};
 use crate::{Call, Invalid};
 
 /// Bounds within which no product of two fields overflows.
@@ -159,11 +161,13 @@ pub(crate) struct Finish {
 }
 
 impl Finish {
+    /// What [`Finishing::finish`] compiles for each instruction set.
+    ///
     /// # Safety
     ///
     /// The processor has `V`'s instruction set; residual and output hold the tile.
     #[inline(always)]
-    pub(crate) unsafe fn run<V: Vector>(&self, scratch: &[f32; MAX_VECTORS * BLOCK]) {
+    unsafe fn run<V: Vector>(&self, scratch: &[f32; MAX_VECTORS * BLOCK]) {
         // The activations of mobile networks have loops of their own, which decide nothing for each vector.
         // SAFETY: the caller's promise.
         unsafe {
@@ -195,7 +199,6 @@ impl Finish {
     #[inline(always)]
     unsafe fn each<V: Vector>(&self, scratch: &[f32; MAX_VECTORS * BLOCK], activate: impl Fn(V) -> V) {
         let [panels, rows, width] = self.shape;
-        let whole = self.residual_mode == residual::NONE;
         let mut from = scratch.as_ptr();
         for panel in 0..panels {
             let lanes = (self.lanes - panel * BLOCK).min(BLOCK);
@@ -204,14 +207,6 @@ impl Finish {
                 let mut out = self.out.wrapping_add(offset(self.out_steps));
                 // SAFETY: the caller's promise; the tile was written to the scratch in this order.
                 unsafe {
-                    if whole && lanes == BLOCK {
-                        for _ in 0..width {
-                            activate(V::load(from)).store(out);
-                            from = from.add(BLOCK);
-                            out = out.wrapping_add(self.out_steps[2]);
-                        }
-                        continue;
-                    }
                     let mut residual = self.residual.wrapping_add(offset(self.residual_steps));
                     for _ in 0..width {
                         let mut value = V::load(from);
@@ -242,3 +237,32 @@ impl Finish {
         }
     }
 }
+
+/// An instruction set that [`Finish`] is compiled for.
+pub(crate) trait Finishing: Vector {
+    /// [`Finish::run`] as a function of its own: in an unoptimised program its variables take too much of a thread's
+    /// stack to lie in the frames of its callers.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Finish::run`].
+    unsafe fn finish(finish: &Finish, scratch: &[f32; MAX_VECTORS * BLOCK]);
+}
+
+macro_rules! finishing {
+    ($vector:ident $([$features:literal])?) => {
+        impl Finishing for $vector {
+            $(#[target_feature(enable = $features)])?
+            unsafe fn finish(finish: &Finish, scratch: &[f32; MAX_VECTORS * BLOCK]) {
+                // SAFETY: the contract is passed on.
+                unsafe { finish.run::<$vector>(scratch) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+finishing!(Avx512["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"]);
+#[cfg(target_arch = "x86_64")]
+finishing!(Avx2["avx2,fma,f16c"]);
+finishing!(Portable);

@@ -14,7 +14,7 @@ use half::f16;
 
 use crate::call::{BLOCK, Winograd, WinogradWeights, residual};
 use crate::cpu::epilogue::{
-    Clamp, Finish, MAX_STRIDE, chunks_for, load_start, validate_epilogue, validate_fields,
+    Clamp, Finish, Finishing, MAX_STRIDE, chunks_for, load_start, validate_epilogue, validate_fields,
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Tile, Tiles, Weight};
 use crate::cpu::share;
@@ -177,7 +177,11 @@ fn chunks(args: &Args<'_>, threads: usize) -> usize {
 }
 
 #[inline(always)]
-unsafe fn winograd_f32<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
+unsafe fn winograd_f32<V: Tiles + Finishing>(
+    args: &Args<'_>,
+    chunk: usize,
+    chunks: usize,
+) -> Result<(), RunError> {
     let w: &Winograd = args.params();
     // SAFETY: the contract of `ChunkFn` is passed on.
     unsafe {
@@ -195,7 +199,7 @@ unsafe fn winograd_f32<V: Tiles>(args: &Args<'_>, chunk: usize, chunks: usize) -
 ///
 /// That of [`crate::ChunkFn`].
 #[inline(always)]
-unsafe fn winograd<V: Tiles, T: Algorithm<IN, OUT>, const IN: usize, const OUT: usize>(
+unsafe fn winograd<V: Tiles + Finishing, T: Algorithm<IN, OUT>, const IN: usize, const OUT: usize>(
     args: &Args<'_>,
     chunk: usize,
     chunks: usize,
@@ -309,7 +313,12 @@ impl Part<'_> {
     ///
     /// As for [`Part::inputs`], which ran before.
     #[inline(always)]
-    unsafe fn products<V: Tiles>(&self, args: &Args<'_>, pairs: std::ops::Range<usize>, more: bool) {
+    unsafe fn products<V: Tiles + Finishing>(
+        &self,
+        args: &Args<'_>,
+        pairs: std::ops::Range<usize>,
+        more: bool,
+    ) {
         let g = self.g;
         let (count, k) = (self.tiles.len(), g.in_channels);
         let (full, tail) = (k / BLOCK, k % BLOCK);
@@ -384,7 +393,7 @@ impl Part<'_> {
     ///
     /// As for [`Part::inputs`]; [`Part::products`] ran before.
     #[inline(always)]
-    unsafe fn outputs<V: Vector, T: Algorithm<IN, OUT>, const IN: usize, const OUT: usize>(
+    unsafe fn outputs<V: Finishing, T: Algorithm<IN, OUT>, const IN: usize, const OUT: usize>(
         &self,
         args: &Args<'_>,
         pairs: std::ops::Range<usize>,
@@ -462,7 +471,7 @@ impl Part<'_> {
                             out,
                             out_steps: [0, out_steps[0], out_steps[1]],
                         };
-                        finish.run::<V>(&scratch);
+                        V::finish(&finish, &scratch);
                     }
                 }
                 from = from.wrapping_add(BLOCK);
