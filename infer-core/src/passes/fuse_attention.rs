@@ -671,4 +671,57 @@ mod tests {
             check_pass_does_nothing(fuse_attention, &text);
         }
     }
+
+    #[test]
+    fn rotated_heads_attend_too() {
+        let rotated = |name: &str| {
+            format!(
+                "{name}p = MatMul(x, w{name})
+                 {name}r = Reshape({name}p, split)
+                 {name}h = Transpose({name}r) perm=[0,2,1,3]
+                 {name}a = Slice({name}h, zero, two, last)
+                 {name}b = Slice({name}h, two, four, last)
+                 {name}n = Neg({name}b)
+                 {name}t = Concat({name}n, {name}a) axis=-1
+                 {name}c = Mul({name}h, cos)
+                 {name}s = Mul({name}t, sin)
+                 {name}e = Add({name}c, {name}s)"
+            )
+        };
+        let text = format!(
+            "input x 1,5,8
+             random wq 8,8
+             random wk 8,8
+             random wv 8,8
+             random cos 1,1,5,4
+             random sin 1,1,5,4
+             ints split 1,5,2,4
+             ints merge 1,5,8
+             ints zero 0
+             ints two 2
+             ints four 4
+             ints last 3
+             floats half [] 0.5
+             {}
+             {}
+             vp = MatMul(x, wv)
+             vr = Reshape(vp, split)
+             vh = Transpose(vr) perm=[0,2,1,3]
+             keys = Transpose(ke) perm=[0,1,3,2]
+             scores = MatMul(qe, keys)
+             scaled = Mul(scores, half)
+             p = Softmax(scaled) axis=-1
+             a = MatMul(p, vh)
+             t = Transpose(a) perm=[0,2,1,3]
+             y = Reshape(t, merge)
+             output y",
+            rotated("q"),
+            rotated("k")
+        );
+        let mut graph = crate::passes::test_support::model(&text);
+        assert!(fuse_attention(&mut graph));
+        graph.verify().unwrap();
+        let last = graph.nodes.last().unwrap();
+        assert!(last.op_as::<FusedAttention>().is_some(), "{}", graph.to_text());
+    }
 }
