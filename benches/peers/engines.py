@@ -150,9 +150,9 @@ class Busy:
             process.wait()
 
 
-def time_to_output(arguments, isa=None):
+def time_to_output(arguments, threads):
     """From a process's start to the first line it writes, in ms."""
-    variables = environment(isa)
+    variables = environment(None) | {"INFER_THREADS": str(threads)}
     begin = time.perf_counter()
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables)
     line = process.stdout.readline()

@@ -11,6 +11,7 @@ long measurement can be made in pieces. Each engine is a process of its own that
 the others are measured. A ratio above 1 means that the peer takes longer.
 """
 import argparse
+import itertools
 import pathlib
 import shutil
 import statistics
@@ -139,9 +140,9 @@ def callers(chosen, results, files):
 
 def start(chosen, results, files):
     names = [name for name in prepare.EMBEDDED if name in files]
-    for name in names:
+    for name, threads in itertools.product(names, chosen.threads):
         commands = {
-            engine: [*engines.command(engine, name, files[name], 1), "--once"]
+            engine: [*engines.command(engine, name, files[name], threads), "--once"]
             for engine in chosen.engines
             if engine != engines.OURS
         }
@@ -152,14 +153,16 @@ def start(chosen, results, files):
         for number in range(21):
             for engine, command in list(commands.items()):
                 try:
-                    elapsed = engines.time_to_output(command)
+                    elapsed = engines.time_to_output(command, threads)
                 except engines.Failed as error:
                     print(f"{LABELS[engine]}: {error}", file=sys.stderr)
                     del commands[engine], times[engine]
                     continue
                 if number:
                     times[engine].append(elapsed)
-        results.setdefault("start", {})[name] = {engine: statistics.median(found) for engine, found in times.items()}
+        medians = {engine: statistics.median(found) for engine, found in times.items()}
+        entry = {"model": name, "threads": threads, "medians": medians}
+        results.setdefault("start", {})[f"{name} {threads}"] = entry
     prepare.save_results(chosen.results, results)
 
 

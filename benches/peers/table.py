@@ -136,9 +136,11 @@ def callers(entries):
 def start(entries):
     """From a process's start to its first output."""
     lines = []
-    for name, entry in sorted(entries.items()):
-        lines.append([name, *(figure(entry[engine]) if engine in entry else "–" for engine in LABELS)])
-    return rows(["model", *LABELS.values()], lines)
+    for entry in entries:
+        found = entry["medians"]
+        times = (figure(found[engine]) if engine in found else "–" for engine in LABELS)
+        lines.append([entry["model"], str(entry["threads"]), *times])
+    return rows(["model", "threads", *LABELS.values()], lines)
 
 
 def sizes(entry):
@@ -174,9 +176,9 @@ def document(results):
             text += "**Load + first inference, ms; most memory held, MiB**, one thread. infer-embed opens a compiled plan, which "
             text += "in an application is a part of the program; the others read and prepare the model.\n\n"
             text += loads(part) + "\n"
-    if found := results.get("start"):
-        text += "**Start to first result**: from the start of a process to its first output, ms, files in the page cache, one "
-        text += "thread, median of 20 rounds.\n\n" + start(found) + "\n"
+    if found := order(results.get("start", {})):
+        text += "**Start to first result**: from the start of a process to its first output, ms, files in the page cache, "
+        text += "median of 20 rounds.\n\n" + start(found) + "\n"
     if found := order(results.get("busy", {})):
         text += "**Beside busy processes**: median latency in ms alone → beside them: how many times as long.\n\n"
         text += busy(found) + "\n"

@@ -89,12 +89,25 @@ impl Graph {
         Graph { graph, opset, random: Random::of(name), count: 0 }
     }
 
-    /// The model.
-    pub fn finish(self) -> ModelProto {
-        // That of the opset's time, but not older than the first in which constants need not be inputs.
-        let ir_version = if self.opset >= 20 { 10 } else { 8 };
+    /// The model. As exporters did, up to opset 9 it lists its constants among the inputs, as what callers may replace.
+    pub fn finish(mut self) -> ModelProto {
+        if self.opset < 10 {
+            let extents = |tensor: &TensorProto| tensor.dims.iter().map(|&extent| extent as usize).collect();
+            for tensor in &self.graph.initializer {
+                let shape: Vec<usize> = extents(tensor);
+                let data_type =
+                    if tensor.data_type == DataType::I64 as i32 { DataType::I64 } else { DataType::F32 };
+                self.graph.input.push(port(&tensor.name, data_type, &shape));
+            }
+        }
+        let ir_version = match self.opset {
+            ..9 => 3,
+            9 => 4,
+            10..20 => 8,
+            _ => 10,
+        };
         ModelProto {
-            ir_version: Some(if self.opset < 10 { 4 } else { ir_version }),
+            ir_version: Some(ir_version),
             producer_name: "make-models".to_owned(),
             opset_import: vec![OperatorSetIdProto { domain: String::new(), version: self.opset }],
             graph: Some(self.graph),
