@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use infer_kernels::call::{Activation, ActivationKind, Conv, View, Winograd, WinogradWeights};
+use infer_kernels::call::{
+    Activation, ActivationKind, Conv, Strassen, StrassenLeft, View, Winograd, WinogradWeights,
+};
 use infer_kernels::{Args, Isa, Kernel, Operand, kernels, threads};
 
 /// Multiplications and additions in a second that a loop without memory reaches on one thread.
@@ -32,6 +34,19 @@ fn measure_winograd(name: &str, isa: Isa, threads: usize, p: &Conv, lens: [usize
     let params = bytemuck::bytes_of(&weights);
     let kernel = &kernels::WINOGRAD_WEIGHTS_F32;
     measure_call("  preparing its weights", kernel, isa, threads, p, params, &[lens[1], prepared]);
+}
+
+/// [`measure_call`] of a row-major product by Strassen's algorithm, and of its left side.
+fn measure_strassen(name: &str, isa: Isa, threads: usize, p: &Conv, lens: [usize; 3], parts: u64) {
+    let s = Strassen { conv: *p, parts };
+    let left = StrassenLeft { stride: p.in_channels, ..s.left() };
+    let sums = left.elements().expect("a size") as usize;
+    let slots = 4 * threads * s.slot().expect("a size") as usize;
+    let operands = [sums, lens[1], 0, 0, lens[2], slots];
+    let kernel = &kernels::STRASSEN_F32;
+    measure_call(&format!("{name} Strassen"), kernel, isa, threads, p, bytemuck::bytes_of(&s), &operands);
+    let params = bytemuck::bytes_of(&left);
+    measure_call("  its left side", &kernels::STRASSEN_LEFT_F32, isa, threads, p, params, &[lens[0], sums]);
 }
 
 /// The best of alternating measurements of the call and of the peak, as a share of what `p` nominally takes.
@@ -169,6 +184,14 @@ fn main() {
         ("gemm 128x768x3072 blocked", matrix(128, 768, 3072, true)),
         ("gemm 1x2048x1024", matrix(1, 2048, 1024, false)),
     ];
+    let strassen = [
+        ("128x768x3072", matrix(128, 768, 3072, false), 1),
+        ("128x768x768", matrix(128, 768, 768, false), 1),
+        ("128x3072x768", matrix(128, 3072, 768, false), 4),
+        ("128x384x1536", matrix(128, 384, 1536, false), 1),
+        ("128x1536x384", matrix(128, 1536, 384, false), 2),
+        ("197x768x3072", matrix(197, 768, 3072, false), 1),
+    ];
     let winograd = [
         ("3x3 64 @56", picture(false, [64, 64], 3, 56, 1), 4, 56),
         ("3x3 128-256 @52", picture(false, [128, 256], 3, 52, 1), 4, 28),
@@ -191,6 +214,9 @@ fn main() {
     for isa in Isa::ALL.iter().rev().copied().filter(|isa| isa.is_available()) {
         for (name, (p, lens)) in &conv {
             measure(name, &kernels::CONV_F32, isa, threads, p, *lens);
+        }
+        for (name, (p, lens), parts) in &strassen {
+            measure_strassen(name, isa, threads, p, *lens, *parts);
         }
         for (name, (p, lens), tile, block_tiles) in &winograd {
             measure_winograd(name, isa, threads, p, *lens, [*tile, *block_tiles]);

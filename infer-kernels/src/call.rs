@@ -264,6 +264,95 @@ impl WinogradWeights {
     }
 }
 
+/// `strassen_f32`, `strassen_f16w`: a product of matrices by Strassen's algorithm: seven products of halves of both
+/// matrices' rows and columns, where the definition takes eight.
+///
+/// Operands: sums of quarters of the left matrix (see [`StrassenLeft`]); weights, bias and residual as for [`Conv`];
+/// output, and memory to work in: at least [`Strassen::slot`] elements, and as many times that as chunks are to run at
+/// once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Strassen {
+    /// What is computed: the product of one left matrix by one right one, whose columns are whole panel groups of
+    /// [`Strassen::COLUMNS`]. Its `input` is not used.
+    pub conv: Conv,
+    /// Into how many equal parts the sums are cut; each is two halves of whole blocks of channels.
+    pub parts: u64,
+}
+
+impl Strassen {
+    /// The columns that are worked on together: two halves of two panels each.
+    pub const COLUMNS: u64 = 4 * BLOCK as u64;
+
+    /// Elements of scratch between steps of one tile.
+    pub const STEP_ELEMENTS: u64 = 8 * 28 * BLOCK as u64;
+
+    /// Where the left matrix's sums lie.
+    pub fn left(&self) -> StrassenLeft {
+        StrassenLeft { rows: self.conv.out_w, columns: self.conv.in_channels, parts: self.parts, stride: 0 }
+    }
+
+    /// The elements that one chunk works in; `None` on overflow: four sums of quarters of the weights, a cache line
+    /// apart; the results of a group of panels; and what lies between the steps.
+    pub fn slot(&self) -> Option<u64> {
+        let left = self.left();
+        let block = BLOCK as u64;
+        let weights = left.half_columns().checked_mul(2)?.checked_add(1)?.checked_mul(4 * block)?;
+        let results = left.half_rows().checked_mul(2 * Strassen::COLUMNS)?;
+        weights.checked_add(results)?.checked_add(Strassen::STEP_ELEMENTS)
+    }
+}
+
+/// `strassen_left_f32`: quarters and sums of quarters of a left matrix, for [`Strassen`].
+///
+/// With A₁₁, A₁₂ the upper quarters of a part of the columns and A₂₁, A₂₂ the lower ones, the output is, for each part,
+/// A₁₁, A₁₂, A₂₂, S₁ = A₂₁ + A₂₂, S₂ = S₁ − A₁₁, S₃ = A₁₁ − A₂₁, S₄ = A₁₂ − S₂, each `[columns/16][pitch][16]`. An odd last row
+/// meets zeros.
+///
+/// Operands: input f32 `[rows, columns]`; output f32.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct StrassenLeft {
+    /// Rows.
+    pub rows: u64,
+    /// Columns: a multiple of 32 times `parts`.
+    pub columns: u64,
+    /// Parts that the columns are cut into.
+    pub parts: u64,
+    /// Between rows of the input.
+    pub stride: u64,
+}
+
+impl StrassenLeft {
+    /// Matrices that are stored for each part.
+    pub const MATRICES: u64 = 7;
+
+    /// Rows of a quarter.
+    pub fn half_rows(&self) -> u64 {
+        self.rows.div_ceil(2)
+    }
+
+    /// Columns of a quarter.
+    pub fn half_columns(&self) -> u64 {
+        self.columns / self.parts.max(1) / 2
+    }
+
+    /// Rows between blocks of columns of a stored matrix: odd, so that the blocks fall on different lines of a cache.
+    pub fn pitch(&self) -> u64 {
+        self.half_rows() | 1
+    }
+
+    /// The elements of a stored matrix; `None` on overflow.
+    pub fn matrix(&self) -> Option<u64> {
+        self.half_columns().checked_mul(self.pitch())
+    }
+
+    /// The elements of the output; `None` on overflow.
+    pub fn elements(&self) -> Option<u64> {
+        self.matrix()?.checked_mul(Self::MATRICES)?.checked_mul(self.parts)
+    }
+}
+
 /// `conv_nd_f32`, `conv_transpose_nd_f32`: any rank to 3, any groups, on row-major tensors; slow and general.
 ///
 /// Operands: input `[N, G·C, spatial]`; weights `[G·O, C, kernel]` (transposed: `[G·C, O, kernel]`); bias `[G·O]`

@@ -4,7 +4,7 @@ use bytemuck::Pod;
 
 use crate::call::{
     Attention, Axis, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm, Lrn, PackB, Pool,
-    PoolNd, Recurrent, Reduce, Reorder, Resize, Winograd,
+    PoolNd, Recurrent, Reduce, Reorder, Resize, Strassen, StrassenLeft, Winograd,
 };
 
 /// A call in numbers.
@@ -40,6 +40,15 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
             let p: Winograd = read(params)?;
             let (shape, factors) = conv(&p.conv)?;
             Some((format!("{shape} F({},3)", p.tile), factors))
+        }
+        "strassen_f32" | "strassen_f16w" => {
+            let p: Strassen = read(params)?;
+            let (shape, factors) = conv(&p.conv)?;
+            Some((format!("{shape} in sevenths"), factors))
+        }
+        "strassen_left_f32" => {
+            let p: StrassenLeft = read(params)?;
+            passes(extents(&[p.rows, p.columns]))
         }
         "attention_f32" => attention(&read(params)?),
         "depthwise_f32" | "depthwise_f16w" => depthwise(&read(params)?),

@@ -89,6 +89,9 @@ pub(crate) mod reduce;
 pub(crate) mod reduce_ops;
 pub(crate) mod resize;
 pub(crate) mod softmax;
+pub(crate) mod strassen;
+#[cfg(all(test, feature = "reference"))]
+mod strassen_tests;
 #[cfg(all(test, feature = "reference"))]
 pub(crate) mod testing;
 pub(crate) mod vector;

@@ -17,6 +17,7 @@ mod pool;
 mod recurrent;
 mod reduce;
 mod resize;
+mod strassen;
 mod winograd;
 
 use std::collections::HashMap;
@@ -54,6 +55,7 @@ pub static REGISTRY: &[&[Registered]] = &[
     recurrent::REGISTRY,
     reduce::REGISTRY,
     resize::REGISTRY,
+    strassen::REGISTRY,
     winograd::REGISTRY,
 ];
 
