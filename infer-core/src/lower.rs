@@ -20,7 +20,8 @@ use crate::ops::split::Split;
 use crate::options::Precision;
 use crate::tensor_type::TensorType;
 
-/// Lowers a graph; `winograd`: with Winograd's algorithm for the convolutions that it makes faster.
+/// Lowers a graph; `winograd`: with Winograd's algorithm for the convolutions that it makes faster, and Strassen's for
+/// such products.
 ///
 /// # Errors
 ///
@@ -38,6 +39,7 @@ pub fn lower(
         halos: halos(graph),
         roots: vec![None; graph.values.len()],
     };
+    lowering.calls.strassen = winograd;
     lowering.share_halos();
     lowering.unwrap_pixels();
     lowering.place_ports();

@@ -8,7 +8,7 @@
 //!
 //! Both are the convolution kernel on a picture of one row, with a pixel for each row of the left matrix. The left
 //! matrix is copied into blocks of 16 columns first where there is enough work to pay for that: rows a power of two
-//! apart would fall on the same lines of the cache.
+//! apart would fall on the same lines of the cache. Large products by constant matrices run by Strassen's algorithm.
 
 use infer_kernels::call::{self, Activation, BLOCK, View, residual};
 
@@ -38,6 +38,23 @@ const ROWS_COST: f64 = 1.2;
 
 /// What copying an element into blocks takes, in multiply-adds: it pays from 64 columns.
 const COPY_COST: f64 = 12.7;
+
+/// Rows for which Strassen's algorithm is thought of.
+const STRASSEN_ROWS: usize = 48;
+const STRASSEN_MAX_ROWS: usize = 4096;
+
+/// The most channels of a half of one of its parts: four sums of quarters of two panels' weights stay in the second-level
+/// cache.
+const STRASSEN_HALF: usize = 384;
+
+/// What an element of the weights takes for its share of their sums, and an element of a quarter of the result for each
+/// part, in multiply-adds.
+const STRASSEN_WEIGHT_COST: f64 = 3.0;
+const STRASSEN_STEP_COST: f64 = 25.0;
+
+/// The most chunks that run at once, and the memory they may work in.
+const SLOTS: u64 = 16;
+const SLOT_BYTES: u64 = 12 << 20;
 
 /// A product of matrices, with what later passes fused into it: input 2 is added, input 3 too.
 #[derive(Clone, Debug, PartialEq)]
@@ -252,7 +269,13 @@ impl Operator for MatMul {
             stride_h: 0,
             stride_w: product.a.strides[0] as u64,
         };
-        let (input, input_view) = self.left(node, a.span, plain, [images, rows, k, columns]);
+        let extents = [images, rows, k, columns];
+        let constant = node.constant(1).is_some() && shared;
+        let parts = if constant && plain.stride_c == 1 { Self::strassen_parts(node, extents) } else { None };
+        let (input, input_view) = match parts {
+            Some(parts) => (Self::left_sums(node, a.span, plain, extents, parts), View::default()),
+            None => self.left(node, a.span, plain, extents),
+        };
         let output = View {
             offset: 0,
             stride_n: (rows * columns) as u64,
@@ -291,7 +314,17 @@ impl Operator for MatMul {
             activation: self.activation,
         };
         let operands = [Some(input), Some(weights), bias, residual_span, Some(y.span)];
-        node.call(format!("conv_{suffix}"), &params, &operands);
+        let Some(parts) = parts else {
+            node.call(format!("conv_{suffix}"), &params, &operands);
+            return Ok(());
+        };
+        let params = call::Strassen { conv: params, parts };
+        let slot = params.slot().unwrap_or(0) * size_of::<f32>() as u64;
+        let groups = params.conv.out_channels / call::Strassen::COLUMNS;
+        let scratch = node.scratch((SLOT_BYTES / slot.max(1)).clamp(1, SLOTS.min(groups)) * slot);
+        let [input, weights, bias, added, output] = operands;
+        let operands = [input, weights, bias, added, output, Some(scratch)];
+        node.call_with_outputs(format!("strassen_{suffix}"), &params, &operands, 2);
         Ok(())
     }
 
@@ -364,6 +397,50 @@ impl MatMul {
         ];
         let signature = || format!("{images} × [{rows},{k}]·[{k},{columns}]");
         node.choose("left", signature, &ways) == 0
+    }
+
+    /// The parts of the sum by which Strassen's algorithm is to compute the product, if it is.
+    fn strassen_parts(node: &mut LowerNode<'_>, [images, rows, k, columns]: [usize; 4]) -> Option<u64> {
+        let halves = k / (2 * BLOCK);
+        let fits = images == 1
+            && (STRASSEN_ROWS..=STRASSEN_MAX_ROWS).contains(&rows)
+            && k.is_multiple_of(2 * BLOCK)
+            && columns.is_multiple_of(call::Strassen::COLUMNS as usize);
+        if !node.calls.strassen || !fits {
+            return None;
+        }
+        let parts = (1..=halves)
+            .find(|&parts| halves.is_multiple_of(parts) && halves / parts * BLOCK <= STRASSEN_HALF)?;
+        // In multiply-adds. Beside the seven products: sums of quarters of the weights and of the left matrix, and
+        // what the steps of a tile keep.
+        let [half_rows, k_all, columns_all] = [rows.div_ceil(2), k, columns].map(|extent| extent as f64);
+        let ways = [
+            Candidate { name: "direct", cost: rows as f64 * k_all * (columns_all + COPY_COST) },
+            Candidate {
+                name: "strassen",
+                cost: 7.0 / 4.0 * half_rows * k_all * columns_all
+                    + k_all * columns_all * STRASSEN_WEIGHT_COST
+                    + half_rows * columns_all * parts as f64 * STRASSEN_STEP_COST
+                    + 2.0 * half_rows * k_all * COPY_COST,
+            },
+        ];
+        let signature = || format!("[{rows},{k}]·[{k},{columns}]");
+        (node.choose("product", signature, &ways) == 1).then_some(parts as u64)
+    }
+
+    /// The left matrix as Strassen's algorithm reads it.
+    fn left_sums(
+        node: &mut LowerNode<'_>,
+        span: Span,
+        plain: View,
+        [_, rows, k, _]: [usize; 4],
+        parts: u64,
+    ) -> Span {
+        let params =
+            call::StrassenLeft { rows: rows as u64, columns: k as u64, parts, stride: plain.stride_w };
+        let sums = node.scratch(params.elements().unwrap_or(0) * size_of::<f32>() as u64);
+        node.call("strassen_left_f32", &params, &[Some(span), Some(sums)]);
+        sums
     }
 
     /// The left matrices as the kernel reads them, in blocks where that pays.

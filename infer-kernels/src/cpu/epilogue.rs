@@ -168,7 +168,8 @@ impl Finish {
     /// The processor has `V`'s instruction set; residual and output hold the tile.
     #[inline(always)]
     unsafe fn run<V: Vector>(&self, scratch: &[f32; MAX_VECTORS * BLOCK]) {
-        // The activations of mobile networks have loops of their own, which decide nothing for each vector.
+        // The activations of mobile networks and transformers have loops of their own, which decide nothing for each
+        // vector.
         // SAFETY: the caller's promise.
         unsafe {
             match self.activation.kind() {
@@ -181,6 +182,16 @@ impl Finish {
                     scratch,
                     #[inline(always)]
                     |x| math::hard_swish(x),
+                ),
+                Some(ActivationKind::Gelu) => self.each::<V>(
+                    scratch,
+                    #[inline(always)]
+                    |x| math::gelu(x),
+                ),
+                Some(ActivationKind::None) => self.each::<V>(
+                    scratch,
+                    #[inline(always)]
+                    |x| x,
                 ),
                 _ => self.each::<V>(
                     scratch,

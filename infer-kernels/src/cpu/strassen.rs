@@ -23,7 +23,7 @@ use crate::call::{BLOCK, Conv, Strassen, StrassenLeft, residual};
 use crate::cpu::epilogue::{
     Clamp, Finish, Finishing, chunks_for, load_start, validate_epilogue, validate_fields,
 };
-use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Tile, TileFn, Tiles, Weight};
+use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Tile, TileFn, Tiles, Weight, fetch_near};
 use crate::cpu::share;
 use crate::cpu::vector::Vector;
 use crate::{Args, Call, Invalid, Kernel, RunError};
@@ -59,8 +59,14 @@ const HALF: usize = 2;
 /// Elements of the largest tile.
 const TILE: usize = MAX_VECTORS * BLOCK;
 
+/// How far ahead of their sums weights are asked for, in elements.
+const WEIGHTS_AHEAD: usize = 16 * BLOCK;
+
 /// Elements of the left matrix that are worth a chunk.
 const LEFT_CHUNK: u64 = 16 * 1024;
+
+/// Blocks of columns of the left matrix that are gone through together: whole lines follow each other.
+const STRIP: usize = 4;
 
 /// The stored matrices of the left side, in their order.
 const A11: usize = 0;
@@ -246,6 +252,9 @@ impl Run<'_> {
             let second = self.weights::<W>(group * GROUP + HALF + panel, part);
             let to = self.sums.wrapping_add(panel * elements);
             for at in (0..elements).step_by(BLOCK) {
+                for (from, row) in [(first, 0), (first, 1), (second, 0), (second, 1)] {
+                    fetch_near(from.wrapping_add(row * elements + at + WEIGHTS_AHEAD).cast());
+                }
                 // SAFETY: validation found all panels in the weights, and the sums in the slot.
                 unsafe {
                     let (b11, b21) = (W::load::<V>(first.add(at)), W::load::<V>(first.add(elements + at)));
@@ -518,31 +527,35 @@ unsafe fn left<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) -> Resul
     let (half_rows, half, pitch) = (p.half_rows() as usize, p.half_columns() as usize, p.pitch() as usize);
     let matrix = p.matrix().unwrap_or(0) as usize;
     let (from, to) = (args.operands[0].ptr::<f32>(), args.operands[1].ptr::<f32>());
-    let blocks = half / BLOCK;
-    for unit in share(p.parts as usize * blocks, chunk, chunks) {
-        let (part, block) = (unit / blocks, unit % blocks);
-        let column = part * 2 * half + block * BLOCK;
-        let to = to.wrapping_add(part * StrassenLeft::MATRICES as usize * matrix + block * pitch * BLOCK);
+    let strips = (half / BLOCK).div_ceil(STRIP);
+    for unit in share(p.parts as usize * strips, chunk, chunks) {
+        let (part, first) = (unit / strips, unit % strips * STRIP);
+        let blocks = STRIP.min(half / BLOCK - first);
+        let column = part * 2 * half + first * BLOCK;
+        let to = to.wrapping_add(part * StrassenLeft::MATRICES as usize * matrix + first * pitch * BLOCK);
         for row in 0..half_rows {
-            // SAFETY: validation bounded both sides; a row of the lower half is read only if there is one.
-            unsafe {
-                let upper = from.add(row * stride + column);
-                let (a11, a12) = (V::load(upper), V::load(upper.add(half)));
-                let (mut a21, mut a22) = (V::splat(0.0), V::splat(0.0));
-                if half_rows + row < rows {
-                    let lower = upper.add(half_rows * stride);
-                    (a21, a22) = (V::load(lower), V::load(lower.add(half)));
+            let has_lower = half_rows + row < rows;
+            for block in 0..blocks {
+                // SAFETY: validation bounded both sides; a row of the lower half is read only if there is one.
+                unsafe {
+                    let upper = from.add(row * stride + column + block * BLOCK);
+                    let (a11, a12) = (V::load(upper), V::load(upper.add(half)));
+                    let (mut a21, mut a22) = (V::splat(0.0), V::splat(0.0));
+                    if has_lower {
+                        let lower = upper.add(half_rows * stride);
+                        (a21, a22) = (V::load(lower), V::load(lower.add(half)));
+                    }
+                    let s1 = a21 + a22;
+                    let s2 = s1 - a11;
+                    let to = to.add((block * pitch + row) * BLOCK);
+                    a11.store(to.add(A11 * matrix));
+                    a12.store(to.add(A12 * matrix));
+                    a22.store(to.add(A22 * matrix));
+                    s1.store(to.add(S1 * matrix));
+                    s2.store(to.add(S2 * matrix));
+                    (a11 - a21).store(to.add(S3 * matrix));
+                    (a12 - s2).store(to.add(S4 * matrix));
                 }
-                let s1 = a21 + a22;
-                let s2 = s1 - a11;
-                let to = to.add(row * BLOCK);
-                a11.store(to.add(A11 * matrix));
-                a12.store(to.add(A12 * matrix));
-                a22.store(to.add(A22 * matrix));
-                s1.store(to.add(S1 * matrix));
-                s2.store(to.add(S2 * matrix));
-                (a11 - a21).store(to.add(S3 * matrix));
-                (a12 - s2).store(to.add(S4 * matrix));
             }
         }
     }
