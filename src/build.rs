@@ -90,8 +90,8 @@ impl Config {
         self
     }
 
-    /// Whether Winograd's algorithm is used for the convolutions that it makes faster, as it is by default; it rounds
-    /// otherwise than direct convolution.
+    /// Whether Winograd's algorithm is used for the convolutions that it makes faster, and Strassen's for such products,
+    /// as they are by default; they round otherwise than direct computation.
     #[must_use]
     pub fn winograd(mut self, winograd: bool) -> Self {
         self.winograd = winograd;

@@ -42,7 +42,7 @@ pub struct Options {
     pub dims: Vec<(String, u64)>,
     /// The file that says how layers are to be computed.
     pub tactics: Option<PathBuf>,
-    /// Whether Winograd's algorithm is used for the convolutions that it makes faster.
+    /// Whether Winograd's algorithm is used for the convolutions that it makes faster, and Strassen's for such products.
     pub winograd: bool,
 }
 

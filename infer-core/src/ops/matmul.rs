@@ -557,3 +557,41 @@ impl MatMul {
         Ok((None, Some(full)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::decisions::Decisions;
+    use crate::lower::lower;
+    use crate::options::Precision;
+    use crate::passes;
+    use crate::passes::test_support::{assert_close, compiled, inputs, model, reference};
+
+    const LARGE: &str = "input x 1,97,256
+        random w 256,256
+        random b 256
+        random v 256,40
+        a = MatMul(x, w)
+        c = Add(a, b)
+        d = Relu(c)
+        e = Add(d, x)
+        y = MatMul(e, v)
+        output y";
+
+    #[test]
+    fn large_products_agree_with_their_reference() {
+        let graph = model(LARGE);
+        let inputs = inputs(&graph);
+        let expected = reference(&graph, &inputs);
+        let mut finished = model(LARGE);
+        passes::run(&mut finished, |_, _| {}).unwrap();
+        for precision in [Precision::Fp32, Precision::Fp16] {
+            let calls = lower(&finished, precision, true, Decisions::default()).unwrap();
+            let count = |name: &str| calls.calls.iter().filter(|call| call.kernel.starts_with(name)).count();
+            assert_eq!([count("strassen_left"), count("strassen_f"), count("conv")], [1, 1, 1]);
+            let tolerance = if precision == Precision::Fp32 { 1e-4 } else { 1e-2 };
+            assert_close(&compiled(&finished, &inputs, precision), &expected, tolerance, LARGE);
+        }
+        let calls = lower(&finished, Precision::Fp32, false, Decisions::default()).unwrap();
+        assert!(calls.calls.iter().all(|call| !call.kernel.starts_with("strassen")));
+    }
+}

@@ -64,7 +64,7 @@ pub struct CompileArguments {
     /// How each layer is computed: a file that `infer tune` wrote [default: by estimate]
     #[arg(long, value_name = "FILE")]
     pub tactics: Option<PathBuf>,
-    /// Run every convolution directly, none by Winograd's algorithm
+    /// Compute every convolution and product directly, none by Winograd's or Strassen's algorithm
     #[arg(long)]
     pub no_winograd: bool,
     /// Take notes for errors
