@@ -116,8 +116,9 @@ fn chunks(args: &Args<'_>, threads: usize) -> usize {
     let p = &s.conv;
     let slots = args.operands[5].bytes / 4 / (s.slot().unwrap_or(0) as usize).max(1);
     let work = p.out_w.saturating_mul(p.in_channels).saturating_mul(p.out_channels);
-    let wanted = chunks_for(work, threads).min(slots).max(1);
-    // Fewer where that makes them even.
+    // Two of a thread at most, since the first weights of a chunk are not fetched ahead; fewer where that makes them even.
+    let most = if threads > 1 { 2 * threads } else { 1 };
+    let wanted = chunks_for(work, threads).min(most).min(slots).max(1);
     let groups = (p.out_channels / Strassen::COLUMNS) as usize;
     let is_even = |count: &usize| count.is_multiple_of(threads.max(1)) && groups.is_multiple_of(*count);
     (1..=wanted).rev().find(is_even).unwrap_or(wanted)
