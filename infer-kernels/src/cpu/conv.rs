@@ -107,6 +107,8 @@ struct Pixels {
     rows: usize,
     row_groups: usize,
     tiles_w: usize,
+    /// The least width of a tile, and how many of the first have one column more.
+    widths: (usize, usize),
 }
 
 impl Pixels {
@@ -123,6 +125,7 @@ impl Pixels {
             rows: 1,
             row_groups: 0,
             tiles_w: 0,
+            widths: (0, 0),
         };
         pixels.merge(p.weights_stride_n == 0 || p.n == 1);
         pixels.cut::<V>();
@@ -154,6 +157,7 @@ impl Pixels {
         self.rows = if self.h > 1 && V::has_two_rows(self.w) { 2 } else { 1 };
         self.row_groups = self.h.div_ceil(self.rows);
         self.tiles_w = self.w.div_ceil(V::PIXELS);
+        self.widths = (self.w / self.tiles_w, self.w % self.tiles_w);
     }
 
     /// Few pixels leave registers for more panels.
@@ -367,7 +371,14 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                         lanes,
                     )
                 };
-                let direct = clamp.is_some() && lanes == count * BLOCK;
+                // Eight channels in the last panel are half of its work.
+                let half = lanes + BLOCK / 2 == count * BLOCK
+                    && pixels.rows == 1
+                    && in_steps.w == BLOCK
+                    && [pixels.widths.0, pixels.w.div_ceil(pixels.tiles_w)]
+                        .iter()
+                        .all(|&width| V::half_tile::<W>(width, count).is_some());
+                let direct = clamp.is_some() && (lanes == count * BLOCK || half && p.output_padded == 1);
                 // Parts of a sum wait in the output for the next.
                 let stored = direct || !last_part;
                 let tiles = last - first;
@@ -375,77 +386,80 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                 let rate = 8_usize.div_ceil(tiles);
                 // The weights of the tile after this in k steps of the first tiles.
                 let ahead_bytes = part_k / 4 * rate * 64;
-                let more =
-                    block + count < groups * panels && (unit + 1 < my_units.end || done + count < in_unit);
+                // Of a few pixels, every weight is read once: the processor's own prefetching suffices then.
+                let more = pixels.n * pixels.h * pixels.w > V::FEW_PIXELS
+                    && block + count < groups * panels
+                    && (unit + 1 < my_units.end || done + count < in_unit);
                 let mut instance: Option<(usize, usize, TileFn<W>)> = None;
                 let mut place = Place::new(&pixels, first);
+                let residual_base = p.residual.offset as usize + block * p.residual.stride_c as usize;
+                let out_base = p.output.offset as usize + block * p.output.stride_c as usize;
+                let in_base = p.input.offset as usize + group * in_blocks * p.input.stride_c as usize;
+                let (input, output) = (input.ptr::<f32>(), output.ptr::<f32>());
+                let added: *const f32 = added.ptr();
+                let with_residual = direct && p.residual_mode == residual::BEFORE_ACTIVATION;
+                let mut call = Tile {
+                    a: input,
+                    a_pitch: in_steps.w,
+                    a_row: in_steps.h,
+                    nests,
+                    b: weights.ptr::<W>().wrapping_add(batch + block * k * BLOCK + k_before),
+                    b_panel: k * BLOCK,
+                    start: &start,
+                    out: output,
+                    out_pitch: out_steps.w,
+                    out_row: out_steps.h,
+                    out_panel: p.output.stride_c as usize,
+                    residual: std::ptr::null(),
+                    residual_pitch: res_steps.w,
+                    residual_row: res_steps.h,
+                    residual_panel: p.residual.stride_c as usize,
+                    low,
+                    high,
+                    ahead: std::ptr::null(),
+                    ahead_rate: rate,
+                };
+                if !first_part {
+                    (call.residual_pitch, call.residual_row) = (out_steps.w, out_steps.h);
+                    call.residual_panel = p.output.stride_c as usize;
+                }
+                if !direct || !last_part {
+                    // The clamp may come after a residual, and comes after all parts.
+                    (call.low, call.high) = Clamp::NONE.bounds();
+                }
                 for tile in first..last {
-                    let (rows, x) = place.rows_and_columns(&pixels);
-                    let width = x.len();
+                    let (rows, x, width) = place.rows_and_columns(&pixels);
                     let function = match instance {
                         Some((r, w, function)) if (r, w) == (rows, width) => function,
+                        _ if half => V::half_tile::<W>(width, count)
+                            .unwrap_or_else(|| V::tile::<W>(rows, width, count, in_steps.w)),
                         _ => V::tile::<W>(rows, width, count, in_steps.w),
                     };
                     instance = Some((rows, width, function));
-                    let residual_at = p.residual.offset as usize
-                        + block * p.residual.stride_c as usize
-                        + res_steps.at(place.n, place.y, x.start);
-                    let out_at = p.output.offset as usize
-                        + block * p.output.stride_c as usize
-                        + out_steps.at(place.n, place.y, x.start);
-                    let in_at = p.input.offset as usize
-                        + group * in_blocks * p.input.stride_c as usize
-                        + in_steps.at(place.n, place.y, x.start);
-                    let output: *mut f32 = output.ptr();
-                    let added: *const f32 = added.ptr();
-                    let ahead = if more && tile - first < 8 {
+                    let out = output.wrapping_add(out_base + out_steps.at(place.n, place.y, x));
+                    call.a = input.wrapping_add(in_base + in_steps.at(place.n, place.y, x));
+                    call.ahead = if more && tile - first < 8 {
                         weights
                             .ptr::<W>()
                             .wrapping_add(next)
                             .cast::<u8>()
                             .wrapping_add((tile - first) * ahead_bytes)
                     } else {
-                        std::ptr::null_mut()
+                        std::ptr::null()
                     };
-                    let mut call = Tile {
-                        a: input.ptr::<f32>().wrapping_add(in_at),
-                        a_pitch: in_steps.w,
-                        a_row: in_steps.h,
-                        nests,
-                        b: weights.ptr::<W>().wrapping_add(batch + block * k * BLOCK + k_before),
-                        b_panel: k * BLOCK,
-                        start: &start,
-                        out: output.wrapping_add(out_at),
-                        out_pitch: out_steps.w,
-                        out_row: out_steps.h,
-                        out_panel: p.output.stride_c as usize,
-                        residual: std::ptr::null(),
-                        residual_pitch: res_steps.w,
-                        residual_row: res_steps.h,
-                        residual_panel: p.residual.stride_c as usize,
-                        low,
-                        high,
-                        ahead,
-                        ahead_rate: rate,
-                    };
+                    let added = added.wrapping_add(residual_base + res_steps.at(place.n, place.y, x));
                     if !first_part {
-                        call.residual = call.out;
-                        (call.residual_pitch, call.residual_row) = (out_steps.w, out_steps.h);
-                        call.residual_panel = p.output.stride_c as usize;
-                    } else if direct && p.residual_mode == residual::BEFORE_ACTIVATION {
-                        call.residual = added.wrapping_add(residual_at);
+                        call.residual = out;
+                    } else if with_residual {
+                        call.residual = added;
                     }
                     if stored {
-                        if !last_part {
-                            (call.low, call.high) = Clamp::NONE.bounds();
-                        }
+                        call.out = out;
                         // SAFETY: validation bounded what the tile reads and writes, all lanes of whole blocks;
                         // `V` is the instruction set of the caller.
                         unsafe { function(&call) };
                     } else {
                         call.out = scratch.as_mut_ptr();
-                        // The clamp may come after a residual.
-                        (call.low, call.high) = Clamp::NONE.bounds();
                         (call.out_pitch, call.out_row, call.out_panel) =
                             (BLOCK, width * BLOCK, rows * width * BLOCK);
                         let finish = Finish {
@@ -454,9 +468,9 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                             padded: p.output_padded == 1,
                             residual_mode: p.residual_mode,
                             activation: p.activation,
-                            residual: added.wrapping_add(residual_at),
+                            residual: added,
                             residual_steps: [p.residual.stride_c as usize, res_steps.h, res_steps.w],
-                            out: output.wrapping_add(out_at),
+                            out,
                             out_steps: [p.output.stride_c as usize, out_steps.h, out_steps.w],
                         };
                         // SAFETY: as above; the scratch holds the largest tile.
@@ -487,9 +501,12 @@ impl Place {
         Place { n: row / pixels.row_groups, y: row % pixels.row_groups * pixels.rows, tile_w }
     }
 
+    /// The rows of the tile, its first column, and its columns.
     #[inline(always)]
-    fn rows_and_columns(&self, pixels: &Pixels) -> (usize, std::ops::Range<usize>) {
-        (pixels.rows.min(pixels.h - self.y), share(pixels.w, self.tile_w, pixels.tiles_w))
+    fn rows_and_columns(&self, pixels: &Pixels) -> (usize, usize, usize) {
+        let (each, rest) = pixels.widths;
+        let x = self.tile_w * each + self.tile_w.min(rest);
+        (pixels.rows.min(pixels.h - self.y), x, each + usize::from(self.tile_w < rest))
     }
 
     #[inline(always)]

@@ -133,6 +133,30 @@ fn widths_around_every_tile_edge() {
 }
 
 #[test]
+fn panels_of_eight_channels() {
+    for out_w in (1..=16).chain([27, 29]) {
+        for (out_channels, kind) in
+            [(8, ActivationKind::None), (24, ActivationKind::Clip), (40, ActivationKind::Silu)]
+        {
+            let activation = Activation::new(kind, 0.25, 0.5);
+            let p = Conv { in_channels: 20, out_channels, out_h: 2, out_w, activation, ..plain() };
+            Case::blocked(p, 0).both();
+            Case::blocked(Conv { kernel_h: 3, kernel_w: 3, ..p }, 32).check("conv_f32");
+            for residual_mode in [residual::BEFORE_ACTIVATION, residual::AFTER_ACTIVATION] {
+                Case::blocked(Conv { residual_mode, ..p }, 0).check("conv_f32");
+            }
+            // Results in rows have nothing beyond their channels.
+            let blocked = Case::blocked(p, 0);
+            let rows = Case::matrix(2 * out_w, 20, out_channels);
+            let p =
+                Conv { input: blocked.p.input, out_h: 1, out_w: 2 * out_w, output_padded: 0, ..blocked.p };
+            let p = Conv { output: rows.p.output, residual: rows.p.residual, ..p };
+            Case { p, output: rows.output, added: rows.added, ..blocked }.check("conv_f32");
+        }
+    }
+}
+
+#[test]
 fn strides_dilations_and_gaps() {
     for (stride, dilation, kernel) in [(2, 1, 1), (2, 1, 3), (1, 2, 3), (3, 2, 2), (2, 1, 5)] {
         for gap in [0, 32] {

@@ -107,9 +107,14 @@ pub(crate) trait Tiles: Vector {
 
     /// The instance for `rows` × `pixels` pixels at distance `pitch`, `panels` panels.
     fn tile<W: Weight>(rows: usize, pixels: usize, panels: usize, pitch: usize) -> TileFn<W>;
+
+    /// The instance for a row of `pixels` pixels of a blocked picture and `panels` panels, the last of which has eight
+    /// channels and zeros in their place beyond; `None` where there is none.
+    fn half_tile<W: Weight>(pixels: usize, panels: usize) -> Option<TileFn<W>>;
 }
 
-/// The microkernel. `PITCH` is the distance between pixels, 0 where it is known at run time only.
+/// The microkernel. `PITCH` is the distance between pixels, 0 where it is known at run time only. With `HALF`, the
+/// last panel has eight channels.
 ///
 /// # Safety
 ///
@@ -122,6 +127,7 @@ unsafe fn tile<
     const M: usize,
     const P: usize,
     const PITCH: usize,
+    const HALF: bool,
 >(
     t: &Tile<'_, W>,
 ) {
@@ -162,7 +168,10 @@ unsafe fn tile<
                                 for (m, sums) in sums.iter_mut().enumerate() {
                                     let x = V::splat(*a.add(row * t.a_row + m * pitch));
                                     for p in 0..P {
-                                        sums[p] = x.mul_add(weights[p], sums[p]);
+                                        sums[p] = match HALF && p + 1 == P {
+                                            true => x.mul_add_low(weights[p], sums[p]),
+                                            false => x.mul_add(weights[p], sums[p]),
+                                        };
                                     }
                                 }
                             }
@@ -187,7 +196,11 @@ unsafe fn tile<
             for (m, sums) in sums.into_iter().enumerate() {
                 for (p, sum) in sums.into_iter().enumerate() {
                     let at = row * t.out_row + m * t.out_pitch + p * t.out_panel;
-                    high.min(low.max(sum)).store(t.out.add(at));
+                    let value = high.min(low.max(sum));
+                    match HALF && p + 1 == P {
+                        true => value.keep_low().store(t.out.add(at)),
+                        false => value.store(t.out.add(at)),
+                    }
                 }
             }
         }
@@ -236,6 +249,7 @@ macro_rules! tiles {
     (
         $vector:ident $([$features:literal])?, pixels $pixels:expr, panels $panels:literal, few $few:literal,
         two_rows $two:pat, $($r:literal x $p:literal: $($m:literal)*;)*
+        $(half $half_p:literal: $($half_m:literal)*;)*
     ) => {
         impl Tiles for $vector {
             const PIXELS: usize = $pixels;
@@ -258,11 +272,25 @@ macro_rules! tiles {
                     t: &Tile<'_, W>,
                 ) {
                     // SAFETY: the contract of `TileFn` is passed on.
-                    unsafe { tile::<$vector, W, ROWS, M, P, PITCH>(t) }
+                    unsafe { tile::<$vector, W, ROWS, M, P, PITCH, false>(t) }
                 }
                 match (rows, panels, pixels) {
                     $($(($r, $p, $m) => by_pitch!(compiled, W, pitch, $r, $m, $p),)*)*
                     _ => unreachable!("no tile of {rows} × {pixels} pixels and {panels} panels"),
+                }
+            }
+
+            fn half_tile<W: Weight>(pixels: usize, panels: usize) -> Option<TileFn<W>> {
+                $(#[target_feature(enable = $features)])?
+                #[allow(dead_code, reason = "not every instruction set has such tiles")]
+                unsafe fn compiled<W: Weight, const M: usize, const P: usize>(t: &Tile<'_, W>) {
+                    // SAFETY: the contract of `TileFn` is passed on.
+                    unsafe { tile::<$vector, W, 1, M, P, 16, true>(t) }
+                }
+                #[allow(clippy::match_single_binding, reason = "as above")]
+                match (panels, pixels) {
+                    $($(($half_p, $half_m) => Some(compiled::<W, $half_m, $half_p>),)*)*
+                    _ => None,
                 }
             }
         }
@@ -277,6 +305,8 @@ tiles! {
     2 x 1: 3 4 5 6 7;
     2 x 2: 3 4 5 6 7;
     1 x 4: 1 2 3 4;
+    half 1: 5 6 7 8 9 10 11 12 13 14;
+    half 2: 5 6 7 8 9 10 11 12 13 14;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -286,6 +316,7 @@ tiles! {
     2 x 1: 2 3;
     1 x 2: 1;
     1 x 4: 1;
+    half 1: 4 5 6;
 }
 
 // SSE2 has sixteen registers of four lanes, NEON thirty-two.

@@ -72,6 +72,19 @@ pub(crate) trait Vector:
     /// self · a + b, rounded once where the processor can.
     fn mul_add(self, a: Self, b: Self) -> Self;
 
+    /// self · a + b in the first eight lanes; the others hold nothing of use. Costs half where a register holds eight
+    /// lanes, or the processor takes wider ones in two steps.
+    #[inline(always)]
+    fn mul_add_low(self, a: Self, b: Self) -> Self {
+        self.mul_add(a, b)
+    }
+
+    /// The first eight lanes, zero in the others.
+    #[inline(always)]
+    fn keep_low(self) -> Self {
+        self.keep_first(BLOCK / 2)
+    }
+
     /// The lesser; `other` where either is NaN, and where both are zero.
     fn min(self, other: Self) -> Self;
 
@@ -332,6 +345,11 @@ mod tests {
                 assert_eq!(x.lanes(), std::array::from_fn(|i| if i < count { source[i] } else { 0.0 }));
                 let full = V::load(source.as_ptr());
                 assert_eq!(full.keep_first(count).lanes(), x.lanes());
+                if count == BLOCK / 2 {
+                    assert_eq!(full.keep_low().lanes(), x.lanes());
+                    let sum = full.mul_add_low(full, full).keep_low();
+                    assert_eq!(sum.lanes(), full.mul_add(full, full).keep_first(count).lanes());
+                }
                 let mut out = [-1.0; BLOCK];
                 full.store_first(out.as_mut_ptr(), count);
                 assert_eq!(out, std::array::from_fn(|i| if i < count { source[i] } else { -1.0 }));

@@ -132,6 +132,18 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn mul_add_low(self, a: Self, b: Self) -> Self {
+        // SAFETY: the operands exist, so the processor has AVX2 and FMA.
+        Avx2([unsafe { _mm256_fmadd_ps(self.0[0], a.0[0], b.0[0]) }, b.0[1]])
+    }
+
+    #[inline(always)]
+    fn keep_low(self) -> Self {
+        // SAFETY: `self` exists.
+        Avx2([self.0[0], unsafe { _mm256_setzero_ps() }])
+    }
+
+    #[inline(always)]
     fn min(self, other: Self) -> Self {
         both!(_mm256_min_ps, self, other)
     }

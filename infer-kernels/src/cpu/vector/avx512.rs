@@ -104,6 +104,21 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn mul_add_low(self, a: Self, b: Self) -> Self {
+        // SAFETY: the operands exist, so the processor has AVX-512.
+        Avx512(unsafe {
+            let low = |x: Avx512| _mm512_castps512_ps256(x.0);
+            _mm512_zextps256_ps512(_mm256_fmadd_ps(low(self), low(a), low(b)))
+        })
+    }
+
+    #[inline(always)]
+    fn keep_low(self) -> Self {
+        // SAFETY: `self` exists.
+        Avx512(unsafe { _mm512_zextps256_ps512(_mm512_castps512_ps256(self.0)) })
+    }
+
+    #[inline(always)]
     fn min(self, other: Self) -> Self {
         Avx512(whole!(_mm512_min_ps, self, other))
     }
