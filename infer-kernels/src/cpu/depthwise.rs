@@ -11,7 +11,7 @@ use half::f16;
 
 use crate::call::{BLOCK, Depthwise, residual};
 use crate::cpu::epilogue::{
-    Clamp, Finish, Finishing, chunks_for, input_extent, load_start, picture_end, validate_epilogue,
+    Clamp, Finish, Finishing, InPlace, chunks_for, input_extent, load_start, picture_end, validate_epilogue,
     validate_fields,
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Tiles, Weight};
@@ -171,13 +171,28 @@ unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: u
     let residual_steps = [p.residual.stride_w as usize, p.residual.stride_h as usize];
     let mut scratch = [0.0_f32; MAX_VECTORS * BLOCK];
     let mut start = [0.0_f32; MAX_PANELS * BLOCK];
-    for unit in share(n * blocks * row_groups, chunk, chunks) {
-        let (picture, y) = (unit / row_groups, unit % row_groups * rows);
-        let (image, block) = (picture / blocks, picture % blocks);
+    let units = share(n * blocks * row_groups, chunk, chunks);
+    let picture = units.start / row_groups;
+    let (mut image, mut block, mut group) = (picture / blocks, picture % blocks, units.start % row_groups);
+    let mut loaded = None;
+    for unit in units.clone() {
+        if unit > units.start {
+            group += 1;
+            if group == row_groups {
+                (group, block) = (0, block + 1);
+            }
+            if block == blocks {
+                (block, image) = (0, image + 1);
+            }
+        }
+        let y = group * rows;
         let rows = rows.min(h - y);
         let lanes = (channels - block * BLOCK).min(BLOCK);
-        // SAFETY: the bias, where there is one, has all channels.
-        unsafe { load_start(&mut start, bias.ptr(), bias.bytes > 0, block * BLOCK, lanes) };
+        if loaded != Some(block) {
+            // SAFETY: the bias, where there is one, has all channels.
+            unsafe { load_start(&mut start, bias.ptr(), bias.bytes > 0, block * BLOCK, lanes) };
+            loaded = Some(block);
+        }
         let origin = |view: &crate::call::View, steps: [usize; 2]| {
             view.offset as usize
                 + image * view.stride_n as usize
@@ -204,7 +219,9 @@ unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: u
             low,
             high,
         };
-        if clamp.is_some() && lanes == BLOCK {
+        // Without a residual, other activations find the sums in the output, which is still in the first-level cache.
+        let activated = clamp.is_none() && p.residual_mode == residual::NONE;
+        if (clamp.is_some() || activated) && lanes == BLOCK {
             if p.residual_mode == residual::BEFORE_ACTIVATION {
                 call.residual = residual;
             }
@@ -215,6 +232,11 @@ unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: u
                     call.advance(wider * (width + 1));
                 }
                 run::<V, W>(&call, shape, rows, width, tiles_w - wider);
+                if activated {
+                    let out = output.ptr::<f32>().wrapping_add(out_row);
+                    let activation = &p.activation;
+                    V::activate(&InPlace { activation, rows, width: w, out, steps: out_steps });
+                }
             }
             continue;
         }

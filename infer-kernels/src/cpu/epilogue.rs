@@ -216,6 +216,18 @@ impl Finish {
             for row in 0..rows {
                 let offset = |steps: [usize; 3]| panel * steps[0] + row * steps[1];
                 let mut out = self.out.wrapping_add(offset(self.out_steps));
+                if lanes == BLOCK && self.residual_mode == residual::NONE {
+                    // The usual case, with nothing to decide for a vector.
+                    for _ in 0..width {
+                        // SAFETY: as below.
+                        unsafe {
+                            activate(V::load(from)).store(out);
+                            from = from.add(BLOCK);
+                        }
+                        out = out.wrapping_add(self.out_steps[2]);
+                    }
+                    continue;
+                }
                 // SAFETY: the caller's promise; the tile was written to the scratch in this order.
                 unsafe {
                     let mut residual = self.residual.wrapping_add(offset(self.residual_steps));
@@ -249,6 +261,61 @@ impl Finish {
     }
 }
 
+/// An activation of whole vectors where they lie.
+pub(crate) struct InPlace<'a> {
+    pub(crate) activation: &'a Activation,
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+    pub(crate) out: *mut f32,
+    /// Between pixels and rows.
+    pub(crate) steps: [usize; 2],
+}
+
+impl InPlace<'_> {
+    /// What [`Finishing::activate`] compiles for each instruction set.
+    ///
+    /// # Safety
+    ///
+    /// The processor has `V`'s instruction set; the vectors are readable and writable.
+    #[inline(always)]
+    unsafe fn run<V: Vector>(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.activation.kind() {
+                Some(ActivationKind::Silu) => self.each::<V>(
+                    #[inline(always)]
+                    |x| math::silu(x),
+                ),
+                Some(ActivationKind::HardSwish) => self.each::<V>(
+                    #[inline(always)]
+                    |x| math::hard_swish(x),
+                ),
+                _ => self.each::<V>(
+                    #[inline(always)]
+                    |x| math::activate(self.activation, x),
+                ),
+            }
+        }
+    }
+
+    /// [`InPlace::run`] with the activation as a function.
+    ///
+    /// # Safety
+    ///
+    /// As for [`InPlace::run`].
+    #[inline(always)]
+    unsafe fn each<V: Vector>(&self, activate: impl Fn(V) -> V) {
+        for row in 0..self.rows {
+            let mut at = self.out.wrapping_add(row * self.steps[1]);
+            for _ in 0..self.width {
+                // SAFETY: the caller's promise.
+                unsafe { activate(V::load(at)).store(at) };
+                at = at.wrapping_add(self.steps[0]);
+            }
+        }
+    }
+}
+
 /// An instruction set that [`Finish`] is compiled for.
 pub(crate) trait Finishing: Vector {
     /// [`Finish::run`] as a function of its own: in an unoptimised program its variables take too much of a thread's
@@ -258,6 +325,13 @@ pub(crate) trait Finishing: Vector {
     ///
     /// As for [`Finish::run`].
     unsafe fn finish(finish: &Finish, scratch: &[f32; MAX_VECTORS * BLOCK]);
+
+    /// [`InPlace::run`] as a function of its own.
+    ///
+    /// # Safety
+    ///
+    /// As for [`InPlace::run`].
+    unsafe fn activate(vectors: &InPlace<'_>);
 }
 
 macro_rules! finishing {
@@ -267,6 +341,12 @@ macro_rules! finishing {
             unsafe fn finish(finish: &Finish, scratch: &[f32; MAX_VECTORS * BLOCK]) {
                 // SAFETY: the contract is passed on.
                 unsafe { finish.run::<$vector>(scratch) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn activate(vectors: &InPlace<'_>) {
+                // SAFETY: the contract is passed on.
+                unsafe { vectors.run::<$vector>() }
             }
         }
     };
