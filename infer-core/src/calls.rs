@@ -160,6 +160,20 @@ pub struct Blocked {
     pub halo: [usize; 4],
 }
 
+/// The ways to compute a 3×3 convolution: directly, or by Winograd's algorithm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Squares {
+    /// What each is estimated to cost, in the order of [`Squares::TILES`].
+    pub ways: [Candidate; 3],
+    /// The position of the one that is chosen where nothing was measured.
+    pub default: usize,
+}
+
+impl Squares {
+    /// The size of tiles of each way; `None` for direct convolution.
+    pub const TILES: [Option<u64>; 3] = [None, Some(4), Some(2)];
+}
+
 /// One node while it is lowered: its tensors, and the calls it adds to.
 pub struct LowerNode<'a> {
     /// The calls so far.
@@ -174,9 +188,9 @@ pub struct LowerNode<'a> {
     pub outputs: Vec<Option<Tensor>>,
     /// Whether large weights are stored as f16.
     pub half_weights: bool,
-    /// The tiles of Winograd's convolution that this node is to use; `None` for direct convolution, and wherever
-    /// nothing is prepared.
-    pub winograd: Option<u64>,
+    /// The ways to compute a convolution that Winograd's algorithm can; `None` for others, and wherever nothing is
+    /// prepared.
+    pub winograd: Option<Squares>,
 }
 
 impl<'a> LowerNode<'a> {

@@ -10,7 +10,9 @@ use std::collections::HashMap;
 
 use infer_kernels::call::{self, View};
 
-use crate::calls::{Blocked, BufferId, BufferKind, Calls, LowerNode, Span, Tensor, picture, sized_kernel};
+use crate::calls::{
+    Blocked, BufferId, BufferKind, Calls, LowerNode, Span, Squares, Tensor, picture, sized_kernel,
+};
 use crate::decisions::{Decisions, Layer};
 use crate::diagnostic::Reason;
 use crate::graph::{Graph, Layout, Node, ValueId};
@@ -43,10 +45,10 @@ pub fn lower(
     lowering.share_halos();
     lowering.unwrap_pixels();
     lowering.place_ports();
-    let tiles = if winograd { winograd::choose(graph) } else { HashMap::new() };
+    let squares = if winograd { winograd::choose(graph) } else { HashMap::new() };
     for (index, node) in graph.nodes.iter().enumerate() {
         lowering
-            .lower_node(node, precision, tiles.get(&index).copied())
+            .lower_node(node, precision, squares.get(&index).copied())
             .map_err(|reason| (node.name.clone(), reason))?;
     }
     lowering.copy_outputs();
@@ -305,7 +307,7 @@ impl<'a> Lowering<'a> {
         &mut self,
         node: &'a Node,
         precision: Precision,
-        winograd: Option<u64>,
+        winograd: Option<Squares>,
     ) -> Result<(), Reason> {
         let shares = node.output(0).zip(node.input(0));
         if shares.is_some_and(|(output, input)| self.homes[output.index()] == Home::Inside(input, 0))

@@ -22,6 +22,8 @@ use std::collections::HashMap;
 use infer_kernels::call::{BLOCK, winograd_planes};
 
 use super::is_blocked;
+use crate::calls::Squares;
+use crate::decisions;
 use crate::graph::{Graph, Layout, Node};
 use crate::ops::conv::Conv;
 use crate::ops::conv::winograd::Square;
@@ -51,16 +53,26 @@ struct Candidate {
     bytes: u64,
 }
 
-/// The size of tiles for each node, by its position, that is to run by Winograd's algorithm.
-pub fn choose(graph: &Graph) -> HashMap<usize, u64> {
+/// The ways to compute each node, by its position, that can run by Winograd's algorithm, and which is the best.
+pub fn choose(graph: &Graph) -> HashMap<usize, Squares> {
     let constants = graph.values.iter().filter_map(|value| value.constant.as_ref());
     let weights: u64 = constants.map(|constant| constant.data().len() as u64).sum();
-    let mut candidates: Vec<Candidate> = Vec::new();
-    for (index, node) in graph.nodes.iter().enumerate() {
-        candidates
-            .extend(of_node(graph, node).into_iter().map(|candidate| Candidate { node: index, ..candidate }));
-    }
-    within(candidates, weights + weights / 2 + FREE_BYTES)
+    let squares: Vec<(usize, Square)> = graph
+        .nodes
+        .iter()
+        .enumerate()
+        .filter_map(|(index, node)| Some((index, square(graph, node)?)))
+        .collect();
+    let candidates = squares.iter().flat_map(|(node, square)| {
+        savings(square).into_iter().map(move |candidate| Candidate { node: *node, ..candidate })
+    });
+    let chosen = within(candidates.collect(), weights + weights / 2 + FREE_BYTES);
+    let ways = |(index, square): (usize, Square)| {
+        let tile = chosen.get(&index).copied();
+        let default = Squares::TILES.iter().position(|&known| known == tile).unwrap_or(0);
+        (index, Squares { ways: estimates(&square), default })
+    };
+    squares.into_iter().map(ways).collect()
 }
 
 /// The candidates that fit into `budget` bytes, the most rewarding first, one for each node.
@@ -84,35 +96,64 @@ fn within(mut candidates: Vec<Candidate>, budget: u64) -> HashMap<usize, u64> {
     chosen.into_iter().map(|(node, candidate)| (node, candidate.tile)).collect()
 }
 
-/// What is worthwhile for one node.
-fn of_node(graph: &Graph, node: &Node) -> Vec<Candidate> {
-    let Some(conv) = node.op_as::<Conv>().filter(|_| is_blocked(graph, node)) else { return Vec::new() };
-    if node.input(0).map(|id| graph.value(id).layout) != Some(Layout::Blocked { block: BLOCK }) {
-        return Vec::new();
+/// The convolution that a node is, where Winograd's algorithm can compute it.
+fn square(graph: &Graph, node: &Node) -> Option<Square> {
+    let conv = node.op_as::<Conv>().filter(|_| is_blocked(graph, node))?;
+    let layout = graph.value(node.input(0)?).layout;
+    if layout != (Layout::Blocked { block: BLOCK }) {
+        return None;
     }
-    let Some(square) = graph.with_types(node, |types| Square::of(conv, types)) else { return Vec::new() };
-    [4, 2].into_iter().filter_map(|tile| candidate(&square, tile)).collect()
+    graph.with_types(node, |types| Square::of(conv, types))
 }
 
-/// What tiles of `tile` save, where that is worthwhile.
-fn candidate(square: &Square, tile: u64) -> Option<Candidate> {
+/// What is worthwhile for a convolution.
+fn savings(square: &Square) -> Vec<Candidate> {
+    let [direct, times @ ..] = estimates(square).map(|way| way.cost);
+    let tiles = Squares::TILES.iter().flatten();
+    let of_tile = |(&tile, time): (&u64, f64)| {
+        let bytes = bytes(square, tile);
+        (time <= WORTHWHILE * direct && bytes <= LAYER_BYTES as f64).then_some(Candidate {
+            node: 0,
+            tile,
+            saved: direct - time,
+            bytes: bytes as u64,
+        })
+    };
+    tiles.zip(times).filter_map(of_tile).collect()
+}
+
+/// The bytes of the weights that tiles of `tile` multiply.
+fn bytes(square: &Square, tile: u64) -> f64 {
+    4.0 * winograd_planes(tile) as f64 * pairs(square)
+}
+
+/// Pairs of channels, those that pad blocks included.
+fn pairs(square: &Square) -> f64 {
+    (square.in_channels * square.out_channels.next_multiple_of(BLOCK) * square.groups) as f64
+}
+
+/// Nanoseconds of each way, in the order of [`Squares::TILES`].
+fn estimates(square: &Square) -> [decisions::Candidate; 3] {
+    let names = ["direct", "winograd4", "winograd2"];
+    std::array::from_fn(|way| {
+        let cost = Squares::TILES[way].map_or_else(|| direct(square), |tile| winograd(square, tile));
+        decisions::Candidate { name: names[way], cost }
+    })
+}
+
+fn direct(square: &Square) -> f64 {
+    let pixels = (square.images * square.out_h * square.out_w) as f64;
+    let pairs = pairs(square);
+    9.0 * pixels * pairs / (0.97 * PRODUCTS) + 36.0 * pairs / BYTES
+}
+
+fn winograd(square: &Square, tile: u64) -> f64 {
     let &Square { images, groups, in_channels, out_channels, out_h, out_w } = square;
     let padded = |channels: usize| channels.next_multiple_of(BLOCK) as f64;
-    let pairs = in_channels as f64 * padded(out_channels) * groups as f64;
     let planes = winograd_planes(tile) as f64;
-    let pixels = (images * out_h * out_w) as f64;
     let tiles = (images * out_h.div_ceil(tile as usize) * out_w.div_ceil(tile as usize)) as f64;
-
-    let direct = 9.0 * pixels * pairs / (0.97 * PRODUCTS) + 36.0 * pairs / BYTES;
     let transforms = 6.0 * planes * tiles * (padded(in_channels) + padded(out_channels)) * groups as f64;
-    let bytes = 4.0 * planes * pairs;
-    let time = (planes * tiles * pairs / 0.93 + transforms) / PRODUCTS + bytes / BYTES;
-    (time <= WORTHWHILE * direct && bytes <= LAYER_BYTES as f64).then_some(Candidate {
-        node: 0,
-        tile,
-        saved: direct - time,
-        bytes: bytes as u64,
-    })
+    (planes * tiles * pairs(square) / 0.93 + transforms) / PRODUCTS + bytes(square, tile) / BYTES
 }
 
 #[cfg(test)]
@@ -123,6 +164,7 @@ mod tests {
     use crate::options::Precision;
     use crate::passes;
     use crate::passes::test_support::{assert_close, compiled, inputs, model, reference};
+    use crate::tactics::Tactics;
 
     /// The size of tiles that saves most time for a convolution between `channels` on a picture of `size` squared.
     fn best(channels: [usize; 2], size: usize) -> Option<u64> {
@@ -132,7 +174,7 @@ mod tests {
         );
         let mut graph = model(&text);
         passes::run(&mut graph, |_, _| {}).unwrap();
-        let found = graph.nodes.iter().flat_map(|node| of_node(&graph, node));
+        let found = graph.nodes.iter().filter_map(|node| square(&graph, node)).flat_map(|s| savings(&s));
         found.max_by(|a, b| a.saved.total_cmp(&b.saved)).map(|candidate| candidate.tile)
     }
 
@@ -198,6 +240,28 @@ mod tests {
             let tolerance = if precision == Precision::Fp32 { 1e-4 } else { 1e-2 };
             assert_close(&compiled(&finished, &inputs, precision), &expected, tolerance, NETWORK);
         }
+    }
+
+    #[test]
+    fn tactics_choose_among_all_ways() {
+        let graph = finished();
+        let inputs = inputs(&graph);
+        let expected = reference(&model(NETWORK), &inputs);
+        assert_close(&compiled(&graph, &inputs, Precision::Fp32), &expected, 1e-4, NETWORK);
+        let kept = lower(&graph, Precision::Fp32, true, Decisions::kept(Tactics::default())).unwrap();
+        assert_eq!(kept.decisions.choices.len(), 3);
+        let mut text = "infer-tactics 1\n".to_owned();
+        for (choice, way) in kept.decisions.choices.iter().zip(["direct", "winograd4", "winograd2"]) {
+            assert_eq!(choice.candidates.len(), 3);
+            let line =
+                format!("layer \"{}\" {} \"{}\" {way}\n", choice.node, choice.question, choice.signature);
+            text.push_str(&line);
+        }
+        let tactics = Tactics::parse(&text).unwrap();
+        let calls = lower(&graph, Precision::Fp32, true, Decisions::kept(tactics)).unwrap();
+        assert!(calls.decisions.choices.iter().all(|choice| choice.by_tactics));
+        let kernels: Vec<_> = calls.calls.iter().map(|call| call.kernel.as_str()).collect();
+        assert_eq!(kernels.iter().filter(|kernel| **kernel == "winograd_f32").count(), 2, "{kernels:?}");
     }
 
     #[test]

@@ -10,12 +10,13 @@
 //! phase of the output, that write interleaved pixels. 3×3 convolutions of larger pictures run by Winograd's algorithm
 //! (`conv/winograd.rs`; which ones, `lower/winograd.rs` decides).
 
+pub mod gate;
 pub mod winograd;
 
 use infer_kernels::call::{self, Activation, BLOCK, View, residual};
 use infer_kernels::work::Work;
 
-use crate::calls::{LowerNode, Span, Tensor};
+use crate::calls::{LowerNode, Span, Squares, Tensor};
 use crate::constant::Constant;
 use crate::decisions::Candidate;
 use crate::diagnostic::Reason;
@@ -289,6 +290,7 @@ impl Operator for Conv {
             activation: self.activation,
             ..blocked_call(&geometry, &y)
         };
+        let mut source = x.span;
         let (kernel, packed) = if self.is_depthwise(node, &geometry, &params) {
             let taps = w.kernel[1] * w.kernel[2];
             let (packed, suffix) = pack_depthwise(node, &weights, geometry.groups, taps);
@@ -312,18 +314,29 @@ impl Operator for Conv {
                 strides: [in_channels * taps, taps, w.kernel[2], 1].map(|s| s as isize),
                 scale: 1.0,
             };
-            if let Some(tile) = node.winograd {
+            let tile = node.winograd.and_then(|squares| {
+                let shape = || signature("conv_f32", &params);
+                Squares::TILES[node.choose_or("convolution", shape, &squares.ways, squares.default)]
+            });
+            if let Some(tile) = tile {
                 let operands = [Some(x.span), bias, residual.map(|r| r.span), Some(y.span)];
                 winograd::lower(node, tile, &params, &dense, operands);
                 return Ok(());
             }
-            let (packed, suffix) = dense.pack(node);
+            let (mut packed, suffix) = dense.pack(node);
+            match node.optional_input(gate::INPUT) {
+                Some(gate) if suffix == "f32" => {
+                    packed = gate::scaled_weights(node, packed, &gate, in_channels)?;
+                }
+                Some(gate) => (source, params.input) = gate::scaled_input(node, &x, &gate)?,
+                None => {}
+            }
             (format!("conv_{suffix}"), packed)
         };
         node.call(
             kernel,
             &params,
-            &[Some(x.span), Some(packed), bias, residual.map(|r| r.span), Some(y.span)],
+            &[Some(source), Some(packed), bias, residual.map(|r| r.span), Some(y.span)],
         );
         Ok(())
     }

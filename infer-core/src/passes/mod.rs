@@ -22,6 +22,7 @@ pub mod fuse_residual_add;
 pub mod move_reshape;
 pub mod pattern;
 pub mod quantize_softmax;
+pub mod scale_weights;
 pub mod simplify_movement;
 pub mod strided;
 
@@ -76,7 +77,7 @@ pub const SIMPLIFY: &[Pass] = passes![
 ];
 
 /// What prepares lowering, once.
-pub const FINISH: &[Pass] = passes![eliminate_dead_nodes, convert_layout];
+pub const FINISH: &[Pass] = passes![eliminate_dead_nodes, convert_layout, scale_weights];
 
 /// Rounds of [`SIMPLIFY`] after which passes that still change the graph are taken to undo each other.
 const MAX_ROUNDS: usize = 32;
