@@ -31,6 +31,40 @@ impl Precision {
     }
 }
 
+/// Which backends a model is compiled for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Backends {
+    /// The processor alone.
+    #[default]
+    Cpu,
+    /// NVIDIA GPUs alone: what has no kernel there is an error.
+    Cuda,
+    /// The processor, and NVIDIA GPUs if all of the model has kernels there; why not is a note otherwise.
+    Auto,
+}
+
+impl Backends {
+    /// Every choice.
+    pub const ALL: [Backends; 3] = [Backends::Cpu, Backends::Cuda, Backends::Auto];
+
+    /// The name the attribute takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backends::Cpu => "cpu",
+            Backends::Cuda => "cuda",
+            Backends::Auto => "auto",
+        }
+    }
+
+    /// The choice of that name.
+    pub fn from_name(name: &str) -> Option<Backends> {
+        Backends::ALL.into_iter().find(|backends| backends.name() == name)
+    }
+
+    /// What a build compiles for where nobody says: all that its features have.
+    pub const BUILT: Backends = if cfg!(feature = "cuda") { Backends::Auto } else { Backends::Cpu };
+}
+
 /// What to compile, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
@@ -44,6 +78,8 @@ pub struct Options {
     pub tactics: Option<PathBuf>,
     /// Whether Winograd's algorithm is used for the convolutions that it makes faster, and Strassen's for such products.
     pub winograd: bool,
+    /// What to compile for.
+    pub backends: Backends,
 }
 
 impl Options {
@@ -55,6 +91,7 @@ impl Options {
             dims: Vec::new(),
             tactics: None,
             winograd: true,
+            backends: Backends::default(),
         }
     }
 }

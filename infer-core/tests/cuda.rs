@@ -17,7 +17,7 @@ use infer_core::runtime::Output;
 use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
 use infer_core::tensor_type::{DataType, TensorType};
 use infer_core::{ErrorKind, passes};
-use infer_kernels::cuda::{TILES, Tile};
+use infer_kernels::cuda::{MODULES, TILES, Tile};
 use support::{assert_close, inputs, model, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
@@ -25,7 +25,7 @@ mod support;
 
 /// Opens a plan, or says why there is no GPU to open it on.
 fn open(plan: AlignedBytes) -> Option<CudaEngine> {
-    match CudaEngine::open(plan, CudaOptions::default()) {
+    match CudaEngine::open(plan, MODULES, CudaOptions::default()) {
         Ok(engine) => Some(engine),
         Err(error) if matches!(error.kind(), ErrorKind::NoDriver | ErrorKind::NoDevice) => {
             let required = std::env::var_os("INFER_CUDA_REQUIRED").is_some_and(|value| value == "1");
@@ -38,18 +38,23 @@ fn open(plan: AlignedBytes) -> Option<CudaEngine> {
 }
 
 fn run(engine: &CudaEngine, inputs: &[&[u8]]) -> Vec<Vec<u8>> {
+    try_run(engine, inputs).unwrap()
+}
+
+fn try_run(engine: &CudaEngine, inputs: &[&[u8]]) -> infer_core::Result<Vec<Vec<u8>>> {
     let ports = engine.info().outputs;
     let mut outputs: Vec<Vec<u8>> = ports.iter().map(|port| vec![0xAA; port.ty.bytes()]).collect();
     let mut slots: Vec<Output<'_>> =
         outputs.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
-    engine.run(inputs, &mut slots).unwrap();
-    outputs
+    engine.run(inputs, &mut slots)?;
+    Ok(outputs)
 }
 
 /// The outputs after an inference of NaN, which leaves NaN all over the arena and the outputs.
 fn outputs(engine: &CudaEngine, inputs: &[Constant]) -> Vec<Constant> {
     let poison: Vec<Vec<u8>> = inputs.iter().map(|input| vec![0xFF; input.data().len()]).collect();
-    run(engine, &poison.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    // What is no number is no index either: that inference may fail.
+    let _ = try_run(engine, &poison.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let outputs = run(engine, &inputs.iter().map(|input| &input.data()[..]).collect::<Vec<_>>());
     let ports = engine.info().outputs;
     ports
@@ -285,18 +290,229 @@ fn concatenations_and_resizing() {
 }
 
 #[test]
+fn elementwise_functions_broadcast() {
+    check(
+        "input x 2,3,5,7
+         input y 3,1,7
+         input z 5,1
+         random c 2,1,1,7
+         floats two [] 2.0
+         floats half [] 0.5
+         floats zero [] 0.0
+         a = Add(x, y)
+         b = Mul(a, z)
+         d = Sub(b, c)
+         e = Div(d, two)
+         f = Less(e, half)
+         g = Where(f, e, y)
+         h = Exp(g)
+         k = Sqrt(h)
+         l = Pow(k, two)
+         m = Erf(l)
+         n = Greater(m, zero)
+         o = And(n, f)
+         p = Cast(o) to=1
+         q = Neg(p)
+         r = Add(q, m)
+         s = Tanh(r)
+         output s",
+    );
+    check(
+        "input x 3,4,9
+         floats ten [] 10.0
+         t = Mul(x, ten)
+         i = Cast(t) to=7
+         j = Add(i, i)
+         k = Mul(j, i)
+         y = Cast(k) to=1
+         output y",
+    );
+}
+
+#[test]
+fn elements_move() {
+    check(
+        "input x 2,6,5,8
+         ints starts 1,2
+         ints ends 3,7
+         ints axes 2,3
+         ints wide 3,2,6,2,5
+         ints split 2,4
+         a = Transpose(x) perm=[0,2,1,3]
+         b = Transpose(a) perm=[3,0,1,2]
+         s = Slice(x, starts, ends, axes)
+         e = Expand(s, wide)
+         p, q = Split(x, split) axis=1
+         c = Concat(q, p, x) axis=1
+         d = Concat(x, q, p) axis=1
+         z = Concat(c, d) axis=3
+         n = Neg(z)
+         output b
+         output e
+         output n",
+    );
+}
+
+#[test]
+fn rows_are_selected() {
+    for (shape, axis) in [("11,24", 0), ("3,11,5", 1), ("2,3,11", 2)] {
+        check(&format!(
+            "input x 4,3
+             input d {shape}
+             floats ten [] 10.0
+             a = Mul(x, ten)
+             i = Cast(a) to=7
+             y = Gather(d, i) axis={axis}
+             output y"
+        ));
+    }
+    let mut graph = model(
+        "input x 5
+         random d 11,24
+         i = Cast(x) to=7
+         y = Gather(d, i)
+         output y",
+    );
+    passes::simplify(&mut graph, |_, _| {}).unwrap();
+    let plan = Lowered::of(&graph, Precision::Fp16, ModelInfo::default()).unwrap().plan().unwrap();
+    let Some(engine) = open(plan) else { return };
+    let row = |last: f32| {
+        [0.0, -11.0, 10.0, 3.0, last].iter().flat_map(|v: &f32| v.to_le_bytes()).collect::<Vec<_>>()
+    };
+    assert!(try_run(&engine, &[&row(10.0)]).is_ok());
+    assert_eq!(try_run(&engine, &[&row(11.0)]).unwrap_err().kind(), ErrorKind::Input);
+    assert!(try_run(&engine, &[&row(-11.0)]).is_ok());
+}
+
+#[test]
+fn normalisations_and_reductions() {
+    for (rows, inner) in [("1,7", 768), ("2,3", 33), ("5,1", 8), ("1,2", 9000)] {
+        check(&format!(
+            "input x {rows},{inner}
+             input r {rows},{inner}
+             positive s {inner}
+             random b {inner}
+             floats four [] 4.0
+             t = Add(x, r)
+             n = LayerNormalization(t, s, b) axis=-1
+             m = Mul(n, four)
+             p = Softmax(m) axis=-1
+             l = LogSoftmax(m) axis=-1
+             output n
+             output p
+             output l"
+        ));
+    }
+    for (axes, keep) in [("1", 0), ("0,2", 1), ("2,3", 0), ("0,1,2,3", 1)] {
+        for reduction in ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2"] {
+            check(&format!(
+                "input x 2,5,7,40
+                 y = {reduction}(x) axes=[{axes}] keepdims={keep}
+                 output y"
+            ));
+        }
+    }
+}
+
+#[test]
+fn products_of_rows() {
+    for (rows, depth, columns) in [("1,9", 64, 96), ("2,13", 33, 70), ("3,2,5", 8, 17)] {
+        check(&format!(
+            "input x {rows},{depth}
+             input r {rows},{columns}
+             random w {depth},{columns}
+             random b {columns}
+             random v {columns},{depth}
+             m = MatMul(x, w)
+             a = Add(m, b)
+             floats two [] 1.4142135
+             floats one [] 1.0
+             floats half [] 0.5
+             d = Div(a, two)
+             e = Erf(d)
+             f = Add(e, one)
+             h = Mul(a, f)
+             g = Mul(h, half)
+             n = Add(g, r)
+             y = MatMul(n, v)
+             z = Add(y, x)
+             output z
+             output n"
+        ));
+    }
+    check(
+        "input a 2,1,17,33
+         input b 3,33,70
+         y = MatMul(a, b)
+         output y",
+    );
+}
+
+#[test]
+fn attentions() {
+    for (heads, size, rows, keys) in [
+        (2, 64, 128, 128),
+        (3, 32, 21, 21),
+        (1, 128, 5, 300),
+        (2, 64, 200, 77),
+        (2, 24, 9, 40),
+        (2, 64, 1, 3),
+    ] {
+        let width = heads * size;
+        for mask in ["", "s = Add(c, mask)"] {
+            let scores = if mask.is_empty() { "c" } else { "s" };
+            check(&format!(
+                "input x 2,{rows},{width}
+                 input m 2,{keys},{width}
+                 input mask 2,1,1,{keys}
+                 random wq {width},{width}
+                 random wk {width},{width}
+                 random wv {width},{width}
+                 random wo {width},{width}
+                 ints hq 2,{rows},{heads},{size}
+                 ints hk 2,{keys},{heads},{size}
+                 ints merged 2,{rows},{width}
+                 floats scale [] 0.125
+                 floats small [] 0.2
+                 q0 = MatMul(x, wq)
+                 q = Mul(q0, small)
+                 k0 = MatMul(m, wk)
+                 k = Mul(k0, small)
+                 v0 = MatMul(m, wv)
+                 v = Mul(v0, small)
+                 qr = Reshape(q, hq)
+                 kr = Reshape(k, hk)
+                 vr = Reshape(v, hk)
+                 qt = Transpose(qr) perm=[0,2,1,3]
+                 kt = Transpose(kr) perm=[0,2,3,1]
+                 vt = Transpose(vr) perm=[0,2,1,3]
+                 c0 = MatMul(qt, kt)
+                 c = Mul(c0, scale)
+                 {mask}
+                 p = Softmax({scores}) axis=-1
+                 o = MatMul(p, vt)
+                 ot = Transpose(o) perm=[0,2,1,3]
+                 f = Reshape(ot, merged)
+                 y = MatMul(f, wo)
+                 output y"
+            ));
+        }
+    }
+}
+
+#[test]
 fn what_has_no_kernel_is_named() {
     let mut graph = model(
         "input x 1,8,5,7
-         a = Erf(x)
-         y = ReduceSum(a)
+         a = LRN(x) size=3
+         y = ReduceLogSum(a)
          output y",
     );
     passes::simplify(&mut graph, |_, _| {}).unwrap();
     let failures = Lowered::of(&graph, Precision::Fp16, ModelInfo::default()).unwrap_err();
     let message = failures.into_diagnostic("m.onnx").message;
-    assert!(message.contains("(Erf): the GPU has no kernel for it"), "{message}");
-    assert!(message.contains("(ReduceSum)"), "{message}");
+    assert!(message.contains("(LRN): the GPU has no kernel for it"), "{message}");
+    assert!(message.contains("(ReduceLogSum)"), "{message}");
 }
 
 #[test]
@@ -313,7 +529,7 @@ fn bad_requests_are_errors_of_their_own_kind() {
     let mut nowhere = CudaOptions::default();
     nowhere.device = 4096;
     let again = AlignedBytes::copy_of(&bytes).unwrap();
-    assert_eq!(CudaEngine::open(again, nowhere).unwrap_err().kind(), ErrorKind::NoDevice);
+    assert_eq!(CudaEngine::open(again, MODULES, nowhere).unwrap_err().kind(), ErrorKind::NoDevice);
 
     let mut output = vec![0u8; 8 * 5 * 7 * 4];
     let error = engine.run(&[&[0; 4]], &mut [Output::from(output.as_mut_slice())]).unwrap_err();

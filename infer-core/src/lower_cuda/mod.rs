@@ -1,15 +1,17 @@
 //! Graph → kernel calls on a GPU: where each value lies, then each operator's calls.
 //!
-//! Every value is a picture, NHWC, in the arena, its channels padded to groups of eight; a matrix is a picture of one
-//! pixel an image. Inputs are converted when they come in, outputs when they go out. Values share memory where no copy
-//! is needed: a view with its input, the parts of a concatenation of channels with the whole.
+//! A value lies in one of two forms. What convolutions, pools and resizing compute, and what follows from that channel by
+//! channel, are pictures: NHWC, channels padded to groups of eight. All else is row-major without gaps, which every view
+//! keeps. A value is converted where the other form is asked for. Values share memory where no copy is needed: a view with
+//! its input, the parts of a concatenation of channels with the whole.
 
 mod nodes;
 mod pack;
+mod rows;
 pub mod tactics;
 
 use infer_kernels::call::Activation;
-use infer_kernels::cuda::{Layout, Map, MapKind};
+use infer_kernels::cuda::{Map, MapKind};
 use sha2::{Digest, Sha256};
 
 use self::pack::padded;
@@ -93,13 +95,32 @@ impl Lowered {
     ///
     /// If the model exceeds a limit of the format, or there is no memory.
     pub fn plan(&self) -> Result<AlignedBytes, Diagnostic> {
+        let (bytes, ..) = self.write()?;
+        AlignedBytes::copy_of(&bytes).map_err(|error| Diagnostic::model(error.to_string()))
+    }
+
+    /// The modules that hold the kernels, sorted.
+    pub fn modules(&self) -> Vec<&'static str> {
+        let kernels = self.calls.calls.iter().filter_map(|call| infer_kernels::cuda::find(&call.kernel));
+        let mut modules: Vec<&str> = kernels.map(|kernel| kernel.module).collect();
+        modules.sort_unstable();
+        modules.dedup();
+        modules
+    }
+
+    /// The plan's bytes, the size of its weights and that of its arena.
+    ///
+    /// # Errors
+    ///
+    /// If the model exceeds a limit of the format.
+    pub fn write(&self) -> Result<(Vec<u8>, u64, u64), Diagnostic> {
         let memory = plan_memory(&self.calls).map_err(|conflict| Diagnostic::model(conflict.to_string()))?;
         let failed = |error: String| Diagnostic::model(error);
         let parts = PlanParts::new(&self.calls, &memory, &self.inputs, &self.outputs, self.info)
             .map_err(|error| failed(error.to_string()))?;
         let mut bytes = Vec::with_capacity(parts.total_bytes() as usize);
         parts.write_to(&mut bytes).map_err(|error| failed(error.to_string()))?;
-        AlignedBytes::copy_of(&bytes).map_err(|error| failed(error.to_string()))
+        Ok((bytes, parts.weight_bytes(), memory.arena_bytes))
     }
 }
 
@@ -112,7 +133,16 @@ enum Home {
     Inside(ValueId, usize),
 }
 
-/// A value in memory.
+/// How a value lies where it is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// NHWC, channels padded.
+    Picture,
+    /// Row-major.
+    Rows,
+}
+
+/// A picture in memory.
 #[derive(Clone, Copy, Debug)]
 struct Picture {
     span: Span,
@@ -158,17 +188,25 @@ fn int(value: usize) -> Result<i32, Reason> {
 
 /// The calls of a graph that [`passes::simplify`] has prepared, convolutions without their tactics.
 fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
+    let forms = forms(graph);
     let mut lowering = Lowering {
         graph,
         calls: Calls::default(),
-        homes: place(graph),
+        homes: place(graph, &forms),
         roots: vec![None; graph.values.len()],
+        writers: graph.writers(),
+        forms,
+        rows: vec![None; graph.values.len()],
+        pictures: vec![None; graph.values.len()],
         half: precision == Precision::Fp16,
         node: String::new(),
     };
     let mut failures = Failures::default();
     let readers = graph.readers();
     for (port, &id) in graph.inputs.iter().enumerate() {
+        if lowering.forms[id.index()] == Form::Rows {
+            continue;
+        }
         // Some convolutions read an input as the caller has it.
         let as_it_is = |&reader: &usize| nodes::stem_port(graph, &graph.nodes[reader]) == Some(port);
         if !graph.outputs.contains(&id) && readers[id.index()].iter().all(as_it_is) {
@@ -182,7 +220,7 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
     }
     for node in &graph.nodes {
         lowering.node = node.name.clone();
-        if let Err(reason) = lowering.lower_node(node, &readers) {
+        if let Err(reason) = lowering.lower_node(node) {
             let origin = Origin { op_type: node.op.name().into(), opset: 0 };
             let known = node.inputs.iter().flatten();
             let types = known.map(|&id| (graph.value(id).name.clone(), graph.ty(id).clone())).collect();
@@ -190,10 +228,9 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
         }
     }
     if failures.is_empty() {
-        let writers = graph.writers();
         for (port, &id) in graph.outputs.iter().enumerate() {
             lowering.node = graph.value(id).name.clone();
-            if let Err(reason) = lowering.convert_output(port, id, &writers) {
+            if let Err(reason) = lowering.convert_output(port, id) {
                 let origin = Origin { op_type: "output".into(), opset: 0 };
                 failures.add(&lowering.node, &origin, reason, Vec::new());
             }
@@ -210,20 +247,44 @@ fn is_same_picture(graph: &Graph, from: ValueId, to: ValueId) -> bool {
     }
 }
 
-/// Decides for each value whether it lies inside another.
-fn place(graph: &Graph) -> Vec<Home> {
+/// Decides for each value how it lies.
+fn forms(graph: &Graph) -> Vec<Form> {
+    let mut forms = vec![Form::Rows; graph.values.len()];
+    let readers = graph.readers();
+    for &id in &graph.inputs {
+        let mut readers = readers[id.index()].iter().map(|&reader| &graph.nodes[reader]);
+        if extents(graph.ty(id)).is_ok() && readers.any(nodes::wants_pictures) {
+            forms[id.index()] = Form::Picture;
+        }
+    }
+    for node in &graph.nodes {
+        if let Some(output) = node.output(0)
+            && nodes::is_on_pictures(graph, node, &forms)
+        {
+            forms[output.index()] = Form::Picture;
+        }
+    }
+    forms
+}
+
+/// Decides for each picture whether it lies inside another.
+fn place(graph: &Graph, forms: &[Form]) -> Vec<Home> {
+    let is_picture = |id: ValueId| forms[id.index()] == Form::Picture;
     let mut homes = vec![Home::Own; graph.values.len()];
     for node in graph.nodes.iter().filter(|node| node.op.is_view()) {
         if let (Some(input), Some(output)) = (node.input(0), node.output(0))
-            && is_same_picture(graph, input, output)
+            && is_picture(output)
         {
             homes[output.index()] = Home::Inside(input, 0);
         }
     }
     for node in &graph.nodes {
         let (Some(parts), Some(whole)) = (channel_parts(graph, node), node.output(0)) else { continue };
+        if !is_picture(whole) {
+            continue;
+        }
         for (part, start) in parts {
-            let free = homes[part.index()] == Home::Own && graph.value(part).constant.is_none();
+            let free = homes[part.index()] == Home::Own && is_picture(part);
             if free && start.is_multiple_of(padded(1)) {
                 homes[part.index()] = Home::Inside(whole, start);
             }
@@ -255,6 +316,13 @@ struct Lowering<'a> {
     homes: Vec<Home>,
     /// The buffers of values that own their memory, once they have them.
     roots: Vec<Option<BufferId>>,
+    /// Which node computes each value.
+    writers: Vec<Option<usize>>,
+    forms: Vec<Form>,
+    /// Values row-major, once they lie so.
+    rows: Vec<Option<rows::Rows>>,
+    /// Row-major values as pictures, once they lie so.
+    pictures: Vec<Option<Picture>>,
     half: bool,
     /// The name of the node that is being lowered.
     node: String,
@@ -267,12 +335,12 @@ impl Lowering<'_> {
 
     /// Where value `id` lies.
     fn picture(&mut self, id: ValueId) -> Result<Picture, Reason> {
+        if self.forms[id.index()] == Form::Rows {
+            return self.picture_of_rows(id);
+        }
         let (mut start, mut root) = (0, id);
         while let Home::Inside(outer, channel) = self.homes[root.index()] {
             (start, root) = (start + channel, outer);
-        }
-        if self.graph.value(root).constant.is_some() {
-            return Err(Reason::new("a constant operand on the GPU"));
         }
         let [n, c, h, w] = extents(self.graph.ty(root))?;
         let stride = padded(c);
@@ -300,24 +368,24 @@ impl Lowering<'_> {
         outputs: usize,
     ) {
         let suffix = if self.half { "f16" } else { "f32" };
+        self.call_named(&format!("cuda_{family}_{suffix}"), params, operands, outputs);
+    }
+
+    /// Calls a kernel; all but the last `outputs` operands are read.
+    fn call_named<P: bytemuck::Pod>(
+        &mut self,
+        kernel: &str,
+        params: &P,
+        operands: &[Option<Span>],
+        outputs: usize,
+    ) {
         self.calls.calls.push(KernelCall {
-            kernel: format!("cuda_{family}_{suffix}"),
+            kernel: kernel.to_owned(),
             params: bytemuck::bytes_of(params).to_vec(),
             operands: operands.to_vec(),
             outputs,
             node: self.node.clone(),
         });
-    }
-
-    fn layout(picture: &Picture) -> Result<Layout, Reason> {
-        Ok(Layout {
-            images: int(picture.n)?,
-            image_pixels: int(picture.image_pixels())?,
-            plain_channels: int(picture.c)?,
-            channels: int(padded(picture.c))?,
-            stride: int(picture.stride)?,
-            reserved: 0,
-        })
     }
 
     /// An input of the graph as the caller has it.
@@ -334,14 +402,17 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn convert_output(&mut self, port: usize, id: ValueId, writers: &[Option<usize>]) -> Result<(), Reason> {
+    fn convert_output(&mut self, port: usize, id: ValueId) -> Result<(), Reason> {
         // A view of any kind has the elements of its input in the order of a row-major tensor, which this one is.
         let mut source = id;
-        while let Some(writer) = writers[source.index()].map(|writer| &self.graph.nodes[writer])
+        while let Some(writer) = self.writers[source.index()].map(|writer| &self.graph.nodes[writer])
             && writer.op.is_view()
             && let Some(input) = writer.input(0)
         {
             source = input;
+        }
+        if self.forms[source.index()] == Form::Rows {
+            return self.give(port, id);
         }
         let picture = self.picture(source)?;
         let bytes = self.graph.ty(id).bytes() as u64;

@@ -5,7 +5,7 @@ use infer_kernels::cuda::Window as WindowCall;
 use infer_kernels::cuda::{Conv as ConvCall, MapKind, Resize as ResizeCall, Stem as StemCall};
 
 use super::pack::{self, Weights, padded};
-use super::{Home, Lowering, Picture, channel_parts, extents, int};
+use super::{Form, Home, Lowering, Picture, channel_parts, extents, int, is_same_picture};
 use crate::calls::Span;
 use crate::diagnostic::Reason;
 use crate::graph::{Graph, Node, ValueId};
@@ -35,12 +35,78 @@ pub(super) fn stem_port(graph: &Graph, node: &Node) -> Option<usize> {
     (fits && conv.group == 1 && conv.residual_mode == residual::NONE).then_some(port)
 }
 
+/// Whether a node computes on pictures whatever its inputs are.
+pub(super) fn wants_pictures(node: &Node) -> bool {
+    node.op_as::<Conv>().is_some() || node.op_as::<Pool>().is_some() || node.op_as::<Resize>().is_some()
+}
+
+/// Whether a node's output is a picture, where `forms` says which of its inputs are.
+pub(super) fn is_on_pictures(graph: &Graph, node: &Node, forms: &[Form]) -> bool {
+    if wants_pictures(node) {
+        return true;
+    }
+    let is_picture = |index: usize| node.input(index).is_some_and(|id| forms[id.index()] == Form::Picture);
+    let Some(output) = node.output(0) else { return false };
+    if node.op.is_view() {
+        return is_picture(0) && node.input(0).is_some_and(|input| is_same_picture(graph, input, output));
+    }
+    if extents(graph.ty(output)).is_err() {
+        return false;
+    }
+    if let Some(product) = node.op_as::<MatMul>() {
+        let ranks = [0, 1].map(|index| node.input(index).map(|id| graph.ty(id).rank()));
+        return is_picture(0)
+            && ranks == [Some(2), Some(2)]
+            && graph.constant(node.input(1)).is_some()
+            && !product.trans_a;
+    }
+    if let Some(binary) = node.op_as::<Binary>() {
+        return is_picture(0) && is_picture(1) && map_of(graph, binary, node).is_some();
+    }
+    if let Some(unary) = node.op_as::<Unary>() {
+        return is_picture(0) && unary.activation().is_some();
+    }
+    if let Some(clip) = node.op_as::<Clip>() {
+        return is_picture(0) && graph.with_types(node, |types| clip.activation(types)).is_some();
+    }
+    if node.op_as::<Concat>().is_some() {
+        let parts = channel_parts(graph, node);
+        return (0..node.inputs.len()).all(is_picture)
+            && parts.is_some_and(|parts| parts.iter().all(|(_, start)| start.is_multiple_of(padded(1))));
+    }
+    false
+}
+
+/// What a node computes of two pictures, and whether with its inputs swapped; `None` where their shapes do not fit.
+fn map_of(graph: &Graph, binary: &Binary, node: &Node) -> Option<(MapKind, bool)> {
+    let kind = match binary.kind {
+        BinaryKind::Add => MapKind::Sum,
+        BinaryKind::Mul => MapKind::Product,
+        BinaryKind::Sub => MapKind::Difference,
+        _ => return None,
+    };
+    let types = [graph.ty(node.input(0)?), graph.ty(node.input(1)?)];
+    let (mut left, mut right) = (extents(types[0]).ok()?, extents(types[1]).ok()?);
+    let swapped = kind != MapKind::Difference && left[2] * left[3] < right[2] * right[3];
+    if swapped {
+        std::mem::swap(&mut left, &mut right);
+    }
+    let same = left == extents(graph.ty(node.output(0)?)).ok()?;
+    let shared = right[2] * right[3] == 1 || right[2..] == left[2..];
+    (same && shared && right[..2] == left[..2] && types[0].rank() == types[1].rank())
+        .then_some((kind, swapped))
+}
+
 impl Lowering<'_> {
-    pub(super) fn lower_node(&mut self, node: &Node, readers: &[Vec<usize>]) -> Result<(), Reason> {
+    pub(super) fn lower_node(&mut self, node: &Node) -> Result<(), Reason> {
+        // Views have their input's memory, or are converted where they are read.
         if node.op.is_view() {
-            return self.view(node, readers);
+            return Ok(());
         }
         let output = node.output(0).ok_or_else(|| Reason::new("no output"))?;
+        if self.forms[output.index()] == Form::Rows {
+            return self.lower_rows(node, output);
+        }
         if let Some(conv) = node.op_as::<Conv>() {
             self.conv(conv, node, output)
         } else if let Some(product) = node.op_as::<MatMul>() {
@@ -69,7 +135,7 @@ impl Lowering<'_> {
         self.picture(id)
     }
 
-    fn constant(&self, node: &Node, index: usize) -> Result<Vec<f32>, Reason> {
+    pub(super) fn constant(&self, node: &Node, index: usize) -> Result<Vec<f32>, Reason> {
         let constant = self.graph.constant(node.input(index));
         let values = constant.filter(|constant| constant.ty().dtype == crate::tensor_type::DataType::F32);
         match values {
@@ -78,21 +144,9 @@ impl Lowering<'_> {
         }
     }
 
-    fn data(&mut self, bytes: bytes::Bytes) -> Span {
+    pub(super) fn data(&mut self, bytes: bytes::Bytes) -> Span {
         let buffer = self.calls.add_constant(bytes);
         self.calls.whole(buffer)
-    }
-
-    /// A view needs no calls where it has its input's memory, or where only outputs of the graph come of it.
-    fn view(&mut self, node: &Node, readers: &[Vec<usize>]) -> Result<(), Reason> {
-        let Some(output) = node.output(0) else { return Ok(()) };
-        let placed = matches!(self.homes[output.index()], Home::Inside(..));
-        let mut of_views = readers[output.index()].iter().map(|&reader| &self.graph.nodes[reader]);
-        if placed || of_views.all(|reader| reader.op.is_view()) {
-            return Ok(());
-        }
-        let ty = self.graph.ty(output);
-        Err(Reason::new(format!("a view as {ty} that keeps no channels, on the GPU")))
     }
 
     /// The residual of a convolution or product: its place and its mode.
@@ -179,30 +233,22 @@ impl Lowering<'_> {
     }
 
     fn product(&mut self, product: &MatMul, node: &Node, output: ValueId) -> Result<(), Reason> {
-        let x_type = self.graph.ty(node.input(0).ok_or_else(unsupported)?);
-        let w_type = self.graph.ty(node.input(1).ok_or_else(unsupported)?);
-        let (&[_, depth], &[rows, columns]) = (x_type.shape.as_slice(), w_type.shape.as_slice()) else {
-            return Err(Reason::new("a product of other than matrices on the GPU"));
-        };
-        if product.trans_a {
-            return Err(Reason::new("a transposed left matrix on the GPU"));
-        }
-        let outputs = if product.trans_b { rows } else { columns };
-        let values = self.constant(node, 1)?;
-        let strides = if product.trans_b { [depth, 0, 1] } else { [1, 0, columns] };
-        let weights =
-            Weights { values: &values, extents: [outputs, 1, depth], strides, scale: product.alpha };
-        let weights = self.data(weights.pack(self.half));
-        let bias = match node.input(2).map(|_| self.constant(node, 2)).transpose()? {
-            None => None,
-            Some(bias) if bias.len() == outputs => Some(self.data(pack::bias(&bias, product.beta))),
-            Some(bias) if bias.len() == 1 => {
-                Some(self.data(pack::bias(&vec![bias[0]; outputs], product.beta)))
-            }
-            Some(_) => return Err(Reason::new("a summand that is no row on the GPU")),
-        };
         let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
+        let (weights, bias, _) = product_weights(self, product, node, x.c)?;
         let residual = self.residual(node, product.residual_mode)?;
+        self.dense_product(&x, weights, bias, residual, product.activation, &y)
+    }
+
+    /// A product of a picture of one pixel an image with packed weights.
+    pub(super) fn dense_product(
+        &mut self,
+        x: &Picture,
+        weights: Span,
+        bias: Option<Span>,
+        residual: (Option<Picture>, i32),
+        activation: Activation,
+        y: &Picture,
+    ) -> Result<(), Reason> {
         let windows = Windows {
             input: [1; 3],
             output: [1; 3],
@@ -212,8 +258,8 @@ impl Lowering<'_> {
             pad_begin: [0; 3],
             pad_end: [0; 3],
         };
-        let params = conv_call(&windows, &x, &y, product.activation)?;
-        self.dense(params, &x, weights, bias, residual, &y)
+        let params = conv_call(&windows, x, y, activation)?;
+        self.dense(params, x, weights, bias, residual, y)
     }
 
     /// A convolution or product on packed weights. Its tactic is chosen later.
@@ -259,23 +305,11 @@ impl Lowering<'_> {
     }
 
     fn binary(&mut self, binary: &Binary, node: &Node, output: ValueId) -> Result<(), Reason> {
-        let kind = match binary.kind {
-            BinaryKind::Add => MapKind::Sum,
-            BinaryKind::Mul => MapKind::Product,
-            BinaryKind::Sub => MapKind::Difference,
-            _ => return Err(unsupported()),
-        };
+        let (kind, swapped) = map_of(self.graph, binary, node).ok_or_else(unsupported)?;
         let (mut left, mut right) = (self.operand(node, 0)?, self.operand(node, 1)?);
         let y = self.picture(output)?;
-        let rank = |index| node.input(index).map(|id| self.graph.ty(id).rank());
-        if kind != MapKind::Difference && left.image_pixels() < right.image_pixels() {
+        if swapped {
             std::mem::swap(&mut left, &mut right);
-        }
-        let same = [left.n, left.c, left.h, left.w] == [y.n, y.c, y.h, y.w];
-        let shared = right.image_pixels() == 1 || [right.h, right.w] == [left.h, left.w];
-        if !same || !shared || [right.n, right.c] != [left.n, left.c] || rank(0) != rank(1) {
-            return Err(Reason::new("pictures of these shapes together on the GPU")
-                .supported("equal shapes, or one element a channel on one side"));
         }
         self.map(kind, [&left, &right], &y, Activation::NONE)
     }
@@ -340,7 +374,34 @@ impl Lowering<'_> {
     }
 }
 
-fn unsupported() -> Reason {
+/// The packed weights and the bias of a product with a constant matrix, and how many columns it has.
+pub(super) fn product_weights(
+    lowering: &mut Lowering<'_>,
+    product: &MatMul,
+    node: &Node,
+    depth: usize,
+) -> Result<(Span, Option<Span>, usize), Reason> {
+    let w_type = lowering.graph.ty(node.input(1).ok_or_else(unsupported)?);
+    let &[rows, columns] = w_type.shape.as_slice() else {
+        return Err(Reason::new("a product of other than matrices on the GPU"));
+    };
+    let outputs = if product.trans_b { rows } else { columns };
+    let values = lowering.constant(node, 1)?;
+    let strides = if product.trans_b { [depth, 0, 1] } else { [1, 0, columns] };
+    let weights = Weights { values: &values, extents: [outputs, 1, depth], strides, scale: product.alpha };
+    let weights = lowering.data(weights.pack(lowering.half));
+    let bias = match node.input(2).map(|_| lowering.constant(node, 2)).transpose()? {
+        None => None,
+        Some(bias) if bias.len() == outputs => Some(lowering.data(pack::bias(&bias, product.beta))),
+        Some(bias) if bias.len() == 1 => {
+            Some(lowering.data(pack::bias(&vec![bias[0]; outputs], product.beta)))
+        }
+        Some(_) => return Err(Reason::new("a summand that is no row on the GPU")),
+    };
+    Ok((weights, bias, outputs))
+}
+
+pub(super) fn unsupported() -> Reason {
     Reason::new("the GPU has no kernel for it")
 }
 

@@ -65,7 +65,8 @@ impl Weights<'_> {
     }
 }
 
-fn elements(values: Vec<f32>, half: bool) -> Bytes {
+/// Numbers as the precision stores them.
+pub fn elements(values: Vec<f32>, half: bool) -> Bytes {
     if half {
         let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
         Bytes::copy_from_slice(bytemuck::cast_slice(&halves))

@@ -10,7 +10,7 @@ use infer_kernels::cuda::{COUNTERS, Conv, LARGEST_CLUSTER, TILES, Tile};
 use crate::calls::{BufferKind, Calls};
 
 /// The GPU that plans are made for: an H200's proportions.
-const MULTIPROCESSORS: f64 = 132.0;
+pub const MULTIPROCESSORS: f64 = 132.0;
 /// Shared memory of a multiprocessor, and what each block takes beside what it asks for.
 const SHARED_BYTES: f64 = 227.0 * 1024.0;
 const BLOCK_BYTES: f64 = 2048.0;

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{CONV_F16, CONV_F32, COUNTERS, CudaKernel, Launch, element_bytes, expect_picture, extent};
+use super::{COUNTERS, CudaKernel, Launch, element_bytes, expect_picture, extent};
 use super::{positive, product};
 use crate::call::Activation;
 use crate::{Call, Invalid};
@@ -246,10 +246,10 @@ impl Tile {
 macro_rules! kernels {
     ($($tile:expr),*) => {
         &[
-            kernel!(Tile::F32.name, &CONV_F32, Tile::F32, false),
+            kernel!(Tile::F32.name, "conv_f32", Tile::F32, false),
             $(
-                kernel!($tile.name, &CONV_F16, $tile, false),
-                kernel!($tile.point, &CONV_F16, $tile, true),
+                kernel!($tile.name, "conv_f16", $tile, false),
+                kernel!($tile.point, "conv_f16", $tile, true),
             )*
         ]
     };

@@ -7,18 +7,23 @@
 //! A picture is NHWC, its channels padded to a multiple of [`LANES`]; `stride` is always the elements from one pixel to
 //! the next, so that a picture may be some of the channels of a wider one.
 
+mod attention;
 mod conv;
 mod picture;
+mod rows;
 
+pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
 pub use conv::{Conv, LARGEST_CLUSTER, TILES, Tile};
 pub use picture::{Layout, Map, MapKind, Resize, STEM_CHANNELS, Stem, Window};
+pub use rows::{AXES, ElementOp, ElementType, Elementwise, Gather, Norm, Product, Reduction, ReductionKind};
 
 use crate::{Call, Invalid};
 
 /// Channels of a picture come in groups of so many.
 pub const LANES: usize = 8;
 
-/// Unsigned counters that a launch finds zero and leaves zero.
+/// Unsigned counters that a launch finds zero and leaves zero. The one behind them is set by a launch that finds a value
+/// that it cannot compute with, such as an index out of range.
 pub const COUNTERS: usize = 1 << 16;
 
 /// Compiled kernels of one source file, as the driver loads them.
@@ -43,12 +48,16 @@ macro_rules! modules {
 }
 
 modules! {
+    /// Attention.
+    ATTENTION = "attention";
     /// Convolution of f16.
     CONV_F16 = "conv_f16";
     /// Convolution of f32.
     CONV_F32 = "conv_f32";
     /// What else pictures go through.
     PICTURE = "picture";
+    /// What row-major tensors go through.
+    ROWS = "rows";
 }
 
 /// The shape of a launch.
@@ -77,8 +86,8 @@ impl Launch {
 pub struct CudaKernel {
     /// The name plans know it by: `cuda_` and the function's name in its module.
     pub name: &'static str,
-    /// Where it is.
-    pub module: &'static Module,
+    /// The name of the [`Module`] that has its machine code. A name, so that programs link the modules that they use.
+    pub module: &'static str,
     /// Checks that every range the kernel will touch lies inside its operands. Never panics.
     pub validate: fn(&Call<'_>) -> Result<(), Invalid>,
     /// The shape of the launch, for parameters that `validate` has accepted.
@@ -92,11 +101,16 @@ impl CudaKernel {
     pub fn symbol(&self) -> &'static str {
         self.name.strip_prefix("cuda_").unwrap_or(self.name)
     }
+
+    /// Whether it may find a value that it cannot compute with, and set the counter behind [`COUNTERS`].
+    pub fn may_fail(&self) -> bool {
+        self.name.starts_with("cuda_gather")
+    }
 }
 
 /// Every kernel.
 pub fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
-    conv::KERNELS.iter().chain(picture::KERNELS)
+    attention::KERNELS.iter().chain(conv::KERNELS).chain(picture::KERNELS).chain(rows::KERNELS)
 }
 
 /// The kernel of that name.

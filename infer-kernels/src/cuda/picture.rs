@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{CudaKernel, Launch, PICTURE, element_bytes, expect_picture, positive, product};
+use super::{CudaKernel, Launch, element_bytes, expect_picture, positive, product};
 use crate::call::Activation;
 use crate::{Call, Invalid};
 
@@ -427,7 +427,7 @@ macro_rules! kernels {
     (@one $name:expr, $validate:expr, $launch:expr) => {
         CudaKernel {
             name: $name,
-            module: &PICTURE,
+            module: "picture",
             validate: |call| $validate(call, const { element_bytes($name) }),
             launch: $launch,
             // No more than any launch may have without asking.

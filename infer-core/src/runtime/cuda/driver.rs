@@ -73,6 +73,15 @@ fn open() -> Result<()> {
         .clone()
 }
 
+/// How many GPUs the driver reports.
+pub(super) fn device_count() -> Result<usize> {
+    open()?;
+    let mut count = 0;
+    // SAFETY: a place for the number.
+    check(unsafe { sys::cuDeviceGetCount(&raw mut count) }, "counting GPUs")?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 /// A GPU with its primary context.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -91,11 +100,8 @@ unsafe impl Sync for Device {}
 impl Device {
     /// GPU `ordinal` as the driver counts them.
     pub fn open(ordinal: usize) -> Result<Arc<Device>> {
-        open()?;
-        let mut count = 0;
-        // SAFETY: a place for the number.
-        check(unsafe { sys::cuDeviceGetCount(&raw mut count) }, "counting GPUs")?;
-        if ordinal >= count as usize {
+        let count = device_count()?;
+        if ordinal >= count {
             let what = match count {
                 0 => "there is no GPU".to_owned(),
                 _ => format!("there is no GPU {ordinal}; there are {count}, counted from 0"),
@@ -186,6 +192,15 @@ impl DeviceMemory {
         let result = unsafe { sys::cuMemcpyHtoD_v2(memory.address, data.as_ptr().cast(), data.len()) };
         check(result, "copying to the GPU")?;
         Ok(memory)
+    }
+
+    /// Zeros from `offset` on.
+    pub fn clear(&self, offset: usize) -> Result<()> {
+        self.device.bind()?;
+        let offset = offset.min(self.bytes);
+        // SAFETY: inside the memory, which nothing uses: whoever launched work on it has waited for its end.
+        let result = unsafe { sys::cuMemsetD8_v2(self.address + offset as u64, 0, self.bytes - offset) };
+        check(result, "clearing memory of the GPU")
     }
 
     pub fn address(&self) -> u64 {
@@ -371,9 +386,26 @@ impl Stream {
     ///
     /// Both live, and nobody touches `to`, until [`Stream::wait`] returns.
     pub unsafe fn download(&self, from: &DeviceMemory, to: &mut HostMemory) -> Result<()> {
-        let bytes = from.bytes.min(to.bytes);
+        // SAFETY: the caller answers for it.
+        unsafe { self.download_from(from, 0, to) }
+    }
+
+    /// Copies what `from` has from `offset` on, as far as `to` has room.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Stream::download`].
+    pub unsafe fn download_from(
+        &self,
+        from: &DeviceMemory,
+        offset: usize,
+        to: &mut HostMemory,
+    ) -> Result<()> {
+        let offset = offset.min(from.bytes);
+        let bytes = (from.bytes - offset).min(to.bytes);
+        let address = from.address + offset as u64;
         // SAFETY: both sides have so many bytes, and the caller answers for their lives.
-        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to.start.cast(), from.address, bytes, self.handle) };
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to.start.cast(), address, bytes, self.handle) };
         check(result, "copying from the GPU")
     }
 

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use infer_kernels::Call;
-use infer_kernels::cuda::{self, CudaKernel, Launch};
+use infer_kernels::cuda::{self, CudaKernel, Launch, Module};
 
-use super::driver::{Device, DeviceMemory, Function, LoadedModule};
+use super::driver::{Device, DeviceMemory, Function, LoadedModule, device_count};
 use super::{CudaContext, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Location, Operand, PlanView, Port};
@@ -72,14 +72,31 @@ pub struct CudaInfo<'e> {
     pub steps: Vec<(&'e str, &'e str)>,
 }
 
+/// Whether there is a GPU to ask for at all: an error of kind [`ErrorKind::NoDriver`] without a driver,
+/// [`ErrorKind::NoDevice`] where that reports none.
+///
+/// # Errors
+///
+/// These, and whatever else the driver fails with when it is started.
+pub fn probe() -> Result<()> {
+    match device_count()? {
+        0 => Err(Error::new(ErrorKind::NoDevice, "there is no GPU")),
+        _ => Ok(()),
+    }
+}
+
 impl CudaEngine {
-    /// Opens a plan of [`lower_cuda`](crate::lower_cuda) on a GPU.
+    /// Opens a plan of [`lower_cuda`](crate::lower_cuda) on a GPU, whose kernels are in the modules `linked`.
     ///
     /// # Errors
     ///
     /// If the plan is damaged, of another version, or made for other kernels; if there is no driver, too old a driver,
     /// no such GPU, one of too old an architecture, or too little memory on it, each an [`ErrorKind`] of its own.
-    pub fn open(plan: impl Into<PlanBytes>, options: CudaOptions) -> Result<Self> {
+    pub fn open(
+        plan: impl Into<PlanBytes>,
+        linked: &[&'static Module],
+        options: CudaOptions,
+    ) -> Result<Self> {
         let plan = plan.into();
         let view = PlanView::read(plan.as_slice())?;
         let table: Vec<&'static CudaKernel> = view
@@ -123,13 +140,21 @@ impl CudaEngine {
         }
 
         let device = Device::open(options.device)?;
-        let mut modules: Vec<(&'static cuda::Module, LoadedModule)> = Vec::new();
+        let mut modules: Vec<(&'static Module, LoadedModule)> = Vec::new();
         let mut steps = Vec::with_capacity(validated.len());
         for (kernel, launch, params, operands, node) in validated {
-            let index = match modules.iter().position(|(module, _)| std::ptr::eq(*module, kernel.module)) {
+            let index = match modules.iter().position(|(module, _)| module.name == kernel.module) {
                 Some(index) => index,
                 None => {
-                    modules.push((kernel.module, LoadedModule::load(&device, kernel.module)?));
+                    let module =
+                        linked.iter().find(|module| module.name == kernel.module).ok_or_else(|| {
+                            let (kernel, module) = (kernel.name, kernel.module);
+                            let what = format!(
+                                "the plan names `{kernel}`, whose module `{module}` the program lacks"
+                            );
+                            Error::new(ErrorKind::Plan, what)
+                        })?;
+                    modules.push((module, LoadedModule::load(&device, module)?));
                     modules.len() - 1
                 }
             };

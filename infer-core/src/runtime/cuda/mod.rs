@@ -11,9 +11,9 @@ mod engine;
 use std::sync::PoisonError;
 
 use self::driver::{DeviceMemory, Event, Graph, HostMemory, Stream};
-pub use self::engine::{CudaEngine, CudaInfo, CudaOptions};
+pub use self::engine::{CudaEngine, CudaInfo, CudaOptions, probe};
 use super::context::{Output, check_count, check_size};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Location;
 use infer_kernels::cuda::COUNTERS;
 
@@ -28,7 +28,9 @@ struct State {
     inputs: Vec<(HostMemory, DeviceMemory)>,
     outputs: Vec<(HostMemory, DeviceMemory)>,
     _arena: DeviceMemory,
-    _counters: DeviceMemory,
+    counters: DeviceMemory,
+    /// A copy of the counter that says that a value cannot be computed with, where kernels may find one.
+    failure: Option<HostMemory>,
 }
 
 impl State {
@@ -43,7 +45,7 @@ impl State {
             engine.outputs.iter().map(|port| staged(port.ty.bytes())).collect::<Result<_>>()?;
         // Bytes of 0xFF are NaN in f16 and f32: what reads memory that was not written shows it.
         let arena = DeviceMemory::filled(device, engine.arena_bytes, 0xFF)?;
-        let counters = DeviceMemory::filled(device, COUNTERS * size_of::<u32>(), 0)?;
+        let counters = DeviceMemory::filled(device, (COUNTERS + 1) * size_of::<u32>(), 0)?;
 
         let arguments: Vec<Vec<u64>> = engine
             .steps
@@ -75,7 +77,9 @@ impl State {
             }
             Ok(())
         })?;
-        Ok(State { stream, graph, arguments, inputs, outputs, _arena: arena, _counters: counters })
+        let failure = engine.steps.iter().any(|step| step.kernel.may_fail());
+        let failure = failure.then(|| HostMemory::zeroed(device, size_of::<u32>())).transpose()?;
+        Ok(State { stream, graph, arguments, inputs, outputs, _arena: arena, counters, failure })
     }
 }
 
@@ -131,7 +135,16 @@ impl<'e> CudaContext<'e> {
             // SAFETY: as above.
             done = done.and_then(|()| unsafe { state.stream.download(device, host) });
         }
+        let flag = COUNTERS * size_of::<u32>();
+        if let Some(host) = &mut state.failure {
+            // SAFETY: as above.
+            done = done.and_then(|()| unsafe { state.stream.download_from(&state.counters, flag, host) });
+        }
         finish(state, done)?;
+        if state.failure.as_ref().is_some_and(|host| host.as_slice().iter().any(|&byte| byte != 0)) {
+            state.counters.clear(flag)?;
+            return Err(Error::new(ErrorKind::Input, "an index is out of range"));
+        }
         for (output, (host, _)) in outputs.iter_mut().zip(&state.outputs) {
             output.bytes_mut().copy_from_slice(host.as_slice());
         }

@@ -1,0 +1,508 @@
+// What row-major tensors go through: elementwise functions with broadcasting, which also copy, cast, transpose and
+// slice; selection by index; normalisation and softmax of rows; reductions; products of two computed operands; and the
+// way between them and pictures.
+
+#include <math_constants.h>
+
+#include "common.cuh"
+
+constexpr int AXES = 6;
+
+// `cuda::ElementType` by number.
+enum ElementType { F32, F16, I64, I32, BOOL };
+
+// `cuda::Elementwise` behind its operands.
+struct Elementwise {
+    const void* inputs[3];
+    void* output;
+    unsigned* counters;
+
+    int32_t extents[AXES];
+    int32_t strides[3][AXES];
+    int32_t out_strides[AXES];
+    int32_t offsets[3];
+    int32_t out_offset;
+    int32_t types[3];
+    int32_t out_type;
+    int32_t elements, operation, operands, integer;
+    float alpha, beta;
+    Activation activation;
+};
+
+namespace {
+
+__device__ __forceinline__ float load_float(const void* from, int type, int64_t at) {
+    switch (type) {
+        case F16: return __half2float(static_cast<const half*>(from)[at]);
+        case I64: return float(static_cast<const long long*>(from)[at]);
+        case I32: return float(static_cast<const int*>(from)[at]);
+        case BOOL: return static_cast<const unsigned char*>(from)[at] ? 1.0f : 0.0f;
+        default: return static_cast<const float*>(from)[at];
+    }
+}
+
+__device__ __forceinline__ long long load_integer(const void* from, int type, int64_t at) {
+    switch (type) {
+        case F16: return (long long)__half2float(static_cast<const half*>(from)[at]);
+        case I64: return static_cast<const long long*>(from)[at];
+        case I32: return static_cast<const int*>(from)[at];
+        case BOOL: return static_cast<const unsigned char*>(from)[at] != 0;
+        default: return (long long)static_cast<const float*>(from)[at];
+    }
+}
+
+// Finite numbers stay finite: what masks hide is often the least f32.
+__device__ __forceinline__ half narrow(float v) {
+    return __float2half_rn(isinf(v) ? v : fminf(fmaxf(v, -65504.0f), 65504.0f) + (v != v ? v : 0.0f));
+}
+
+__device__ __forceinline__ void store_float(void* to, int type, int64_t at, float v) {
+    switch (type) {
+        case F16: static_cast<half*>(to)[at] = narrow(v); break;
+        case I64: static_cast<long long*>(to)[at] = (long long)v; break;
+        case I32: static_cast<int*>(to)[at] = int(v); break;
+        case BOOL: static_cast<unsigned char*>(to)[at] = v != 0.0f; break;
+        default: static_cast<float*>(to)[at] = v; break;
+    }
+}
+
+__device__ __forceinline__ void store_integer(void* to, int type, int64_t at, long long v) {
+    switch (type) {
+        case F16: static_cast<half*>(to)[at] = narrow(float(v)); break;
+        case I64: static_cast<long long*>(to)[at] = v; break;
+        case I32: static_cast<int*>(to)[at] = int(v); break;
+        case BOOL: static_cast<unsigned char*>(to)[at] = v != 0; break;
+        default: static_cast<float*>(to)[at] = float(v); break;
+    }
+}
+
+// `cuda::ElementOp` by number, on numbers of type N.
+template <typename N>
+__device__ __forceinline__ N combine(int operation, N a, N b, N c) {
+    switch (operation) {
+        case 1: return a + b;
+        case 2: return a - b;
+        case 3: return a * b;
+        case 5: return N(a != N(0) && b != N(0));
+        case 6: return N(a != N(0) || b != N(0));
+        case 7: return N((a != N(0)) != (b != N(0)));
+        case 8: return N(a == b);
+        case 9: return N(a > b);
+        case 10: return N(a >= b);
+        case 11: return N(a < b);
+        case 12: return N(a <= b);
+        case 13: return a != N(0) ? b : c;
+        case 14: return a > b || a != a ? a : b;
+        case 15: return a < b || a != a ? a : b;
+        case 16: return N(a == N(0));
+        case 17: return a < N(0) ? -a : a;
+        case 18: return -a;
+        case 19: return N((a > N(0)) - (a < N(0)));
+        default: return a;
+    }
+}
+
+__device__ __forceinline__ float apply(const Elementwise& p, float a, float b, float c) {
+    switch (p.operation) {
+        case 4: return a / b;
+        case 19: return a != a ? a : float((a > 0.0f) - (a < 0.0f));
+        case 20: return powf(a, b);
+        case 21: return a >= 0.0f ? a : a * b;
+        case 32: return ceilf(a);
+        case 33: return cosf(a);
+        case 34: return a >= 0.0f ? a : p.alpha * expm1f(a);
+        case 35: return erff(a);
+        case 36: return expf(a);
+        case 37: return floorf(a);
+        case 38: return float(a != a);
+        case 39: return logf(a);
+        case 40: return 1.0f / a;
+        case 41: return rintf(a);
+        case 42: return p.beta * (a >= 0.0f ? a : p.alpha * expm1f(a));
+        case 43: return sinf(a);
+        case 44: return a / (1.0f + fabsf(a));
+        case 45: return sqrtf(a);
+        case 46: return a > p.alpha ? a : 0.0f;
+        case 47: return a / (1.0f + expf(-p.alpha * a));
+        default: return combine(p.operation, a, b, c);
+    }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) elementwise(const __grid_constant__ Elementwise p) {
+    let_consumers_start();
+    wait_for_producers();
+    const int64_t index = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (index >= p.elements) return;
+    int rest = int(index);
+    int64_t at[3] = {p.offsets[0], p.offsets[1], p.offsets[2]}, to = p.out_offset;
+#pragma unroll
+    for (int axis = AXES - 1; axis >= 0; --axis) {
+        if (p.extents[axis] == 1) continue;
+        const int i = rest % p.extents[axis];
+        rest /= p.extents[axis];
+#pragma unroll
+        for (int k = 0; k < 3; ++k) at[k] += int64_t(i) * p.strides[k][axis];
+        to += int64_t(i) * p.out_strides[axis];
+    }
+    if (p.integer) {
+        const long long a = load_integer(p.inputs[0], p.types[0], at[0]);
+        const long long b = p.operands > 1 ? load_integer(p.inputs[1], p.types[1], at[1]) : 0;
+        const long long c = p.operands > 2 ? load_integer(p.inputs[2], p.types[2], at[2]) : 0;
+        const long long v = p.operation == 4 ? (b == 0 ? 0 : b == -1 ? -a : a / b) : combine(p.operation, a, b, c);
+        store_integer(p.output, p.out_type, to, v);
+    } else {
+        const float a = load_float(p.inputs[0], p.types[0], at[0]);
+        const float b = p.operands > 1 ? load_float(p.inputs[1], p.types[1], at[1]) : 0.0f;
+        const float c = p.operands > 2 ? load_float(p.inputs[2], p.types[2], at[2]) : 0.0f;
+        float v[8] = {apply(p, a, b, c)};
+        activate(v, p.activation);
+        store_float(p.output, p.out_type, to, v[0]);
+    }
+}
+
+// `cuda::Gather` behind its operands: out[o, i, k] = data[o, index[i], k], elements of `bytes` bytes.
+struct Gather {
+    const void* data;
+    const void* indices;
+    void* output;
+    unsigned* counters;
+
+    int32_t outer, axis, count, inner;
+    int32_t bytes, index_type, elements, failure;
+};
+
+namespace {
+
+template <typename T>
+__device__ __forceinline__ void gather(const Gather& p) {
+    let_consumers_start();
+    wait_for_producers();
+    const int64_t item = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (item >= p.elements) return;
+    const int k = int(item % p.inner), rest = int(item / p.inner), i = rest % p.count, o = rest / p.count;
+    long long index = load_integer(p.indices, p.index_type, i);
+    if (index < 0) index += p.axis;
+    if (index < 0 || index >= p.axis) {
+        // Behind the counters: the host looks for it.
+        p.counters[p.failure] = 1;
+        index = 0;
+    }
+    static_cast<T*>(p.output)[item] = static_cast<const T*>(p.data)[(int64_t(o) * p.axis + index) * p.inner + k];
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) gather_b1(const __grid_constant__ Gather p) { gather<uint8_t>(p); }
+extern "C" __global__ void __launch_bounds__(256) gather_b2(const __grid_constant__ Gather p) { gather<uint16_t>(p); }
+extern "C" __global__ void __launch_bounds__(256) gather_b4(const __grid_constant__ Gather p) { gather<uint32_t>(p); }
+extern "C" __global__ void __launch_bounds__(256) gather_b8(const __grid_constant__ Gather p) { gather<uint64_t>(p); }
+extern "C" __global__ void __launch_bounds__(256) gather_b16(const __grid_constant__ Gather p) { gather<uint4>(p); }
+
+// `cuda::Norm` behind its operands: rows of `inner` elements.
+struct Norm {
+    const void* input;
+    const float* scale;
+    const float* bias;
+    void* output;
+    unsigned* counters;
+
+    int32_t outer, inner;
+    float epsilon;
+    int32_t kind;
+};
+
+namespace {
+
+__device__ __forceinline__ float block_sum(float v, float* shared) {
+#pragma unroll
+    for (int by = 16; by > 0; by /= 2) v += __shfl_xor_sync(0xffffffff, v, by);
+    const int warps = blockDim.x / 32;
+    if (warps == 1) return v;
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = 0.0f;
+    for (int i = 0; i < warps; ++i) v += shared[i];
+    return v;
+}
+
+__device__ __forceinline__ float block_most(float v, float* shared) {
+#pragma unroll
+    for (int by = 16; by > 0; by /= 2) v = greater(v, __shfl_xor_sync(0xffffffff, v, by));
+    const int warps = blockDim.x / 32;
+    if (warps == 1) return v;
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = shared[0];
+    for (int i = 1; i < warps; ++i) v = greater(v, shared[i]);
+    return v;
+}
+
+// A block a row. Rows of whole eights, up to MOST of them a thread, stay in registers.
+template <typename T>
+__device__ __forceinline__ void layer_norm(const Norm& p) {
+    constexpr int MOST = 4;
+    __shared__ float shared[8];
+    let_consumers_start();
+    wait_for_producers();
+    const T* input = static_cast<const T*>(p.input) + int64_t(blockIdx.x) * p.inner;
+    T* output = static_cast<T*>(p.output) + int64_t(blockIdx.x) * p.inner;
+    const bool keep_mean = p.kind == 1;
+    if (p.inner % 8 == 0 && p.inner <= int(blockDim.x) * 8 * MOST) {
+        float v[MOST][8], sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < MOST; ++i) {
+            const int c = (threadIdx.x + i * blockDim.x) * 8;
+#pragma unroll
+            for (int l = 0; l < 8; ++l) v[i][l] = 0.0f;
+            if (c < p.inner) load8(input + c, v[i]);
+#pragma unroll
+            for (int l = 0; l < 8; ++l) sum += v[i][l];
+        }
+        const float mean = keep_mean ? 0.0f : block_sum(sum, shared) / float(p.inner);
+        float squares = 0.0f;
+#pragma unroll
+        for (int i = 0; i < MOST; ++i)
+            if (int(threadIdx.x + i * blockDim.x) * 8 < p.inner) {
+#pragma unroll
+                for (int l = 0; l < 8; ++l) squares += (v[i][l] - mean) * (v[i][l] - mean);
+            }
+        const float factor = rsqrtf(block_sum(squares, shared) / float(p.inner) + p.epsilon);
+#pragma unroll
+        for (int i = 0; i < MOST; ++i) {
+            const int c = (threadIdx.x + i * blockDim.x) * 8;
+            if (c >= p.inner) continue;
+            float scale[8], bias[8];
+#pragma unroll
+            for (int l = 0; l < 8; ++l) scale[l] = 1.0f, bias[l] = 0.0f;
+            if (p.scale) load8(p.scale + c, scale);
+            if (p.bias) load8(p.bias + c, bias);
+#pragma unroll
+            for (int l = 0; l < 8; ++l) v[i][l] = (v[i][l] - mean) * factor * scale[l] + bias[l];
+            store8(output + c, v[i]);
+        }
+        return;
+    }
+    float sum = 0.0f, squares = 0.0f;
+    for (int c = threadIdx.x; c < p.inner; c += blockDim.x) sum += float(input[c]);
+    const float mean = keep_mean ? 0.0f : block_sum(sum, shared) / float(p.inner);
+    for (int c = threadIdx.x; c < p.inner; c += blockDim.x) {
+        const float v = float(input[c]) - mean;
+        squares += v * v;
+    }
+    const float factor = rsqrtf(block_sum(squares, shared) / float(p.inner) + p.epsilon);
+    for (int c = threadIdx.x; c < p.inner; c += blockDim.x) {
+        const float v = (float(input[c]) - mean) * factor * (p.scale ? p.scale[c] : 1.0f);
+        output[c] = T(v + (p.bias ? p.bias[c] : 0.0f));
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void softmax(const Norm& p) {
+    __shared__ float shared[8];
+    let_consumers_start();
+    wait_for_producers();
+    const T* input = static_cast<const T*>(p.input) + int64_t(blockIdx.x) * p.inner;
+    T* output = static_cast<T*>(p.output) + int64_t(blockIdx.x) * p.inner;
+    float most = -CUDART_INF_F, sum = 0.0f;
+    for (int c = threadIdx.x; c < p.inner; c += blockDim.x) most = greater(float(input[c]), most);
+    most = block_most(most, shared);
+    for (int c = threadIdx.x; c < p.inner; c += blockDim.x) sum += __expf(float(input[c]) - most);
+    sum = block_sum(sum, shared);
+    const float log_sum = logf(sum);
+    for (int c = threadIdx.x; c < p.inner; c += blockDim.x) {
+        const float v = float(input[c]) - most;
+        output[c] = T(p.kind == 1 ? v - log_sum : __expf(v) / sum);
+    }
+}
+
+}  // namespace
+
+// `cuda::Reduction` behind its operands: a warp an element of the output.
+struct Reduction {
+    const void* input;
+    void* output;
+    unsigned* counters;
+
+    int32_t extents[AXES], strides[AXES];
+    int32_t inner_extents[AXES], inner_strides[AXES];
+    int32_t elements, count, kind, reserved;
+};
+
+namespace {
+
+__device__ __forceinline__ int64_t offset_of(const int32_t (&extents)[AXES], const int32_t (&strides)[AXES], int index) {
+    int64_t at = 0;
+#pragma unroll
+    for (int axis = AXES - 1; axis >= 0; --axis) {
+        if (extents[axis] == 1) continue;
+        at += int64_t(index % extents[axis]) * strides[axis];
+        index /= extents[axis];
+    }
+    return at;
+}
+
+// `cuda::ReductionKind` by number.
+__device__ __forceinline__ float fold(int kind, float a, float b) {
+    switch (kind) {
+        case 2: return greater(a, b);
+        case 3: return smaller(a, b);
+        case 4: return a * b;
+        default: return a + b;
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void reduce(const Reduction& p) {
+    let_consumers_start();
+    wait_for_producers();
+    const int index = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (index >= p.elements) return;
+    const T* input = static_cast<const T*>(p.input) + offset_of(p.extents, p.strides, index);
+    float v = p.kind == 2 ? -CUDART_INF_F : p.kind == 3 ? CUDART_INF_F : p.kind == 4 ? 1.0f : 0.0f;
+    for (int i = lane; i < p.count; i += 32) {
+        const float x = float(input[offset_of(p.inner_extents, p.inner_strides, i)]);
+        v = fold(p.kind, v, p.kind == 5 ? fabsf(x) : p.kind >= 6 ? x * x : x);
+    }
+#pragma unroll
+    for (int by = 16; by > 0; by /= 2) v = fold(p.kind, v, __shfl_xor_sync(0xffffffff, v, by));
+    if (lane > 0) return;
+    if (p.kind == 1) v /= float(p.count);
+    if (p.kind == 7) v = sqrtf(v);
+    static_cast<T*>(p.output)[index] = T(v);
+}
+
+}  // namespace
+
+// `cuda::Product` behind its operands: out[b, m, n] = act(alpha · Σ_k left[b, m, k] · right[b, k, n]) by strides.
+struct Product {
+    const void* left;
+    const void* right;
+    void* output;
+    unsigned* counters;
+
+    int32_t lead[4], left_lead[4], right_lead[4];
+    int32_t rows, columns, depth, batches;
+    int32_t left_row, left_column, right_row, right_column;
+    float alpha;
+    int32_t reserved;
+    Activation activation;
+};
+
+namespace {
+
+// A block of 256 computes 64×64, each thread 4×4, sixteen elements of the sum at a time.
+template <typename T>
+__device__ __forceinline__ void product(const Product& p) {
+    constexpr int TILE = 64, DEPTH = 16;
+    __shared__ float a[DEPTH][TILE + 4], b[DEPTH][TILE + 4];
+    let_consumers_start();
+    wait_for_producers();
+    const int tiles = (p.columns + TILE - 1) / TILE, thread = threadIdx.x;
+    const int m0 = int(blockIdx.x) / tiles * TILE, n0 = int(blockIdx.x) % tiles * TILE;
+    const T* left = static_cast<const T*>(p.left);
+    const T* right = static_cast<const T*>(p.right);
+    int rest = blockIdx.y;
+#pragma unroll
+    for (int axis = 3; axis >= 0; --axis) {
+        const int at = rest % p.lead[axis];
+        rest /= p.lead[axis];
+        left += int64_t(at) * p.left_lead[axis], right += int64_t(at) * p.right_lead[axis];
+    }
+    float sums[4][4] = {};
+    const int y = thread / 16 * 4, x = thread % 16 * 4;
+    for (int k0 = 0; k0 < p.depth; k0 += DEPTH) {
+        for (int i = thread; i < TILE * DEPTH; i += 256) {
+            const int m = i / DEPTH, ka = i % DEPTH, n = i % TILE, kb = i / TILE;
+            const bool in_a = m0 + m < p.rows && k0 + ka < p.depth, in_b = n0 + n < p.columns && k0 + kb < p.depth;
+            a[ka][m] = in_a ? float(left[int64_t(m0 + m) * p.left_row + int64_t(k0 + ka) * p.left_column]) : 0.0f;
+            b[kb][n] = in_b ? float(right[int64_t(k0 + kb) * p.right_row + int64_t(n0 + n) * p.right_column]) : 0.0f;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < DEPTH; ++k)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) sums[i][j] += a[k][y + i] * b[k][x + j];
+        __syncthreads();
+    }
+    T* output = static_cast<T*>(p.output) + int64_t(blockIdx.y) * p.rows * p.columns;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        float v[8] = {};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) v[j] = sums[i][j] * p.alpha;
+        activate(v, p.activation);
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+            if (m0 + y + i < p.rows && n0 + x + j < p.columns)
+                output[int64_t(m0 + y + i) * p.columns + n0 + x + j] = T(v[j]);
+    }
+}
+
+}  // namespace
+
+// `cuda::Layout` behind its operands.
+struct Layout {
+    const void* input;
+    void* output;
+    unsigned* counters;
+
+    int32_t images, image_pixels;
+    int32_t plain_channels, channels;
+    int32_t stride, reserved;
+};
+
+namespace {
+
+// As `from_plain` and `to_plain` of picture.cu, but row-major in T.
+template <typename T>
+__device__ __forceinline__ void from_rows(const Layout& p) {
+    let_consumers_start();
+    wait_for_producers();
+    const unsigned index = blockIdx.x * blockDim.x + threadIdx.x, chunks = p.channels / 8;
+    if (index >= unsigned(p.images) * chunks * p.image_pixels) return;
+    const int pixel = index % p.image_pixels, rest = index / p.image_pixels;
+    const int c = rest % chunks * 8, n = rest / chunks;
+    const T* input = static_cast<const T*>(p.input) + (size_t(n) * p.plain_channels + c) * p.image_pixels + pixel;
+    float v[8];
+#pragma unroll
+    for (int l = 0; l < 8; ++l) v[l] = c + l < p.plain_channels ? float(input[size_t(l) * p.image_pixels]) : 0.0f;
+    store8(static_cast<T*>(p.output) + (size_t(n) * p.image_pixels + pixel) * p.stride + c, v);
+}
+
+template <typename T>
+__device__ __forceinline__ void to_rows(const Layout& p) {
+    let_consumers_start();
+    wait_for_producers();
+    const unsigned index = blockIdx.x * blockDim.x + threadIdx.x, chunks = p.channels / 8;
+    if (index >= unsigned(p.images) * chunks * p.image_pixels) return;
+    const int pixel = index % p.image_pixels, rest = index / p.image_pixels;
+    const int c = rest % chunks * 8, n = rest / chunks;
+    T* output = static_cast<T*>(p.output) + (size_t(n) * p.plain_channels + c) * p.image_pixels + pixel;
+    float v[8];
+    load8(static_cast<const T*>(p.input) + (size_t(n) * p.image_pixels + pixel) * p.stride + c, v);
+#pragma unroll
+    for (int l = 0; l < 8; ++l)
+        if (c + l < p.plain_channels) output[size_t(l) * p.image_pixels] = T(v[l]);
+}
+
+}  // namespace
+
+#define KERNEL(NAME, ARGUMENTS, BODY) \
+    extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ ARGUMENTS p) { BODY(p); }
+
+#define KERNELS(SUFFIX, T)                         \
+    KERNEL(layer_norm_##SUFFIX, Norm, layer_norm<T>) \
+    KERNEL(softmax_##SUFFIX, Norm, softmax<T>)       \
+    KERNEL(reduce_##SUFFIX, Reduction, reduce<T>)    \
+    KERNEL(product_##SUFFIX, Product, product<T>)    \
+    KERNEL(from_rows_##SUFFIX, Layout, from_rows<T>) \
+    KERNEL(to_rows_##SUFFIX, Layout, to_rows<T>)
+
+KERNELS(f16, half)
+KERNELS(f32, float)
