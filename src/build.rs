@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use infer_core::cache::Cache;
 use infer_core::codegen::{self, Embed, Request};
 use infer_core::diagnostic::Diagnostic;
-use infer_core::options::{Options, Precision};
+use infer_core::options::{Backends, Options, Precision};
 use proc_macro2::{Ident, Span};
 use quote::quote;
 
@@ -45,6 +45,7 @@ pub struct Config {
     tactics: Option<PathBuf>,
     strict: bool,
     winograd: bool,
+    backend: String,
 }
 
 impl Config {
@@ -59,6 +60,7 @@ impl Config {
             tactics: None,
             strict: false,
             winograd: true,
+            backend: Backends::BUILT.name().to_owned(),
         }
     }
 
@@ -98,6 +100,14 @@ impl Config {
         self
     }
 
+    /// What the model is compiled for: `"cpu"`, `"cuda"`, or `"auto"`, which is both, and the default with the feature
+    /// `cuda`, which the program's infer-embed needs too then.
+    #[must_use]
+    pub fn backend(mut self, backend: &str) -> Self {
+        backend.clone_into(&mut self.backend);
+        self
+    }
+
     /// Makes what would be a note an error.
     #[must_use]
     pub fn strict(mut self) -> Self {
@@ -121,6 +131,10 @@ impl Config {
             let names: Vec<&str> = Precision::ALL.iter().map(|precision| precision.name()).collect();
             Error(format!("unknown precision `{}`; the precisions are {}", self.precision, names.join(", ")))
         })?;
+        options.backends = Backends::from_name(&self.backend).ok_or_else(|| {
+            let names: Vec<&str> = Backends::ALL.iter().map(|backends| backends.name()).collect();
+            Error(format!("unknown backend `{}`; the backends are {}", self.backend, names.join(", ")))
+        })?;
         options.dims = self.dims;
         options.tactics = self.tactics.map(|path| folder.join(path));
         options.winograd = self.winograd;
@@ -137,10 +151,13 @@ impl Config {
             return Err(Error(format!("{file_name} has notes:\n- {}", stored.summary.notes.join("\n- "))));
         }
         // The script does not run again while its inputs are as they were, so the plan must outlive the cache.
-        let plan = out.join(stored.plan.file_name().unwrap_or_default());
-        copy(&stored.plan, &plan)
-            .map_err(|error| Error(format!("cannot write `{}`: {error}", plan.display())))?;
-        stored.plan = plan;
+        for path in [Some(&mut stored.plan), stored.cuda_plan.as_mut().map(|plan| &mut plan.path)] {
+            let Some(path) = path else { continue };
+            let plan = out.join(path.file_name().unwrap_or_default());
+            copy(path, &plan)
+                .map_err(|error| Error(format!("cannot write `{}`: {error}", plan.display())))?;
+            *path = plan;
+        }
 
         let tokens = codegen::generate(&Request {
             attributes: quote!(),

@@ -25,6 +25,8 @@
 //! - [`Model`] is what all compiled models have in common, for generic code.
 //! - [`Tensor`] is what a model takes or gives where only the run knows the shape; such models need the feature `dynamic`.
 //! - [`zeroed`], [`view`] and [`Element`] handle arrays too large for the stack.
+//! - With the feature `cuda` models run on NVIDIA GPUs too: [`Model::backend`] says where, [`Builder::backend`] and
+//!   [`Builder::device`] choose.
 //! - `vision` loads and scales pictures, decodes boxes and draws them (feature `vision`).
 
 mod array;
@@ -36,7 +38,7 @@ mod tensor;
 pub mod vision;
 
 pub use array::{view, view_mut, zeroed};
-pub use infer_core::runtime::{Element, EngineOptions, Output};
+pub use infer_core::runtime::{Backend, Element, EngineOptions, Output};
 pub use infer_core::tensor_type::DataType;
 pub use infer_core::{Error, ErrorKind, Result};
 pub use infer_macros::model;
@@ -49,12 +51,30 @@ pub use half::{bf16, f16};
 #[doc(hidden)]
 pub mod __private {
     pub use infer_core::plan::VERSION as PLAN_VERSION;
-    pub use infer_core::runtime::{Context, Engine};
+    pub use infer_core::runtime::{AnyContext, AnyEngine, Backend, Context, Engine, Plans};
     #[cfg(feature = "dynamic")]
     pub use infer_core::session::{FromValue, Session, SessionContext};
+    #[cfg(feature = "cuda")]
+    pub use infer_kernels::cuda;
     pub use infer_kernels::{Kernel, kernels};
 
-    pub use crate::__if_dynamic as if_dynamic;
+    pub use crate::{__if_cuda as if_cuda, __if_dynamic as if_dynamic};
+}
+
+/// The code for models that are compiled for GPUs, or else what stands in its place without the feature `cuda`.
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __if_cuda {
+    ({ $($code:tt)* } else { $($error:tt)* }) => { $($code)* };
+}
+
+/// The code for models that are compiled for GPUs, or else what stands in its place without the feature `cuda`.
+#[cfg(not(feature = "cuda"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __if_cuda {
+    ({ $($code:tt)* } else { $($error:tt)* }) => { $($error)* };
 }
 
 /// The code for models that need the feature `dynamic`, or else what stands in its place without it.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use infer_core::Result;
-use infer_core::runtime::{EngineOptions, Output};
+use infer_core::runtime::{Backend, EngineOptions, Output};
 use infer_core::tensor_type::DataType;
 
 /// An input or output of a model.
@@ -138,6 +138,9 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// If the options, `INFER_ISA` or `INFER_THREADS` ask for what is not there.
     fn open(options: EngineOptions) -> Result<Self>;
 
+    /// What computes it.
+    fn backend(&self) -> Backend;
+
     /// Runs the model on the bytes of its inputs, row-major and little-endian, in the order of [`INPUTS`](Model::INPUTS),
     /// where all inputs and outputs are arrays ([`PortType::Array`]).
     ///
@@ -168,11 +171,26 @@ impl<M: Model> Builder<M> {
         self
     }
 
+    /// What is to compute. Without it a GPU computes what was compiled for one, and the processor where there is no
+    /// driver or the driver reports no GPU; with [`Backend::Cuda`] that is an error, as is a model that was not compiled
+    /// for GPUs.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.options.backend = Some(backend);
+        self
+    }
+
+    /// Which GPU, as the driver counts them from 0; the first one without it.
+    pub fn device(mut self, device: usize) -> Self {
+        self.options.device = device;
+        self
+    }
+
     /// Opens the model.
     ///
     /// # Errors
     ///
-    /// If the settings, `INFER_ISA` or `INFER_THREADS` ask for what is not there.
+    /// If the settings, `INFER_ISA` or `INFER_THREADS` ask for what is not there; on a GPU one of a kind of its own for
+    /// no driver, too old a driver, no such GPU, too old an architecture and too little memory.
     pub fn build(self) -> Result<M> {
         M::open(self.options)
     }

@@ -14,7 +14,7 @@ use crate::graph::{Graph, ValueId};
 use crate::import::import;
 use crate::lower::lower;
 use crate::onnx::{self, ModelFile};
-use crate::options::{Options, Precision};
+use crate::options::{Backends, Options, Precision};
 use crate::partition::{Partition, partition};
 use crate::passes;
 use crate::plan::{ModelInfo, PlanParts, Port};
@@ -55,6 +55,8 @@ pub struct Summary {
     pub model_sha256: String,
     /// The version of ai.onnx that the model imports.
     pub opset: i64,
+    /// The modules that hold the kernels of the plan for GPUs; none where there is no such plan.
+    pub cuda_modules: Vec<String>,
     /// What is worth knowing but no error.
     pub notes: Vec<String>,
 }
@@ -62,9 +64,11 @@ pub struct Summary {
 /// A compiled model.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    /// The plan's bytes.
+    /// The bytes of the processor's plan; none where the model is compiled for GPUs alone.
     pub plan: Vec<u8>,
-    /// What it is.
+    /// The bytes of the plan for GPUs.
+    pub cuda_plan: Option<Vec<u8>>,
+    /// What they are.
     pub summary: Summary,
     /// Every file that was read: the model first, then external data, then tactics.
     pub sources: Vec<PathBuf>,
@@ -165,24 +169,31 @@ pub fn compile_with(
             hex
         }),
         opset: info.opset(),
+        cuda_modules: Vec::new(),
         notes: info.notes,
     };
     let mut planner = Planner {
         file: &file.name,
         sha256,
         precision: options.precision,
+        backends: options.backends,
+        cuda_plan: None,
         winograd: options.winograd,
         summary: &mut summary,
         clock: &mut clock,
         decisions: Decisions::kept(tactics),
     };
     let plan = match partition {
-        Partition::Static(graph) => planner.plan(graph)?,
+        Partition::Static(graph) => planner.plan(graph, true)?,
         Partition::Program(record, regions) => {
             let count = regions.len();
+            let nodes = record.nodes.len() - count;
+            planner.without_cuda(&format!(
+                "only the run knows shapes or values of {nodes} nodes, which the GPU does not run"
+            ))?;
             let (mut plans, mut layers) = (Vec::with_capacity(count), Vec::with_capacity(count));
             for graph in regions {
-                plans.push(planner.plan(graph)?);
+                plans.push(planner.plan(graph, false)?);
                 layers.push(std::mem::take(&mut planner.decisions.layers));
             }
             planner.decisions.layers =
@@ -201,8 +212,8 @@ pub fn compile_with(
             parts.write(&plans).map_err(|error| mistake(&file.name, error.to_string()))?
         }
     };
-    let decisions = planner.decisions;
-    Ok(Compiled { plan, summary, sources: file.sources, timings: clock.timings, decisions })
+    let (decisions, cuda_plan) = (planner.decisions, planner.cuda_plan);
+    Ok(Compiled { plan, cuda_plan, summary, sources: file.sources, timings: clock.timings, decisions })
 }
 
 /// Makes plans of graphs, and sums up what they are.
@@ -210,6 +221,8 @@ struct Planner<'a> {
     file: &'a str,
     sha256: [u8; 32],
     precision: Precision,
+    backends: Backends,
+    cuda_plan: Option<Vec<u8>>,
     winograd: bool,
     summary: &'a mut Summary,
     clock: &'a mut Clock,
@@ -217,7 +230,9 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn plan(&mut self, mut graph: Graph) -> Result<Vec<u8>, Vec<Diagnostic>> {
+    /// The processor's plan of a graph, which is the whole model or a part of it. Of a whole one the plan for GPUs is
+    /// made too, or it alone, as the options ask.
+    fn plan(&mut self, mut graph: Graph, is_whole: bool) -> Result<Vec<u8>, Vec<Diagnostic>> {
         let file = self.file;
         let ports = |ids: &[ValueId]| -> Vec<Port> {
             ids.iter()
@@ -225,7 +240,16 @@ impl Planner<'_> {
                 .collect()
         };
         let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
-        passes::run(&mut graph, |_, _| {}).map_err(|error| mistake(file, error.0))?;
+        passes::simplify(&mut graph, |_, _| {}).map_err(|error| mistake(file, error.0))?;
+        if is_whole && self.backends != Backends::Cpu {
+            self.clock.stage("passes");
+            self.plan_for_cuda(&graph)?;
+            self.clock.stage("lower for GPUs");
+            if self.backends == Backends::Cuda {
+                return Ok(Vec::new());
+            }
+        }
+        passes::finish(&mut graph, |_, _| {}).map_err(|error| mistake(file, error.0))?;
         let flops = flops(&graph);
         self.clock.stage("passes");
         let decisions = std::mem::take(&mut self.decisions);
@@ -248,6 +272,56 @@ impl Planner<'_> {
         self.summary.arena_bytes += memory.arena_bytes;
         self.summary.flops += flops;
         Ok(plan)
+    }
+}
+
+impl Planner<'_> {
+    /// Makes the plan for GPUs of a graph that [`passes::simplify`] has prepared.
+    #[cfg(feature = "cuda")]
+    fn plan_for_cuda(&mut self, graph: &Graph) -> Result<(), Vec<Diagnostic>> {
+        use crate::lower_cuda::Lowered;
+        let flops = flops(graph);
+        let info = ModelInfo { sha256: self.sha256, opset: self.summary.opset as u32, flops };
+        let lowered = match Lowered::of(graph, self.precision, info) {
+            Ok(lowered) => lowered,
+            Err(failures) => {
+                let what = failures.into_diagnostic(self.file);
+                return match self.backends {
+                    Backends::Cuda => Err(vec![what]),
+                    _ => self.without_cuda(&what.message),
+                };
+            }
+        };
+        let (plan, weight_bytes, arena_bytes) =
+            lowered.write().map_err(|error| mistake(self.file, error.message))?;
+        self.summary.cuda_modules = lowered.modules().into_iter().map(str::to_owned).collect();
+        if self.backends == Backends::Cuda {
+            self.summary.weight_bytes += weight_bytes;
+            self.summary.arena_bytes += arena_bytes;
+            self.summary.flops += flops;
+        }
+        self.cuda_plan = Some(plan);
+        Ok(())
+    }
+
+    /// What asks for GPUs was built without them.
+    #[cfg(not(feature = "cuda"))]
+    fn plan_for_cuda(&mut self, _: &Graph) -> Result<(), Vec<Diagnostic>> {
+        self.without_cuda("the compiler was built without the feature `cuda`")
+    }
+
+    /// There is no plan for GPUs, and this is why.
+    fn without_cuda(&mut self, why: &str) -> Result<(), Vec<Diagnostic>> {
+        match self.backends {
+            Backends::Cpu => {}
+            Backends::Cuda => {
+                return Err(vec![Diagnostic::argument("backend", format!("{}: {why}", self.file))]);
+            }
+            Backends::Auto => {
+                self.summary.notes.push(format!("not compiled for GPUs, it runs on the processor: {why}"))
+            }
+        }
+        Ok(())
     }
 }
 

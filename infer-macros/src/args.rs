@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use infer_core::codegen::Embed;
-use infer_core::options::Precision;
+use infer_core::options::{Backends, Precision};
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
@@ -35,12 +35,14 @@ pub struct ModelArgs {
     pub strict: Option<Spanning<bool>>,
     /// `winograd = …`
     pub winograd: Option<Spanning<bool>>,
+    /// `backend = "…"`
+    pub backend: Option<Spanning<Backends>>,
     /// `crate = "…"`
     pub crate_path: TokenStream,
 }
 
 /// The arguments that have a name, for messages.
-const NAMES: [&str; 7] = ["precision", "dims", "embed", "tactics", "strict", "winograd", "crate"];
+const NAMES: [&str; 8] = ["precision", "dims", "embed", "tactics", "strict", "winograd", "backend", "crate"];
 
 /// One argument, before it is known whether it makes sense.
 enum Argument {
@@ -98,6 +100,7 @@ pub fn parse(arguments: TokenStream) -> syn::Result<ModelArgs> {
         tactics: args.tactics,
         strict: args.strict,
         winograd: args.winograd,
+        backend: args.backend,
         crate_path: args.crate_path.unwrap_or_else(|| quote::quote!(::infer_embed)),
     })
 }
@@ -114,6 +117,7 @@ struct Partial {
     tactics: Option<LitStr>,
     strict: Option<Spanning<bool>>,
     winograd: Option<Spanning<bool>>,
+    backend: Option<Spanning<Backends>>,
     crate_path: Option<TokenStream>,
 }
 
@@ -135,6 +139,9 @@ impl Partial {
         let result = match key.as_str() {
             "precision" => {
                 argument.string(&name, "precision = \"fp16\"").and_then(|text| self.take_precision(&text))
+            }
+            "backend" => {
+                argument.string(&name, "backend = \"auto\"").and_then(|text| self.take_backend(&text))
             }
             "embed" => argument.string(&name, "embed = \"bytes\"").and_then(|text| self.take_embed(&text)),
             "crate" => {
@@ -191,6 +198,22 @@ impl Partial {
             return Err(Error::new(text.span(), message));
         };
         self.precision = Some(Spanning { value, tokens: text.to_token_stream() });
+        Ok(())
+    }
+
+    fn take_backend(&mut self, text: &LitStr) -> syn::Result<()> {
+        let names: Vec<String> = Backends::ALL.iter().map(|b| format!("\"{}\"", b.name())).collect();
+        let Some(value) = Backends::from_name(&text.value()) else {
+            let (given, names) = (text.value(), names.join(", "));
+            let message = format!("unknown backend \"{given}\"\nhelp: the backends are {names}");
+            return Err(Error::new(text.span(), message));
+        };
+        if value == Backends::Cuda && !cfg!(feature = "cuda") {
+            let message =
+                "GPUs need a feature of infer-embed\nhelp: write `features = [\"cuda\"]` in Cargo.toml";
+            return Err(Error::new(text.span(), message));
+        }
+        self.backend = Some(Spanning { value, tokens: text.to_token_stream() });
         Ok(())
     }
 

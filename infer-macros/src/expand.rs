@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use infer_core::cache::Cache;
 use infer_core::codegen::{self, Request};
 use infer_core::diagnostic::{Diagnostic, Subject};
-use infer_core::options::Options;
+use infer_core::options::{Backends, Options};
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::{Error, Fields, Item, ItemStruct};
@@ -86,6 +86,7 @@ fn compile(args: &ModelArgs, item: &ItemStruct) -> syn::Result<TokenStream> {
     if let Some(winograd) = &args.winograd {
         options.winograd = winograd.value;
     }
+    options.backends = args.backend.as_ref().map_or(Backends::BUILT, |backend| backend.value);
     if let Some(dims) = &args.dims {
         options.dims = dims.value.clone();
     }
@@ -128,6 +129,7 @@ fn located(diagnostic: &Diagnostic, args: &ModelArgs, folder: &Path) -> Error {
     let tokens = match diagnostic.subject {
         Subject::Model => path,
         Subject::Argument("precision") => args.precision.as_ref().map_or(path, |value| value.tokens.clone()),
+        Subject::Argument("backend") => args.backend.as_ref().map_or(path, |value| value.tokens.clone()),
         Subject::Argument("dims") => args.dims.as_ref().map_or(path, |value| value.tokens.clone()),
         Subject::Argument("tactics") => {
             args.tactics.as_ref().map_or(path, |tactics| tactics.to_token_stream())

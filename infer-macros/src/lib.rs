@@ -31,6 +31,8 @@ mod fallback;
 /// - `tactics = "model.tactics"`: how each layer is computed, as `infer tune` measured it; the path is relative as the
 ///   model's is.
 /// - `strict = true`: what would be a note in `NOTES` is a compile error.
+/// - `backend = "cpu"`, `"cuda"` or `"auto"`: what the model is compiled for; `"auto"`, the default with the feature
+///   `cuda`, is both, and the processor alone where a node has no kernel on GPUs, which `NOTES` then says.
 /// - `crate = "renamed"`: the path of the crate infer-embed, where it is not `infer_embed`.
 ///
 /// # Errors

@@ -67,7 +67,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             NAMES[detection.class], detection.score, b.x0, b.y0, b.x1, b.y1
         );
     }
-    println!("{} digits in {:.2} ms", found.len(), elapsed.as_secs_f64() * 1e3);
+    println!("{} digits in {:.2} ms ({:?})", found.len(), elapsed.as_secs_f64() * 1e3, detector.backend());
 
     vision::draw_detections(&mut picture, &found, &NAMES);
     vision::save_png(&picture, &arguments.out)?;

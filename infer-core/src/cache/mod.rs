@@ -44,6 +44,17 @@ const PLAN_TIME: Duration = Duration::from_secs(946_684_800);
 /// Temporary files this old were left behind by a build that was killed.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
+/// A plan as it lies in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPlan {
+    /// The file with its bytes, named by their hash.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub sha256: String,
+}
+
 /// A compiled model as it lies in the cache.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -53,7 +64,9 @@ pub struct Stored {
     pub plan_bytes: u64,
     /// The plan's SHA-256, in hexadecimal.
     pub plan_sha256: String,
-    /// What the plan is.
+    /// The plan for GPUs, where there is one.
+    pub cuda_plan: Option<StoredPlan>,
+    /// What the plans are.
     pub summary: Summary,
     /// The files that the plan was made from: the model first, then external data, then tactics.
     pub sources: Vec<PathBuf>,
@@ -116,7 +129,7 @@ impl Cache {
         if let Some(seen) = &seen
             && seen.sources.iter().all(Source::is_unchanged)
             && let Some(entry) = self.entry(&seen.entry)
-            && is_plan(&self.plan_path(&entry.plan_sha256), &entry)
+            && self.has_plans(&entry)
         {
             return Some(self.found(&seen.entry, entry, seen.paths()));
         }
@@ -129,7 +142,7 @@ impl Cache {
         let hashes = paths.iter().map(|path| hash_file(path)).collect::<io::Result<Vec<_>>>().ok()?;
         let key = entry_key(options, &paths, &hashes);
         let entry = self.entry(&key)?;
-        if !is_plan(&self.plan_path(&entry.plan_sha256), &entry) {
+        if !self.has_plans(&entry) {
             return None;
         }
         // Failing to remember costs the next build a hash of the files.
@@ -147,9 +160,13 @@ impl Cache {
 
     fn stored(&self, entry: Entry, sources: Vec<PathBuf>) -> Stored {
         Stored {
-            plan: self.plan_path(&entry.plan_sha256),
-            plan_bytes: entry.plan_bytes,
-            plan_sha256: entry.plan_sha256,
+            plan: self.plan_path(&entry.plan.1),
+            plan_bytes: entry.plan.0,
+            plan_sha256: entry.plan.1,
+            cuda_plan: entry.cuda_plan.map(|(bytes, sha256)| {
+                let path = self.plan_path(&sha256);
+                StoredPlan { path, bytes, sha256 }
+            }),
             summary: entry.summary,
             sources,
         }
@@ -159,11 +176,12 @@ impl Cache {
         fs::create_dir_all(&self.folder)?;
         // Where the file system has no locks, nothing is removed either.
         let shared = self.lock_file().ok().filter(|file| file.lock_shared().is_ok());
-        let Compiled { plan, summary, sources, .. } = compiled;
+        let Compiled { plan, cuda_plan, summary, sources, .. } = compiled;
+        let known = |plan: &Vec<u8>| (plan.len() as u64, hex(&Sha256::digest(plan)));
         let entry = Entry {
             model: options.model.clone(),
-            plan_sha256: hex(&Sha256::digest(&plan)),
-            plan_bytes: plan.len() as u64,
+            plan: known(&plan),
+            cuda_plan: cuda_plan.as_ref().map(known),
             summary,
         };
         let hashes = sources.iter().map(|path| hash_file(path)).collect::<io::Result<Vec<_>>>()?;
@@ -174,9 +192,11 @@ impl Cache {
             self.write(&self.folder.join(format!("{key}.entry")), entry.text().as_bytes(), None)?;
             self.remember(options, &key, &sources, began)?;
         }
-        let plan_path = self.plan_path(&entry.plan_sha256);
-        if !is_plan(&plan_path, &entry) {
-            self.write(&plan_path, &plan, Some(SystemTime::UNIX_EPOCH + PLAN_TIME))?;
+        for (known, plan) in entry.plans().zip([Some(plan), cuda_plan].into_iter().flatten()) {
+            let path = self.plan_path(&known.1);
+            if !is_plan(&path, known) {
+                self.write(&path, &plan, Some(SystemTime::UNIX_EPOCH + PLAN_TIME))?;
+            }
         }
         drop(shared);
         let alone = self.lock_file().ok().filter(|file| file.try_lock().is_ok());
@@ -226,10 +246,10 @@ impl Cache {
         let mut kept = std::collections::HashSet::new();
         let mut plans: std::collections::HashMap<PathBuf, usize> = std::collections::HashMap::new();
         for (age, entry, path) in entries {
-            let count = plans.entry(entry.model).or_default();
+            let count = plans.entry(entry.model.clone()).or_default();
             *count += 1;
             if *count <= PLANS_PER_MODEL || age < IN_USE {
-                kept.insert(self.plan_path(&entry.plan_sha256));
+                kept.extend(entry.plans().map(|plan| self.plan_path(&plan.1)));
                 kept.insert(path);
             } else {
                 fs::remove_file(path)?;
@@ -264,6 +284,10 @@ impl Cache {
         Entry::parse(&read_text(&self.folder.join(format!("{key}.entry")))?)
     }
 
+    fn has_plans(&self, entry: &Entry) -> bool {
+        entry.plans().all(|plan| is_plan(&self.plan_path(&plan.1), plan))
+    }
+
     fn plan_path(&self, sha256: &str) -> PathBuf {
         self.folder.join(format!("{}.plan", sha256.get(..32).unwrap_or(sha256)))
     }
@@ -294,18 +318,18 @@ impl Cache {
     }
 }
 
-/// Whether `path` holds the plan of `entry`: by its size and time, or else by its content.
-fn is_plan(path: &Path, entry: &Entry) -> bool {
+/// Whether `path` holds the plan of that size and hash: by its size and time, or else by its content.
+fn is_plan(path: &Path, (bytes, sha256): &(u64, String)) -> bool {
     let time = SystemTime::UNIX_EPOCH + PLAN_TIME;
     let Ok(metadata) = fs::metadata(path) else { return false };
-    if metadata.len() != entry.plan_bytes {
+    if metadata.len() != *bytes {
         return false;
     }
     if metadata.modified().is_ok_and(|modified| modified == time) {
         return true;
     }
     // As after a copy that does not keep times. Where setting it fails, the next build reads the file again.
-    let is_right = hash_file(path).is_ok_and(|hash| hash == entry.plan_sha256);
+    let is_right = hash_file(path).is_ok_and(|hash| hash == *sha256);
     if is_right && let Ok(file) = File::options().append(true).open(path) {
         let _ = file.set_modified(time);
     }
@@ -324,10 +348,15 @@ fn read_text(path: &Path) -> Option<String> {
 /// What every key depends on: the compiler and the options.
 fn request_key(options: &Options) -> Sha256 {
     let mut key = Sha256::new();
-    for part in [env!("CARGO_PKG_VERSION"), env!("INFER_CORE_SOURCES"), options.precision.name()] {
+    for part in [
+        env!("CARGO_PKG_VERSION"),
+        env!("INFER_CORE_SOURCES"),
+        options.precision.name(),
+        options.backends.name(),
+    ] {
         update(&mut key, part.as_bytes());
     }
-    update(&mut key, &[u8::from(options.winograd)]);
+    update(&mut key, &[u8::from(options.winograd), u8::from(cfg!(feature = "cuda"))]);
     let mut dims = options.dims.clone();
     dims.sort();
     for (symbol, extent) in dims {

@@ -71,11 +71,13 @@ impl Compiler {
             parameters: 0,
             model_sha256: hex(&Sha256::digest(&model)),
             opset: 13,
+            cuda_modules: Vec::new(),
             notes: Vec::new(),
         };
         let files = [Some(&options.model), options.tactics.as_ref()].into_iter().flatten().cloned();
         let sources = files.chain(self.external.clone()).collect();
-        Ok(Compiled { plan, summary, sources, timings: Vec::new(), decisions: Decisions::default() })
+        let (timings, decisions) = (Vec::new(), Decisions::default());
+        Ok(Compiled { plan, cuda_plan: None, summary, sources, timings, decisions })
     }
 
     fn plan(&self, cache: &Cache, options: &Options) -> Vec<u8> {

@@ -17,8 +17,10 @@ use crate::value::ValuePort;
 pub(super) struct Entry {
     /// The model's path, by which plans are counted.
     pub model: PathBuf,
-    pub plan_sha256: String,
-    pub plan_bytes: u64,
+    /// The size and the hash of the processor's plan.
+    pub plan: (u64, String),
+    /// Those of the plan for GPUs, where there is one.
+    pub cuda_plan: Option<(u64, String)>,
     pub summary: Summary,
 }
 
@@ -50,11 +52,19 @@ impl Source {
 }
 
 impl Entry {
+    /// The size and the hash of each plan.
+    pub fn plans(&self) -> impl Iterator<Item = &(u64, String)> {
+        [Some(&self.plan), self.cuda_plan.as_ref()].into_iter().flatten()
+    }
+
     pub fn text(&self) -> String {
-        let Entry { model, plan_sha256, plan_bytes, summary } = self;
+        let Entry { model, plan, cuda_plan, summary } = self;
         let mut lines = Lines::default();
         lines.push("model", model.display());
-        lines.push("plan", format_args!("{plan_bytes} {plan_sha256}"));
+        lines.push("plan", format_args!("{} {}", plan.0, plan.1));
+        if let Some(plan) = cuda_plan {
+            lines.push("cuda_plan", format_args!("{} {}", plan.0, plan.1));
+        }
         for (key, ports) in [("input", &summary.inputs), ("output", &summary.outputs)] {
             for ValuePort { name, ty } in ports {
                 // A type that cannot be written makes an entry that cannot be read, which counts as absent.
@@ -75,6 +85,9 @@ impl Entry {
         lines.push("parameters", summary.parameters);
         lines.push("model_sha256", &summary.model_sha256);
         lines.push("opset", summary.opset);
+        for module in &summary.cuda_modules {
+            lines.push("cuda_module", module);
+        }
         for note in &summary.notes {
             lines.push("note", note);
         }
@@ -85,8 +98,11 @@ impl Entry {
     pub fn parse(text: &str) -> Option<Self> {
         let mut lines = checked_lines(text)?;
         let model = PathBuf::from(lines.one("model")?);
-        let plan = lines.one("plan")?;
-        let (plan_bytes, plan_sha256) = plan.split_once(' ')?;
+        let plan = parse_plan(&lines.one("plan")?)?;
+        let cuda_plan = match lines.one("cuda_plan") {
+            Some(text) => Some(parse_plan(&text)?),
+            None => None,
+        };
         let summary = Summary {
             inputs: lines.all("input").iter().map(|port| parse_port(port)).collect::<Option<_>>()?,
             outputs: lines.all("output").iter().map(|port| parse_port(port)).collect::<Option<_>>()?,
@@ -99,11 +115,16 @@ impl Entry {
             parameters: lines.one("parameters")?.parse().ok()?,
             model_sha256: lines.one("model_sha256")?,
             opset: lines.one("opset")?.parse().ok()?,
+            cuda_modules: lines.all("cuda_module"),
             notes: lines.all("note"),
         };
-        let plan_bytes = plan_bytes.parse().ok()?;
-        lines.0.is_empty().then(|| Entry { model, plan_sha256: plan_sha256.to_owned(), plan_bytes, summary })
+        lines.0.is_empty().then_some(Entry { model, plan, cuda_plan, summary })
     }
+}
+
+fn parse_plan(text: &str) -> Option<(u64, String)> {
+    let (bytes, sha256) = text.split_once(' ')?;
+    Some((bytes.parse().ok()?, sha256.to_owned()))
 }
 
 fn parse_port(text: &str) -> Option<ValuePort> {
@@ -229,8 +250,8 @@ mod tests {
         };
         Entry {
             model: PathBuf::from("/a folder/x.onnx"),
-            plan_sha256: "ab".repeat(32),
-            plan_bytes: 1234,
+            plan: (1234, "ab".repeat(32)),
+            cuda_plan: Some((56, "01".repeat(32))),
             summary: Summary {
                 inputs: vec![port("in put\\\n1", DataType::F32, &[1, 3, 8, 8]), port("", DataType::I64, &[])],
                 outputs: vec![port("y", DataType::Bool, &[0])],
@@ -243,6 +264,7 @@ mod tests {
                 parameters: 4,
                 model_sha256: "cd".repeat(32),
                 opset: 13,
+                cuda_modules: vec!["picture".to_owned()],
                 notes: vec!["a note\nof two lines".to_owned(), String::new()],
             },
         }

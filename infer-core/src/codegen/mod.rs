@@ -71,8 +71,17 @@ struct Item {
 /// If a path that the code has to name is not UTF-8, or an input or output has a type that no Rust type stands for.
 pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
     let items = generate_items(request)?;
-    let Some(why) = needs_session(request) else { return Ok(items) };
     let Request { visibility, name, crate_path: krate, .. } = request;
+    if request.stored.cuda_plan.is_some() {
+        let why = format!(
+            "{}: the model is compiled for GPUs\nhelp: such models need a feature of infer-embed: write `features = [\"cuda\"]` in Cargo.toml",
+            request.file_name
+        );
+        let error = quote::quote_spanned!(request.span=> ::core::compile_error!(#why));
+        let stand_ins = stand_ins(visibility, name, &error);
+        return Ok(quote!(#krate::__private::if_cuda! { { #items } else { #stand_ins } }));
+    }
+    let Some(why) = needs_session(request) else { return Ok(items) };
     let error = quote::quote_spanned!(request.span=> ::core::compile_error!(#why));
     let stand_ins = stand_ins(visibility, name, &error);
     Ok(quote!(#krate::__private::if_dynamic! { { #items } else { #stand_ins } }))
@@ -134,9 +143,17 @@ fn generate_items(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
     let fields: Vec<&Ident> = outputs.iter().map(|output| &output.ident).collect();
     let field_types: Vec<&TokenStream> = outputs.iter().map(|output| &output.ty).collect();
     let field_docs: Vec<&String> = outputs.iter().map(|output| &output.doc).collect();
-    let Runner { engine, context, open, infer, run, zero, infer_into, allocations } =
+    let Runner { engine, context, open, backend, infer, run, zero, infer_into, allocations } =
         Runner::new(request, &module, &outputs_name, &inputs, &outputs);
 
+    let new_doc = match (&request.stored.cuda_plan, request.stored.plan_bytes) {
+        (None, _) => "Opens the model with as many threads as the machine has.",
+        (Some(_), 0) => "Opens the model on the first GPU.",
+        (Some(_), _) => {
+            "Opens the model on the first GPU; where there is no driver or it reports no GPU, on the processor with as many \
+             threads as the machine has. Any other failure of a GPU is an error."
+        }
+    };
     let struct_doc = struct_doc(request, &inputs, &outputs);
     let inputs_doc = list(&inputs);
     let constants = constants(summary, krate);
@@ -168,7 +185,7 @@ fn generate_items(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
         impl #name {
             #(#inherent)*
 
-            /// Opens the model with as many threads as the machine has.
+            #[doc = #new_doc]
             ///
             /// # Errors
             ///
@@ -193,6 +210,11 @@ fn generate_items(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
                 #infer
             }
 
+            /// What computes the model.
+            #vis fn backend(&self) -> #krate::Backend {
+                #backend
+            }
+
             /// Memory to run the model in repeatedly.
             #vis fn context(&self) -> #context_name<'_> {
                 #context_name { context: self.engine.context() }
@@ -207,6 +229,10 @@ fn generate_items(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
 
             fn open(options: #krate::EngineOptions) -> #krate::Result<Self> {
                 #open
+            }
+
+            fn backend(&self) -> #krate::Backend {
+                #backend
             }
 
             fn run(&self, inputs: &[&[u8]], outputs: &mut [#krate::Output<'_>]) -> #krate::Result<()> {

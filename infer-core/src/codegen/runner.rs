@@ -13,6 +13,8 @@ pub(super) struct Runner {
     pub context: TokenStream,
     /// The body of `open`.
     pub open: TokenStream,
+    /// The body of `backend`.
+    pub backend: TokenStream,
     /// The body of `infer`.
     pub infer: TokenStream,
     /// The body of `run`.
@@ -46,6 +48,7 @@ impl Runner {
                         engine: #krate::__private::Session::open(#module::plan(), options)?,
                     })
                 },
+                backend: quote!(#krate::Backend::Cpu),
                 infer: quote! {
                     let mut outputs = self.engine.infer(#arguments)?;
                     ::core::result::Result::Ok(#outputs_name { #(#fields: outputs.take()?),* })
@@ -72,15 +75,44 @@ impl Runner {
             }
         };
         let (alone, in_context) = (run(quote!(self.engine)), run(quote!(self.context)));
-        Runner {
-            engine: quote!(#krate::__private::Engine),
-            context: quote!(#krate::__private::Context<'a>),
-            open: quote! {
-                static KERNELS: [&#krate::__private::Kernel; #count] = [#(&#krate::__private::kernels::#kernels),*];
+        let table = quote! {
+            static KERNELS: [&#krate::__private::Kernel; #count] = [#(&#krate::__private::kernels::#kernels),*];
+        };
+        let cuda = request.stored.cuda_plan.is_some();
+        let (engine, context, open, backend) = if cuda {
+            let modules = &request.stored.summary.cuda_modules;
+            let module_count = modules.len();
+            let modules = modules.iter().map(|module| format_ident!("{}", module.to_uppercase()));
+            let (table, cpu) = match request.stored.plan_bytes {
+                0 => (quote!(), quote!(::core::option::Option::None)),
+                _ => (table, quote!(::core::option::Option::Some((#module::plan().into(), &KERNELS)))),
+            };
+            let open = quote! {
+                #table
+                static MODULES: [&#krate::__private::cuda::Module; #module_count] =
+                    [#(&#krate::__private::cuda::#modules),*];
+                let plans = #krate::__private::Plans {
+                    cpu: #cpu,
+                    cuda: ::core::option::Option::Some((#module::cuda_plan().into(), &MODULES)),
+                };
+                ::core::result::Result::Ok(Self { engine: #krate::__private::AnyEngine::open(plans, options)? })
+            };
+            let (engine, context) = (quote!(AnyEngine), quote!(AnyContext<'a>));
+            (engine, context, open, quote!(self.engine.backend()))
+        } else {
+            let open = quote! {
+                #table
                 ::core::result::Result::Ok(Self {
                     engine: #krate::__private::Engine::open(#module::plan(), &KERNELS, options)?,
                 })
-            },
+            };
+            (quote!(Engine), quote!(Context<'a>), open, quote!(#krate::Backend::Cpu))
+        };
+        Runner {
+            engine: quote!(#krate::__private::#engine),
+            context: quote!(#krate::__private::#context),
+            open,
+            backend,
             infer: quote! {
                 let mut outputs = #outputs_name::zeroed();
                 #alone?;

@@ -90,6 +90,11 @@ pub struct PassError(pub String);
 /// something, and sees the graph after it.
 pub fn run(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<(), PassError> {
     simplify(graph, &mut log)?;
+    finish(graph, log)
+}
+
+/// Runs the passes of [`FINISH`], after those of [`SIMPLIFY`]; otherwise as [`run`].
+pub fn finish(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<(), PassError> {
     for pass in FINISH {
         run_one(graph, pass, &mut log)?;
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use infer_kernels::{Call, ChunkFn, Isa, Kernel, threads};
 
+use super::backend::{Backend, expect_cpu};
 use super::context::{Context, Output, State};
 use super::prepare::prepare;
 use crate::error::{Error, ErrorKind, Result};
@@ -74,6 +75,10 @@ pub struct EngineOptions {
     /// The most threads that take part in an inference, its caller included; `None` for what `INFER_THREADS` says, or
     /// else as many as the system offers.
     pub threads: Option<usize>,
+    /// What is to compute; `None` for a GPU where the model is compiled for one and there is one, else the processor.
+    pub backend: Option<Backend>,
+    /// Which GPU, as the driver counts them.
+    pub device: usize,
 }
 
 /// A step, ready to run.
@@ -168,6 +173,7 @@ impl Engine {
         kernels: &[&'static Kernel],
         options: EngineOptions,
     ) -> Result<Self> {
+        expect_cpu(&options)?;
         let plan = plan.into();
         let isa = Isa::selected().map_err(|error| Error::new(ErrorKind::Configuration, error.to_string()))?;
         let threads = thread_count(options.threads)?;

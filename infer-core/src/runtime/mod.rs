@@ -3,6 +3,7 @@
 //! An [`Engine`] is an opened plan, shared by any number of threads; a [`Context`] is the memory of one inference at a
 //! time. Typed arrays go in and out through [`Element`].
 
+mod backend;
 mod context;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -12,10 +13,13 @@ mod engine;
 mod nested;
 mod prepare;
 
+pub use backend::{AnyContext, AnyEngine, Backend, Plans};
 pub use context::{Context, Output};
 pub use element::Element;
 pub use engine::{Engine, EngineInfo, EngineOptions, PlanBytes, StepInfo};
 
+#[cfg(feature = "dynamic")]
+pub(crate) use backend::expect_cpu;
 #[cfg(feature = "dynamic")]
 pub(crate) use context::{check_count, check_size};
 #[cfg(feature = "dynamic")]

@@ -91,7 +91,7 @@ static FAIL: Kernel =
 
 static KERNELS: [&Kernel; 3] = [&ADD, &NOT, &SCALE];
 
-const THREE: EngineOptions = EngineOptions { threads: Some(3) };
+const THREE: EngineOptions = EngineOptions { threads: Some(3), backend: None, device: 0 };
 
 /// y = 2 · (x + weights), flags = mask != 254, with the sample's weights as f32.
 fn sample_plan() -> (AlignedBytes, Vec<Port>, Vec<Port>) {
@@ -254,8 +254,12 @@ fn calls_that_leave_their_operands_are_refused() {
 #[test]
 fn impossible_thread_counts_are_refused() {
     for threads in [0, usize::MAX] {
-        let error =
-            Engine::open(sample_plan().0, &KERNELS, EngineOptions { threads: Some(threads) }).unwrap_err();
+        let error = Engine::open(
+            sample_plan().0,
+            &KERNELS,
+            EngineOptions { threads: Some(threads), ..EngineOptions::default() },
+        )
+        .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
     }
 }

@@ -21,8 +21,8 @@ use crate::plan::{AlignedBytes, PlanView, Port};
 use crate::program::Program;
 use crate::record::{Attribute, INTERNAL_DOMAIN, NodeRecord};
 use crate::runtime::{
-    Engine, EngineOptions, Output, PlanBytes, StepInfo, check_count, check_size, registered_kernels,
-    thread_count,
+    Engine, EngineOptions, Output, PlanBytes, StepInfo, check_count, check_size, expect_cpu,
+    registered_kernels, thread_count,
 };
 use crate::value::{Value, ValuePort};
 
@@ -58,6 +58,7 @@ impl Session {
             let (inputs, outputs) = (ports(info.inputs), ports(info.outputs));
             return Ok(Session { inputs, outputs, body: Body::Plan(region) });
         }
+        expect_cpu(&options)?;
         let (parts, plans) = Parts::read(plan.as_slice())?;
         let isa = Isa::selected().map_err(|error| Error::new(ErrorKind::Configuration, error.to_string()))?;
         let threads = thread_count(options.threads)?;

@@ -8,6 +8,7 @@ use infer_core::compile::Summary;
 use infer_core::diagnostic::printable;
 use infer_core::onnx::normalize_domain;
 use infer_core::onnx::proto::{AttributeProto, GraphProto, ModelProto};
+use infer_core::options::Backends;
 use serde_json::{Map, Value as Json, json};
 
 use crate::arguments::InspectArguments;
@@ -20,6 +21,7 @@ pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<Verdict> {
     let file = File::read(&arguments.model.model)?;
     let mut facts = Facts::of(&file);
     let mut options = arguments.compile.options(&arguments.model.model, dims::given(&arguments.model.dims));
+    options.backends = Backends::BUILT;
     facts.assumed = dims::unbound(&file.inputs, &options.dims);
     options.dims.extend(facts.assumed.iter().map(|symbol| (symbol.clone(), 1)));
     facts.dims = options.dims.clone();
@@ -207,6 +209,7 @@ impl Facts {
                     "added": change.added,
                 })).collect::<Vec<_>>(),
                 "kernels": summary.kernels,
+                "cuda_modules": summary.cuda_modules,
                 "sha256": summary.model_sha256,
                 "notes": summary.notes,
             }),
@@ -260,6 +263,12 @@ fn text_of_compiled(summary: &Summary, fusions: &Fusions) -> String {
     line("flops", &grouped(summary.flops));
     line("weights", &bytes(summary.weight_bytes));
     line("arena", &bytes(summary.arena_bytes));
+    if !summary.cuda_modules.is_empty() {
+        line(
+            "GPUs",
+            &format!("compiled for NVIDIA GPUs too, with the kernels of {}", summary.cuda_modules.join(", ")),
+        );
+    }
     for note in &summary.notes {
         line("note", note);
     }
