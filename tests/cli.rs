@@ -349,7 +349,7 @@ fn models_and_dimensions_that_are_not_there_are_said() {
     let error = bad(1, &[&"run", &model, &"--backend", &"cuda"]);
     assert!(error.contains("this build of infer has no CUDA"), "{error}");
     let error = bad(2, &[&"run", &model, &"--precision", &"fp8"]);
-    assert!(error.contains("fp32 or fp16"), "{error}");
+    assert!(error.contains("fp32 or tf32 or fp16"), "{error}");
     let error = bad(1, &[&"run", &data("convnet.onnx"), &"--threads", &"0"]);
     assert!(error.contains("0 threads are asked for"), "{error}");
 }

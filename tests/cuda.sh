@@ -7,15 +7,19 @@ shared=$1
 python=${PYTHON:-python3}
 models=${INFER_CUDA_MODELS:-target/cuda-models}
 mkdir -p "$models"
-for name in resnet50 mobilenet_v2 yolov3_608; do
+names="resnet50 mobilenet_v2 yolov3_608 bert_base minilm_l6"
+for name in $names; do
     [ -e "$models/$name.case0/output_0.npy" ] ||
         "$python" "$shared/tools/fill_weights.py" "$shared/models/graphs/$name/model.onnx" "$models/$name.onnx" --cases 1
 done
 export INFER_CUDA_MODELS="$(cd "$models" && pwd)" INFER_CUDA_REQUIRED=1
 cargo test --release -p infer-kernels --features cuda --test cuda_prebuilt
 cargo test --release -p infer-core --features compiler,cuda --test cuda -- --nocapture --test-threads 4
-for name in resnet50 mobilenet_v2 yolov3_608; do
-    for precision in fp16 fp32; do
+cargo test --release -p infer-core --features compiler,cuda --test cuda_driver
+cargo test --release -p infer-embed --features cuda --test backends -- --nocapture
+cargo run --release -p digits --features cuda -- --out "$models/digits.png"
+for name in $names; do
+    for precision in fp16 tf32 fp32; do
         cargo run --release -p infer-core --features compiler,cuda --example cuda_bench -- \
             "$INFER_CUDA_MODELS/$name.onnx" $precision
     done

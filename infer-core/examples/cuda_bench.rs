@@ -1,4 +1,4 @@
-//! Times a model on a GPU: `cuda_bench MODEL.onnx fp16|fp32 [NAME=EXTENT …] [--layers] [--sweep FILE]`.
+//! Times a model on a GPU: `cuda_bench MODEL.onnx fp16|tf32|fp32 [NAME=EXTENT …] [--layers] [--sweep FILE]`.
 //!
 //! Prints the median time of the kernels alone, inputs and outputs on the GPU, by its own clock. `--layers` adds the time
 //! of each call; `--sweep` tries every tile and split of every convolution, writes the times to a file, and times the
@@ -9,14 +9,14 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use infer_core::lower_cuda::tactics::Tactic;
+use infer_core::lower_cuda::tactics::{self, Tactic};
 use infer_core::lower_cuda::{self, Lowered};
 use infer_core::options::{Options, Precision};
 use infer_core::plan::Port;
 use infer_core::runtime::Output;
 use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
 use infer_core::tensor_type::DataType;
-use infer_kernels::cuda::{Conv, MODULES, TILES};
+use infer_kernels::cuda::{Conv, MODULES};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -55,9 +55,8 @@ fn main() -> Result<(), Error> {
     }
     if let Some(file) = sweep {
         let best = tune(&lowered, &file)?;
-        let tuned = lowered.with_tactics(|call, half| {
-            best.get(&key(call))
-                .map_or_else(|| lower_cuda::tactics::choose(call, half), |(_, tactic)| *tactic)
+        let tuned = lowered.with_tactics(|call, precision| {
+            best.get(&key(call)).map_or_else(|| tactics::choose(call, precision), |(_, tactic)| *tactic)
         });
         let engine = open(&tuned)?;
         let median = run(&engine, &case, &format!("{title} with the best of the sweep"))?;
@@ -197,7 +196,7 @@ fn key(c: &Conv) -> Key {
 fn tune(lowered: &Lowered, file: &str) -> Result<HashMap<Key, (f32, Tactic)>, Error> {
     let mut best: HashMap<Key, (f32, Tactic)> = HashMap::new();
     let mut rows = String::from("pixels,out_channels,channels,taps,in_h,stride,residual,tile,splits,us\n");
-    for tile in TILES {
+    for tile in tactics::tiles(lowered.precision) {
         let mut tried: HashMap<Key, Vec<u32>> = HashMap::new();
         for splits in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32] {
             let tuned = lowered.with_tactics(|call, _| Tactic::fitted(tile, splits, call));

@@ -9,18 +9,21 @@ pub enum Precision {
     /// Everything in f32.
     #[default]
     Fp32,
-    /// Weights stored as f16 and widened on load; arithmetic in f32.
+    /// On GPUs products of f32 on matrix units, which read ten bits of each mantissa; elsewhere as `Fp32`.
+    Tf32,
+    /// Weights stored as f16 and widened on load; arithmetic in f32 on processors, of f16 with sums in f32 on GPUs.
     Fp16,
 }
 
 impl Precision {
     /// Every precision.
-    pub const ALL: [Precision; 2] = [Precision::Fp32, Precision::Fp16];
+    pub const ALL: [Precision; 3] = [Precision::Fp32, Precision::Tf32, Precision::Fp16];
 
     /// The name the attribute takes.
     pub fn name(self) -> &'static str {
         match self {
             Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
             Precision::Fp16 => "fp16",
         }
     }

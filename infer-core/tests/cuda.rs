@@ -17,7 +17,7 @@ use infer_core::runtime::Output;
 use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
 use infer_core::tensor_type::{DataType, TensorType};
 use infer_core::{ErrorKind, passes};
-use infer_kernels::cuda::{MODULES, TILES, Tile};
+use infer_kernels::cuda::{MODULES, TILES, TILES_TF32, Tile};
 use support::{assert_close, inputs, model, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
@@ -70,7 +70,8 @@ fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {
     let inputs = inputs(&graph);
     let expected = reference(&graph, &inputs);
     passes::simplify(&mut graph, |_, _| {}).unwrap_or_else(|error| panic!("{}\n{text}", error.0));
-    for (precision, tolerance) in [(Precision::Fp32, 2e-5), (Precision::Fp16, 1e-2)] {
+    for (precision, tolerance) in [(Precision::Fp32, 2e-5), (Precision::Tf32, 1e-2), (Precision::Fp16, 1e-2)]
+    {
         let lowered = Lowered::of(&graph, precision, ModelInfo::default())
             .unwrap_or_else(|failures| panic!("{}\n{text}", failures.into_diagnostic("test")));
         let check = |lowered: &Lowered, what: &str| {
@@ -80,7 +81,7 @@ fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {
         };
         check(&lowered, "");
         for &(tile, splits) in more {
-            if (tile.depth == Tile::F32.depth) == (precision == Precision::Fp32) {
+            if tactics::tiles(precision).contains(tile) {
                 let tuned = lowered.with_tactics(|call, _| Tactic::fitted(tile, splits, call));
                 check(&tuned, &format!("{} in {splits}", tile.name));
             }
@@ -94,7 +95,7 @@ fn check(text: &str) {
 
 /// Every tile, alone and shared.
 fn every_tactic() -> Vec<(&'static Tile, u32)> {
-    let tiles = TILES.iter().chain([&Tile::F32]);
+    let tiles = TILES.iter().chain(TILES_TF32).chain([&Tile::F32]);
     tiles.flat_map(|tile| [1, 2, 3, 7].map(|splits| (tile, splits))).collect()
 }
 
@@ -171,8 +172,22 @@ fn residuals_and_activations() {
                  y = {activation}
                  output y"
             ),
-            &[(&TILES[3], 1), (&TILES[3], 3), (&Tile::F32, 3)],
+            &[(&TILES[3], 1), (&TILES[3], 3), (&TILES_TF32[1], 3), (&Tile::F32, 3)],
         );
+    }
+}
+
+#[test]
+fn convolutions_in_groups() {
+    for (c, m, group) in [(16, 16, 4), (24, 40, 2), (6, 12, 6), (9, 3, 3)] {
+        check(&format!(
+            "input x 2,{c},11,9
+             random w {m},{},3,3
+             random b {m}
+             y = Conv(x, w, b) group={group} pads=[1,1,1,1]
+             output y",
+            c / group
+        ));
     }
 }
 
@@ -574,15 +589,20 @@ fn more_memory_than_there_is_is_an_error() {
     assert!(error.to_string().contains("are free"), "{error}");
 }
 
-/// An array of f32 from numpy's format.
+/// An array of f32 or i64 from numpy's format.
 fn read_npy(path: &Path) -> Option<Constant> {
     let bytes = std::fs::read(path).ok()?;
     let length = u16::from_le_bytes(bytes[8..10].try_into().ok()?) as usize;
     let header = std::str::from_utf8(&bytes[10..10 + length]).ok()?;
-    assert!(header.contains("'<f4'") && header.contains("'fortran_order': False"), "{header}");
+    assert!(header.contains("'fortran_order': False"), "{header}");
+    let dtype = match (header.contains("'<f4'"), header.contains("'<i8'")) {
+        (true, _) => DataType::F32,
+        (_, true) => DataType::I64,
+        _ => panic!("{header}"),
+    };
     let shape = header.split_once("'shape': (")?.1.split_once(')')?.0;
     let shape: Vec<usize> = shape.split(',').filter_map(|extent| extent.trim().parse().ok()).collect();
-    Constant::new(TensorType::new(DataType::F32, shape), bytes[10 + length..].to_vec().into())
+    Constant::new(TensorType::new(dtype, shape), bytes[10 + length..].to_vec().into())
 }
 
 #[test]
@@ -601,7 +621,9 @@ fn models_agree_with_onnx_runtime() {
         };
         let (inputs, expected) = (read("input"), read("output"));
         assert!(!inputs.is_empty() && !expected.is_empty(), "{}", case.display());
-        for (precision, tolerance) in [(Precision::Fp32, 2e-3), (Precision::Fp16, 1e-2)] {
+        for (precision, tolerance) in
+            [(Precision::Fp32, 2e-3), (Precision::Tf32, 1e-2), (Precision::Fp16, 1e-2)]
+        {
             let mut options = Options::new(&path);
             options.precision = precision;
             let lowered = lower_cuda::compile(&options).unwrap_or_else(|errors| panic!("{errors:?}"));
@@ -629,7 +651,7 @@ fn the_cost_model_gives_tactics_that_kernels_take() {
              output y"
         ));
         passes::simplify(&mut graph, |_, _| {}).unwrap();
-        for precision in [Precision::Fp32, Precision::Fp16] {
+        for precision in Precision::ALL {
             let lowered = Lowered::of(&graph, precision, ModelInfo::default()).unwrap();
             for call in &lowered.calls.calls {
                 let kernel = infer_kernels::cuda::find(&call.kernel).unwrap();

@@ -7,6 +7,7 @@
 
 mod nodes;
 mod pack;
+mod products;
 mod rows;
 pub mod tactics;
 
@@ -77,14 +78,17 @@ impl Lowered {
         };
         let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
         let mut calls = lower(graph, precision)?;
-        tactics::assign(&mut calls, precision == Precision::Fp16, tactics::choose);
+        tactics::assign(&mut calls, precision, tactics::choose);
         Ok(Lowered { calls, precision, inputs, outputs, info })
     }
 
     /// The same calls with other tactics.
-    pub fn with_tactics(&self, choose: impl FnMut(&infer_kernels::cuda::Conv, bool) -> Tactic) -> Lowered {
+    pub fn with_tactics(
+        &self,
+        choose: impl FnMut(&infer_kernels::cuda::Conv, Precision) -> Tactic,
+    ) -> Lowered {
         let mut calls = self.calls.clone();
-        tactics::assign(&mut calls, self.precision == Precision::Fp16, choose);
+        tactics::assign(&mut calls, self.precision, choose);
         let (inputs, outputs) = (self.inputs.clone(), self.outputs.clone());
         Lowered { calls, precision: self.precision, inputs, outputs, info: self.info }
     }
@@ -198,7 +202,9 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
         forms,
         rows: vec![None; graph.values.len()],
         pictures: vec![None; graph.values.len()],
+        precision,
         half: precision == Precision::Fp16,
+        failed: false,
         node: String::new(),
     };
     let mut failures = Failures::default();
@@ -221,6 +227,7 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
     for node in &graph.nodes {
         lowering.node = node.name.clone();
         if let Err(reason) = lowering.lower_node(node) {
+            lowering.failed = true;
             let origin = Origin { op_type: node.op.name().into(), opset: 0 };
             let known = node.inputs.iter().flatten();
             let types = known.map(|&id| (graph.value(id).name.clone(), graph.ty(id).clone())).collect();
@@ -323,7 +330,10 @@ struct Lowering<'a> {
     rows: Vec<Option<rows::Rows>>,
     /// Row-major values as pictures, once they lie so.
     pictures: Vec<Option<Picture>>,
+    precision: Precision,
     half: bool,
+    /// Whether a node has no kernels: what it computes is not missed then.
+    failed: bool,
     /// The name of the node that is being lowered.
     node: String,
 }

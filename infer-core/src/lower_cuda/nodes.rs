@@ -201,21 +201,22 @@ impl Lowering<'_> {
         }
         let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
         let (added, residual_mode) = self.residual(node, conv.residual_mode)?;
-        if conv.group == 1 {
+        if conv.group != x.c || x.c != y.c {
+            // Groups that are no single channels become one, zeros between channels of different groups.
+            let each = [y.c / conv.group.max(1), x.c / conv.group.max(1)];
+            let weights = match conv.group {
+                1 => weights,
+                _ => spread_groups(&weights, [y.c, x.c, taps], each),
+            };
             let weights = Weights {
                 values: &weights,
                 extents: [y.c, taps, x.c],
                 strides: [x.c * taps, 1, taps],
                 scale: 1.0,
             };
-            let weights = self.data(weights.pack(self.half));
+            let weights = self.data(weights.pack(self.precision));
             let params = conv_call(&windows, &x, &y, conv.activation)?;
             return self.dense(params, &x, weights, bias, (added, residual_mode), &y);
-        }
-        if conv.group != x.c || x.c != y.c {
-            return Err(
-                Reason::new(format!("group {} on the GPU", conv.group)).supported("1, or one a channel")
-            );
         }
         let weights =
             Weights { values: &weights, extents: [y.c, taps, 1], strides: [taps, 1, 0], scale: 1.0 };
@@ -374,6 +375,17 @@ impl Lowering<'_> {
     }
 }
 
+/// The weights of a convolution in groups of so many output and input channels, as one of all channels.
+fn spread_groups(weights: &[f32], [outputs, inputs, taps]: [usize; 3], each: [usize; 2]) -> Vec<f32> {
+    let mut dense = vec![0.0; outputs * inputs * taps];
+    let width = each[1] * taps;
+    for (o, filter) in weights.chunks_exact(width.max(1)).enumerate().take(outputs) {
+        let start = o * inputs * taps + o / each[0].max(1) * width;
+        dense[start..start + width].copy_from_slice(filter);
+    }
+    dense
+}
+
 /// The packed weights and the bias of a product with a constant matrix, and how many columns it has.
 pub(super) fn product_weights(
     lowering: &mut Lowering<'_>,
@@ -389,7 +401,7 @@ pub(super) fn product_weights(
     let values = lowering.constant(node, 1)?;
     let strides = if product.trans_b { [depth, 0, 1] } else { [1, 0, columns] };
     let weights = Weights { values: &values, extents: [outputs, 1, depth], strides, scale: product.alpha };
-    let weights = lowering.data(weights.pack(lowering.half));
+    let weights = lowering.data(weights.pack(lowering.precision));
     let bias = match node.input(2).map(|_| lowering.constant(node, 2)).transpose()? {
         None => None,
         Some(bias) if bias.len() == outputs => Some(lowering.data(pack::bias(&bias, product.beta))),

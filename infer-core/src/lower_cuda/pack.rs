@@ -4,6 +4,8 @@ use bytes::Bytes;
 use half::f16;
 use infer_kernels::cuda::{LANES, STEM_CHANNELS};
 
+use crate::options::Precision;
+
 /// Weights as they stand in the model: `values[o·strides[0] + tap·strides[1] + c·strides[2]] · scale`.
 pub struct Weights<'a> {
     /// The elements.
@@ -16,6 +18,14 @@ pub struct Weights<'a> {
     pub scale: f32,
 }
 
+/// The nearest number with ten bits behind the point of its mantissa, which is what matrix units read of an f32.
+fn round_to_tf32(value: f32) -> f32 {
+    if !value.is_finite() {
+        return value;
+    }
+    f32::from_bits(value.to_bits().wrapping_add(1 << 12) & !0x1FFF)
+}
+
 /// The channels of a picture, padded.
 pub fn padded(channels: usize) -> usize {
     channels.next_multiple_of(LANES)
@@ -23,7 +33,7 @@ pub fn padded(channels: usize) -> usize {
 
 impl Weights<'_> {
     /// `[output channels, padded][taps][input channels, padded]`, zeros in the padding.
-    pub fn pack(&self, half: bool) -> Bytes {
+    pub fn pack(&self, precision: Precision) -> Bytes {
         let [outputs, taps, inputs] = self.extents;
         let width = padded(inputs);
         let mut packed = vec![0f32; padded(outputs) * taps * width];
@@ -34,7 +44,10 @@ impl Weights<'_> {
                 *target = self.values[start + c * self.strides[2]] * self.scale;
             }
         }
-        elements(packed, half)
+        if precision == Precision::Tf32 {
+            packed.iter_mut().for_each(|value| *value = round_to_tf32(*value));
+        }
+        elements(packed, precision == Precision::Fp16)
     }
 
     /// `[input channels][taps][output channels]` in f32, the latter padded to a multiple of [`STEM_CHANNELS`].
@@ -90,7 +103,7 @@ mod tests {
     fn weights_are_padded_with_zeros() {
         let values: Vec<f32> = (1..=12).map(|v| v as f32).collect();
         let weights = Weights { values: &values, extents: [2, 2, 3], strides: [6, 1, 2], scale: 2.0 };
-        let packed: Vec<f32> = bytemuck::pod_collect_to_vec(&weights.pack(false));
+        let packed: Vec<f32> = bytemuck::pod_collect_to_vec(&weights.pack(Precision::Fp32));
         assert_eq!(packed.len(), 8 * 2 * 8);
         assert_eq!(packed[..16], [2., 6., 10., 0., 0., 0., 0., 0., 4., 8., 12., 0., 0., 0., 0., 0.]);
         assert_eq!(packed[16..19], [14., 18., 22.]);

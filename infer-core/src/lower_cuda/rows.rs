@@ -1,13 +1,13 @@
 //! What runs on row-major tensors: elementwise functions with broadcasting, movement of elements, selection, attention,
 //! normalisation, reductions, and products of anything but pictures.
 
-use infer_kernels::call::{self, Activation, residual};
+use infer_kernels::call::Activation;
 use infer_kernels::cuda::{
-    self, AXES, COUNTERS, ElementOp, ElementType, Elementwise, Gather as GatherCall, HEADS, HeadView, Layout,
-    MOST_SIZE, Norm, Product, Reduction, ReductionKind,
+    AXES, COUNTERS, ElementOp, ElementType, Elementwise, Gather as GatherCall, Layout, Norm, Reduction,
+    ReductionKind,
 };
 
-use super::nodes::{product_weights, unsupported};
+use super::nodes::unsupported;
 use super::pack::{self, padded};
 use super::{Form, Lowering, Picture, int};
 use crate::calls::{BufferKind, Span};
@@ -31,7 +31,7 @@ use crate::ops::split::Split;
 use crate::ops::transpose::Transpose;
 use crate::ops::unary::{Unary, UnaryKind};
 use crate::ops::where_op::Where;
-use crate::passes::strided::{Run, Strided, broadcast, merged, row_major};
+use crate::passes::strided::{Run, Strided, merged, row_major};
 use crate::tensor_type::{DataType, TensorType};
 use crate::value;
 
@@ -63,7 +63,7 @@ impl Lowering<'_> {
         })
     }
 
-    fn elements(ty: &TensorType) -> Result<usize, Reason> {
+    pub(super) fn elements(ty: &TensorType) -> Result<usize, Reason> {
         let elements = ty.shape.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent));
         match elements {
             Some(count @ 1..=0x3fff_ffff) => Ok(count),
@@ -118,6 +118,9 @@ impl Lowering<'_> {
         }
         let writer = self.writers[id.index()].map(|writer| &self.graph.nodes[writer]);
         let input = writer.filter(|node| node.op.is_view()).and_then(|node| node.input(0));
+        if input.is_none() && self.failed {
+            return self.new_rows(id);
+        }
         let input = input.ok_or_else(|| Reason::new("a value that nothing computes on the GPU"))?;
         let rows = self.rows(input)?;
         self.rows[id.index()] = Some(rows);
@@ -169,7 +172,7 @@ impl Lowering<'_> {
     }
 
     /// A value that lies row-major as a picture of these extents.
-    fn repacked(&mut self, id: ValueId, [n, c, h, w]: [usize; 4]) -> Result<Picture, Reason> {
+    pub(super) fn repacked(&mut self, id: ValueId, [n, c, h, w]: [usize; 4]) -> Result<Picture, Reason> {
         let rows = self.rows(id)?;
         if c.is_multiple_of(padded(1)) && h * w == 1 {
             return Ok(Picture { span: rows.span, stride: c, n, c, h, w });
@@ -180,7 +183,7 @@ impl Lowering<'_> {
         Ok(picture)
     }
 
-    fn scratch_picture(&mut self, [n, c, h, w]: [usize; 4]) -> Picture {
+    pub(super) fn scratch_picture(&mut self, [n, c, h, w]: [usize; 4]) -> Picture {
         let stride = padded(c);
         let bytes = (n * h * w * stride * self.element_bytes()) as u64;
         let buffer = self.calls.add_buffer(BufferKind::Arena, bytes);
@@ -241,7 +244,7 @@ impl Lowering<'_> {
         if decided && params.operation > 19 {
             return Err(Reason::new("a function of numbers that are no f32 on the GPU"));
         }
-        self.call_named("cuda_elementwise", &params, &operands, 1);
+        self.call_named(params.kernel(), &params, &operands, 1);
         Ok(())
     }
 
@@ -502,163 +505,6 @@ impl Lowering<'_> {
         let params =
             Reduction { extents, strides, inner_extents, inner_strides, elements, count, kind, reserved: 0 };
         self.call("reduce", &params, &[Some(from.span), Some(to.span)], 1);
-        Ok(())
-    }
-
-    fn attention(&mut self, p: &call::Attention, node: &Node, output: ValueId) -> Result<(), Reason> {
-        let number = |value: u64| int(usize::try_from(value).unwrap_or(usize::MAX));
-        let view = |view: &call::HeadView| -> Result<HeadView, Reason> {
-            let mut lead = [0; call::LEAD];
-            for (slot, &stride) in lead.iter_mut().zip(&view.lead) {
-                *slot = number(stride)?;
-            }
-            let (offset, row, element) = (number(view.offset)?, number(view.row)?, number(view.element)?);
-            Ok(HeadView { offset, lead, row, element })
-        };
-        if p.size > MOST_SIZE || p.value_size > MOST_SIZE {
-            return Err(Reason::new(format!("heads of {} elements on the GPU", p.size.max(p.value_size)))
-                .supported(format!("{MOST_SIZE}")));
-        }
-        let mut params = cuda::Attention {
-            lead: [number(p.lead[0])?, number(p.lead[1])?, number(p.lead[2])?, number(p.lead[3])?],
-            rows: number(p.rows)?,
-            keys: number(p.keys)?,
-            size: number(p.size)?,
-            value_size: number(p.value_size)?,
-            q: view(&p.query)?,
-            k: view(&p.key)?,
-            v: view(&p.value)?,
-            m: view(&p.mask)?,
-            o: view(&p.output)?,
-            causal: number(p.causal)?,
-            causal_offset: number(p.causal_offset)?,
-            scale: p.scale,
-            steps: 1,
-        };
-        let mut operands = [None; 5];
-        for (index, operand) in operands.iter_mut().enumerate().take(4) {
-            if let Some(id) = node.input(index) {
-                *operand = Some(self.rows(id)?.span);
-            }
-        }
-        operands[4] = Some(self.new_rows(output)?.span);
-        let views = [&params.q, &params.k, &params.v, &params.o];
-        let grouped = views.iter().all(|view| {
-            let strides = view.lead.iter().chain([&view.offset, &view.row]);
-            view.element == 1 && strides.into_iter().all(|stride| stride % 8 == 0)
-        });
-        let heads: u64 = p.lead.iter().product();
-        // Blocks of many rows, which share their keys, where there are enough of them for all multiprocessors.
-        let rows =
-            if heads * p.rows.div_ceil(64) >= super::tactics::MULTIPROCESSORS as u64 { 64 } else { 16 };
-        let fast = HEADS.iter().find(|heads| {
-            let sizes = [p.size, p.value_size].iter().all(|&size| size == u64::from(heads.size));
-            self.half && grouped && sizes && heads.rows == rows
-        });
-        match fast {
-            Some(heads) => {
-                let tiles = p.keys.div_ceil(heads.keys.into());
-                params.steps = tiles.clamp(1, heads.steps.into()) as i32;
-                self.call_named(heads.name, &params, &operands, 1);
-            }
-            None => self.call("attention", &params, &operands, 1),
-        }
-        Ok(())
-    }
-
-    /// A product whose right matrix is a constant runs as a convolution of one tap; others by a kernel of their own.
-    fn matrices(&mut self, product: &MatMul, node: &Node, output: ValueId) -> Result<(), Reason> {
-        let (left, right) = node.input(0).zip(node.input(1)).ok_or_else(unsupported)?;
-        let (x_type, w_type) = (self.graph.ty(left).clone(), self.graph.ty(right).clone());
-        if x_type.dtype != DataType::F32 {
-            return Err(Reason::new(format!("a product of {x_type} on the GPU")).supported("f32"));
-        }
-        let is_dense = self.graph.constant(Some(right)).is_some()
-            && w_type.rank() == 2
-            && x_type.rank() >= 2
-            && !product.trans_a;
-        if !is_dense {
-            return self.computed_product(product, node, output);
-        }
-        let depth = x_type.shape[x_type.rank() - 1];
-        let rows = Self::elements(&x_type)? / depth;
-        let (weights, bias, columns) = product_weights(self, product, node, depth)?;
-        let x = self.repacked(left, [rows, depth, 1, 1])?;
-        let added = match product.residual_mode {
-            residual::NONE => None,
-            _ => Some(self.repacked(node.input(3).ok_or_else(unsupported)?, [rows, columns, 1, 1])?),
-        };
-        let whole = columns.is_multiple_of(padded(1));
-        let y = match whole {
-            true => {
-                let span = self.new_rows(output)?.span;
-                Picture { span, stride: columns, n: rows, c: columns, h: 1, w: 1 }
-            }
-            false => self.scratch_picture([rows, columns, 1, 1]),
-        };
-        self.dense_product(&x, weights, bias, (added, product.residual_mode as i32), product.activation, &y)?;
-        if !whole {
-            let to = self.new_rows(output)?;
-            self.call("to_rows", &Self::layout(&y)?, &[Some(y.span), Some(to.span)], 1);
-        }
-        Ok(())
-    }
-
-    fn computed_product(&mut self, product: &MatMul, node: &Node, output: ValueId) -> Result<(), Reason> {
-        if node.input(2).is_some() || product.residual_mode != residual::NONE {
-            return Err(Reason::new("a summand of a product of computed matrices on the GPU"));
-        }
-        let (left, right) = node.input(0).zip(node.input(1)).ok_or_else(unsupported)?;
-        let (a, b) = (self.graph.ty(left).shape.clone(), self.graph.ty(right).shape.clone());
-        let ([a_lead @ .., a_rows, a_columns], [b_lead @ .., b_rows, b_columns]) = (&a[..], &b[..]) else {
-            return Err(Reason::new("a product of a vector on the GPU"));
-        };
-        let (left_strides, right_strides) = ([*a_columns, 1], [*b_columns, 1]);
-        let (mut m, mut k, mut left_strides) = (*a_rows, *a_columns, left_strides);
-        if product.trans_a {
-            (m, k, left_strides) = (k, m, [left_strides[1], left_strides[0]]);
-        }
-        let (mut n, mut right_strides) = (*b_columns, right_strides);
-        if product.trans_b {
-            (n, right_strides) = (*b_rows, [right_strides[1], right_strides[0]]);
-        }
-        let lead = crate::ops::broadcast(&[a_lead, b_lead])?;
-        let strides = |own: &[usize], matrix: usize| -> Result<Vec<usize>, Reason> {
-            let axes = row_major(own).ok_or_else(unsupported)?;
-            let axes = broadcast(&axes, &lead).ok_or_else(unsupported)?;
-            Ok(axes.iter().map(|axis| axis.last().map_or(0, |run| run.stride * matrix)).collect())
-        };
-        let left_lead = strides(a_lead, a_rows * a_columns)?;
-        let right_lead = strides(b_lead, b_rows * b_columns)?;
-        if lead.len() > 4 {
-            return Err(Reason::new("a product of more than four leading axes on the GPU"));
-        }
-        let filled = |values: &[usize], fill: i32| -> Result<[i32; 4], Reason> {
-            let mut slots = [fill; 4];
-            for (slot, &value) in (4 - values.len()..).zip(values) {
-                slots[slot] = int(value)?;
-            }
-            Ok(slots)
-        };
-        let params = Product {
-            lead: filled(&lead, 1)?,
-            left_lead: filled(&left_lead, 0)?,
-            right_lead: filled(&right_lead, 0)?,
-            rows: int(m)?,
-            columns: int(n)?,
-            depth: int(k)?,
-            batches: int(lead.iter().product())?,
-            left_row: int(left_strides[0])?,
-            left_column: int(left_strides[1])?,
-            right_row: int(right_strides[0])?,
-            right_column: int(right_strides[1])?,
-            alpha: product.alpha,
-            reserved: 0,
-            activation: product.activation,
-        };
-        let (a, b) = (self.rows(left)?, self.rows(right)?);
-        let to = self.new_rows(output)?;
-        self.call("product", &params, &[Some(a.span), Some(b.span), Some(to.span)], 1);
         Ok(())
     }
 }

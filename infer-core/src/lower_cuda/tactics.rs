@@ -5,9 +5,10 @@
 //! latency, or, where more blocks share a multiprocessor, as their loads and products one after the other. The constants
 //! are fitted to times of every tile and split on the convolutions of four models on an H200 (`cuda_bench --sweep`).
 
-use infer_kernels::cuda::{COUNTERS, Conv, LARGEST_CLUSTER, TILES, Tile};
+use infer_kernels::cuda::{COUNTERS, Conv, LARGEST_CLUSTER, TILES, TILES_TF32, Tile};
 
 use crate::calls::{BufferKind, Calls};
+use crate::options::Precision;
 
 /// The GPU that plans are made for: an H200's proportions.
 pub const MULTIPROCESSORS: f64 = 132.0;
@@ -76,8 +77,15 @@ fn cost(tactic: Tactic, call: &Conv) -> f64 {
     let share = (tiles * f64::from(splits) / MULTIPROCESSORS).ceil();
     let together = share.min(resident);
 
-    let rates =
-        TILES.iter().zip(STEPS).find(|(other, _)| *other == tile).map_or(STEP_F32, |(_, rates)| rates);
+    // A step of tf32 has half the elements of one of f16, and takes as long.
+    let shape = |tile: &Tile| (tile.rows, tile.columns);
+    let rates = match *tile == Tile::F32 {
+        true => STEP_F32,
+        false => {
+            let same = TILES.iter().zip(STEPS).find(|(other, _)| shape(other) == shape(tile));
+            same.map_or(STEP_F32, |(_, rates)| rates)
+        }
+    };
     let taps = if call.taps > 1 { TAPS } else { [1.0, 1.0] };
     let step = (rates[0] * taps[0] * together).max(rates[1] * taps[1]);
     let written = f64::from(tile.rows * tile.columns) * 4.0 / WRITTEN;
@@ -93,15 +101,24 @@ fn cost(tactic: Tactic, call: &Conv) -> f64 {
 const SPLITS: [u32; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 
 /// The tactic of the least cost.
-pub fn choose(call: &Conv, half: bool) -> Tactic {
-    let tiles = if half { TILES } else { &[Tile::F32] };
+pub fn choose(call: &Conv, precision: Precision) -> Tactic {
+    let tiles = tiles(precision);
     let tactics = tiles.iter().flat_map(|tile| SPLITS.map(|splits| Tactic::fitted(tile, splits, call)));
     let best = tactics.min_by(|a, b| cost(*a, call).total_cmp(&cost(*b, call)));
     best.unwrap_or(Tactic { tile: &TILES[0], splits: 1 })
 }
 
+/// The tiles of a precision.
+pub fn tiles(precision: Precision) -> &'static [Tile] {
+    match precision {
+        Precision::Fp32 => &[Tile::F32],
+        Precision::Tf32 => TILES_TF32,
+        Precision::Fp16 => TILES,
+    }
+}
+
 /// Gives every convolution among the calls the tactic that `choose` says.
-pub fn assign(calls: &mut Calls, half: bool, mut choose: impl FnMut(&Conv, bool) -> Tactic) {
+pub fn assign(calls: &mut Calls, precision: Precision, mut choose: impl FnMut(&Conv, Precision) -> Tactic) {
     for index in 0..calls.calls.len() {
         let call = &calls.calls[index];
         let is_conv = call.kernel.starts_with("cuda_conv_");
@@ -109,7 +126,7 @@ pub fn assign(calls: &mut Calls, half: bool, mut choose: impl FnMut(&Conv, bool)
         if !is_conv {
             continue;
         }
-        let Tactic { tile, splits } = choose(&params, half);
+        let Tactic { tile, splits } = choose(&params, precision);
         let tiles = tile.count(params.pixels as u64, params.out_channels as u64);
         let each = steps(tile, &params).div_ceil(splits.into()) as u32;
         params.splits = splits as i32;
@@ -138,8 +155,8 @@ mod tests {
 
     #[test]
     fn small_grids_are_split_and_large_ones_are_not() {
-        assert!(choose(&call(49, 512, 9, 512), true).splits > 4);
-        assert_eq!(choose(&call(128 * 56 * 56, 256, 1, 64), true).splits, 1);
+        assert!(choose(&call(49, 512, 9, 512), Precision::Fp16).splits > 4);
+        assert_eq!(choose(&call(128 * 56 * 56, 256, 1, 64), Precision::Fp16).splits, 1);
     }
 
     #[test]

@@ -93,7 +93,10 @@ __device__ __forceinline__ void attention(const Attention& p) {
         }
         commit();
     };
-    load(0);
+    for (int tile = 0; tile < min(p.steps, tiles); ++tile) load(tile);
+    // Whether two neighbours of the mask can be read at once.
+    const int odd = p.m.offset | p.m.row | p.keys | p.m.lead[0] | p.m.lead[1] | p.m.lead[2] | p.m.lead[3];
+    const bool pairs = p.m.element == 1 && (odd & 1) == 0;
 
     // The warp's queries as the left operand of the products.
     uint32_t q[D / 16][4];
@@ -117,7 +120,6 @@ __device__ __forceinline__ void attention(const Attention& p) {
 
     for (int tile = 0; tile < tiles; ++tile) {
         if (p.steps > 1 && tile + 1 < tiles) {
-            load(tile + 1);
             await<1>();
         } else {
             await<0>();
@@ -138,24 +140,38 @@ __device__ __forceinline__ void attention(const Attention& p) {
                 uint32_t b[4];
                 const int row = j * 16 + lane % 8 + lane / 16 * 8, column = k * 16 + lane / 8 % 2 * 8;
                 load_matrices(b, k_tile + (row * PITCH + column) * 2);
-                multiply(scores[2 * j], q[k], b[0], b[1]);
-                multiply(scores[2 * j + 1], q[k], b[2], b[3]);
+                multiply<half>(scores[2 * j], q[k], b[0], b[1]);
+                multiply<half>(scores[2 * j + 1], q[k], b[2], b[3]);
             }
 
+        const int key0 = tile * TILE + warp_k * KT + lane % 4 * 2;
 #pragma unroll
         for (int half_row = 0; half_row < 2; ++half_row) {
             const int row = first + half_row * 8;
+            const int end = row < p.rows ? (p.causal ? min(p.keys, row + p.causal_offset + 1) : p.keys) : 0;
+            half2 added[KT / 8];
+            if (mask) {
+                const half* from = mask + int64_t(row) * p.m.row;
+#pragma unroll
+                for (int j = 0; j < KT / 8; ++j) {
+                    const int key = key0 + j * 8;
+                    if (pairs) {
+                        added[j] = key < end ? *reinterpret_cast<const half2*>(from + key) : half2();
+                    } else {
+                        added[j].x = key < end ? from[int64_t(key) * p.m.element] : half();
+                        added[j].y = key + 1 < end ? from[int64_t(key + 1) * p.m.element] : half();
+                    }
+                }
+            }
             float most = greatest[half_row];
 #pragma unroll
             for (int j = 0; j < KT / 8; ++j)
 #pragma unroll
                 for (int l = 0; l < 2; ++l) {
-                    const int key = tile * TILE + warp_k * KT + j * 8 + lane % 4 * 2 + l;
                     float& score = scores[j][half_row * 2 + l];
                     score *= p.scale;
-                    const bool there = row < p.rows && key < p.keys && !(p.causal && key > row + p.causal_offset);
-                    if (mask && there) score += __half2float(mask[int64_t(row) * p.m.row + int64_t(key) * p.m.element]);
-                    if (!there) score = -CUDART_INF_F;
+                    if (mask) score += __half2float(l == 0 ? added[j].x : added[j].y);
+                    if (key0 + j * 8 + l >= end) score = -CUDART_INF_F;
                     most = fmaxf(most, score);
                 }
             most = fmaxf(most, __shfl_xor_sync(0xffffffff, most, 1));
@@ -186,12 +202,12 @@ __device__ __forceinline__ void attention(const Attention& p) {
             for (int j = 0; j < D / 16; ++j) {
                 uint32_t b[4];
                 load_transposed(b, v_tile + ((k * 16 + lane % 16) * PITCH + j * 16 + lane / 16 * 8) * 2);
-                multiply(sums[2 * j], a, b[0], b[1]);
-                multiply(sums[2 * j + 1], a, b[2], b[3]);
+                multiply<half>(sums[2 * j], a, b[0], b[1]);
+                multiply<half>(sums[2 * j + 1], a, b[2], b[3]);
             }
         }
         __syncthreads();
-        if (p.steps == 1 && tile + 1 < tiles) load(tile + 1);
+        if (tile + p.steps < tiles) load(tile + p.steps);
     }
 #pragma unroll
     for (int half_row = 0; half_row < 2; ++half_row) {
@@ -310,7 +326,7 @@ __device__ __forceinline__ void attention_any(const Attention& p) {
     extern "C" __global__ void __launch_bounds__(128) attention_f16_##D##_16(const __grid_constant__ Attention p) { \
         attention<D, 1, 4, 32>(p);                                                                               \
     }                                                                                                            \
-    extern "C" __global__ void __launch_bounds__(128) attention_f16_##D##_64(const __grid_constant__ Attention p) { \
+    extern "C" __global__ void __launch_bounds__(128, D == 64 ? 3 : 2) attention_f16_##D##_64(const __grid_constant__ Attention p) { \
         attention<D, 4, 1, 64>(p);                                                                               \
     }
 

@@ -162,6 +162,72 @@ extern "C" __global__ void __launch_bounds__(256) elementwise(const __grid_const
     }
 }
 
+namespace {
+
+// The first five operations on eight neighbours along the last axis a thread: every operand has all of one type, in a row or one for all.
+template <typename T>
+__device__ __forceinline__ void elementwise8(const Elementwise& p) {
+    let_consumers_start();
+    wait_for_producers();
+    const int64_t index = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
+    if (index >= p.elements) return;
+    int rest = int(index);
+    int64_t at[3] = {p.offsets[0], p.offsets[1], p.offsets[2]}, to = p.out_offset;
+#pragma unroll
+    for (int axis = AXES - 1; axis >= 0; --axis) {
+        if (p.extents[axis] == 1) continue;
+        const int i = rest % p.extents[axis];
+        rest /= p.extents[axis];
+#pragma unroll
+        for (int k = 0; k < 3; ++k) at[k] += int64_t(i) * p.strides[k][axis];
+        to += int64_t(i) * p.out_strides[axis];
+    }
+    float v[2][8] = {};
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+        if (k >= p.operands) continue;
+        const T* from = static_cast<const T*>(p.inputs[k]) + at[k];
+        if (p.strides[k][AXES - 1] == 1) {
+            load8(from, v[k]);
+        } else {
+            const float one = float(*from);
+#pragma unroll
+            for (int l = 0; l < 8; ++l) v[k][l] = one;
+        }
+    }
+    switch (p.operation) {
+        case 0: break;
+        case 1:
+#pragma unroll
+            for (int i = 0; i < 8; ++i) v[0][i] += v[1][i];
+            break;
+        case 2:
+#pragma unroll
+            for (int i = 0; i < 8; ++i) v[0][i] -= v[1][i];
+            break;
+        case 3:
+#pragma unroll
+            for (int i = 0; i < 8; ++i) v[0][i] *= v[1][i];
+            break;
+        default:
+#pragma unroll
+            for (int i = 0; i < 8; ++i) v[0][i] /= v[1][i];
+            break;
+    }
+    activate(v[0], p.activation);
+    store8(static_cast<T*>(p.output) + to, v[0]);
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) elementwise8_f16(const __grid_constant__ Elementwise p) {
+    elementwise8<half>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(256) elementwise8_f32(const __grid_constant__ Elementwise p) {
+    elementwise8<float>(p);
+}
+
 // `cuda::Gather` behind its operands: out[o, i, k] = data[o, index[i], k], elements of `bytes` bytes.
 struct Gather {
     const void* data;

@@ -1,4 +1,4 @@
-//! `cuda_conv_f16_TILE`, `cuda_conv_f16_TILE_point`, `cuda_conv_f32_64x64`: convolution and matrix product.
+//! `cuda_conv_f16_TILE`, `cuda_conv_f16_TILE_point`, the same of tf32, `cuda_conv_f32_64x64`: convolution and matrix product.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -97,8 +97,20 @@ pub const LARGEST_CLUSTER: u32 = 8;
 
 const fn tile(name: &'static str, point: &'static str, shape: [u32; 2], threads: u32, stages: u32) -> Tile {
     let [rows, columns] = shape;
-    Tile { name, point, rows, columns, threads, stage_bytes: (rows + columns) * 64 * 2, stages, depth: 64 }
+    let depth = ROW_BYTES / element_bytes(name) as u32;
+    Tile { name, point, rows, columns, threads, stage_bytes: (rows + columns) * ROW_BYTES, stages, depth }
 }
+
+/// What a step has of each row of the operands, on matrix units.
+const ROW_BYTES: u32 = 128;
+
+/// The tiles of f32 whose products round to tf32.
+pub const TILES_TF32: &[Tile] = &[
+    tile("cuda_conv_tf32_128x128", "cuda_conv_tf32_128x128_point", [128, 128], 256, 3),
+    tile("cuda_conv_tf32_128x64", "cuda_conv_tf32_128x64_point", [128, 64], 256, 4),
+    tile("cuda_conv_tf32_64x64", "cuda_conv_tf32_64x64_point", [64, 64], 128, 6),
+    tile("cuda_conv_tf32_32x32", "cuda_conv_tf32_32x32_point", [32, 32], 128, 8),
+];
 
 /// The tiles of f16.
 pub const TILES: &[Tile] = &[
@@ -128,7 +140,8 @@ impl Tile {
     /// The dynamic shared memory of a block that adds so many steps: their operands, as far as they are there at a
     /// time, and then the finished sums in their place.
     pub const fn shared_bytes(&self, steps: u32) -> u32 {
-        let stages = if steps < self.stages && self.depth == 64 { steps } else { self.stages };
+        let is_pipeline = self.depth != Tile::F32.depth;
+        let stages = if steps < self.stages && is_pipeline { steps } else { self.stages };
         let (pipeline, sums) = (stages * self.stage_bytes, self.rows * (self.columns + TILE_PADDING) * 4);
         if pipeline > sums { pipeline } else { sums }
     }
@@ -242,15 +255,15 @@ impl Tile {
     }
 }
 
-/// Both kernels of each tile of f16.
+/// Both kernels of each tile on matrix units.
 macro_rules! kernels {
-    ($($tile:expr),*) => {
+    ($($module:literal [$($tile:expr),*])*) => {
         &[
             kernel!(Tile::F32.name, "conv_f32", Tile::F32, false),
-            $(
-                kernel!($tile.name, "conv_f16", $tile, false),
-                kernel!($tile.point, "conv_f16", $tile, true),
-            )*
+            $($(
+                kernel!($tile.name, $module, $tile, false),
+                kernel!($tile.point, $module, $tile, true),
+            )*)*
         ]
     };
 }
@@ -268,5 +281,7 @@ macro_rules! kernel {
 }
 
 /// The kernels of this file.
-pub(super) static KERNELS: &[CudaKernel] =
-    kernels![TILES[0], TILES[1], TILES[2], TILES[3], TILES[4], TILES[5], TILES[6], TILES[7]];
+pub(super) static KERNELS: &[CudaKernel] = kernels! {
+    "conv_f16" [TILES[0], TILES[1], TILES[2], TILES[3], TILES[4], TILES[5], TILES[6], TILES[7]]
+    "conv_tf32" [TILES_TF32[0], TILES_TF32[1], TILES_TF32[2], TILES_TF32[3]]
+};

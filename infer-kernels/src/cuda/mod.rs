@@ -13,7 +13,7 @@ mod picture;
 mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
-pub use conv::{Conv, LARGEST_CLUSTER, TILES, Tile};
+pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_TF32, Tile};
 pub use picture::{Layout, Map, MapKind, Resize, STEM_CHANNELS, Stem, Window};
 pub use rows::{AXES, ElementOp, ElementType, Elementwise, Gather, Norm, Product, Reduction, ReductionKind};
 
@@ -54,6 +54,8 @@ modules! {
     CONV_F16 = "conv_f16";
     /// Convolution of f32.
     CONV_F32 = "conv_f32";
+    /// Convolution of f32 whose products round to tf32.
+    CONV_TF32 = "conv_tf32";
     /// What else pictures go through.
     PICTURE = "picture";
     /// What row-major tensors go through.

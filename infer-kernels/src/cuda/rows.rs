@@ -127,7 +127,7 @@ pub enum ElementOp {
     Swish = 47,
 }
 
-/// `cuda_elementwise`: a function of up to three operands, each read by strides, written by strides.
+/// `cuda_elementwise`, `cuda_elementwise8_*`: a function of up to three operands, each read by strides, written by strides.
 ///
 /// Operands: three inputs, those beyond `operands` absent; output.
 #[repr(C)]
@@ -329,6 +329,35 @@ fn validate_elementwise(call: &Call<'_>) -> Result<(), Invalid> {
     call.expect_elements(3, Some(reach(p.out_offset, axes(p.extents, p.out_strides))?), ty.bytes())
 }
 
+/// [`validate_elementwise`], and that the operation is arithmetic, and that eight neighbours along the last axis can be read and written at once.
+fn validate_elementwise8(call: &Call<'_>, ty: ElementType) -> Result<(), Invalid> {
+    validate_elementwise(call)?;
+    let p: &Elementwise = call.params()?;
+    let last = AXES - 1;
+    let in_eights = |offset: i32, strides: &[i32; AXES]| {
+        offset % 8 == 0 && strides[..last].iter().all(|stride| stride % 8 == 0) && strides[last] == 1
+    };
+    let inputs = p.strides.iter().zip(p.offsets).zip(p.types).take(p.operands as usize);
+    let mut fits = p.extents[last] % 8 == 0 && in_eights(p.out_offset, &p.out_strides) && p.integer == 0;
+    fits &= p.out_type == ty as i32 && p.operation <= ElementOp::Div as i32 && p.operands <= 2;
+    for ((strides, offset), input) in inputs {
+        fits &= input == ty as i32 && (strides[last] == 0 || in_eights(offset, strides));
+    }
+    if fits { Ok(()) } else { Err(Invalid("elements that do not lie in groups of eight")) }
+}
+
+impl Elementwise {
+    /// The kernel for the call: one that computes eight elements at once, where they lie so.
+    pub fn kernel(&self) -> &'static str {
+        const CHOICES: [(ElementType, &str); 2] =
+            [(ElementType::F16, "cuda_elementwise8_f16"), (ElementType::F32, "cuda_elementwise8_f32")];
+        let whole = [u64::MAX; 4];
+        let call = Call { params: bytemuck::bytes_of(self), operand_bytes: &whole };
+        let fits = |ty: &ElementType| validate_elementwise8(&call, *ty).is_ok();
+        CHOICES.iter().find(|(ty, _)| fits(ty)).map_or("cuda_elementwise", |(_, name)| name)
+    }
+}
+
 fn validate_gather(call: &Call<'_>, bytes: i32) -> Result<(), Invalid> {
     let p: &Gather = call.params()?;
     call.expect_operands(3)?;
@@ -405,6 +434,11 @@ fn launch_elementwise(params: &[u8]) -> Launch {
     Launch::flat(p.elements as u64)
 }
 
+fn launch_elementwise8(params: &[u8]) -> Launch {
+    let p: &Elementwise = bytemuck::from_bytes(params);
+    Launch::flat(p.elements as u64 / 8)
+}
+
 fn launch_gather(params: &[u8]) -> Launch {
     let p: &Gather = bytemuck::from_bytes(params);
     Launch::flat(p.elements as u64)
@@ -460,6 +494,16 @@ macro_rules! kernels {
 pub(super) static KERNELS: &[CudaKernel] = kernels! {
     [
         kernel!("cuda_elementwise", validate_elementwise, launch_elementwise),
+        kernel!(
+            "cuda_elementwise8_f16",
+            |call| validate_elementwise8(call, ElementType::F16),
+            launch_elementwise8
+        ),
+        kernel!(
+            "cuda_elementwise8_f32",
+            |call| validate_elementwise8(call, ElementType::F32),
+            launch_elementwise8
+        ),
         kernel!("cuda_gather_b1", |call| validate_gather(call, 1), launch_gather),
         kernel!("cuda_gather_b2", |call| validate_gather(call, 2), launch_gather),
         kernel!("cuda_gather_b4", |call| validate_gather(call, 4), launch_gather),

@@ -58,7 +58,7 @@ pub struct ModelArguments {
 /// How a model is compiled.
 #[derive(Args, Clone, Debug)]
 pub struct CompileArguments {
-    /// How weights are stored: fp32 or fp16
+    /// How weights are stored: fp32 or fp16; tf32 is fp32 but for products on GPUs
     #[arg(long, default_value = "fp32", value_parser = parse_precision)]
     pub precision: Precision,
     /// How each layer is computed: a file that `infer tune` wrote [default: by estimate]
@@ -109,12 +109,15 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Refuses what this build cannot run on.
-    pub fn expect_available(self) -> anyhow::Result<()> {
-        if self == Backend::Cuda {
-            bail!("this build of infer has no CUDA; --backend cpu is what it has");
+    /// Refuses what this build, or the command, cannot run on.
+    pub fn expect_cpu(self) -> anyhow::Result<()> {
+        match self {
+            Backend::Cpu => Ok(()),
+            Backend::Cuda if cfg!(feature = "cuda") => {
+                bail!("only `infer bench` runs on GPUs; --backend cpu is what this command has")
+            }
+            Backend::Cuda => bail!("this build of infer has no CUDA; --backend cpu is what it has"),
         }
-        Ok(())
     }
 }
 
@@ -227,7 +230,7 @@ pub struct TuneArguments {
     /// The file to write [default: the model's name with the extension .tactics]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// How weights are stored: fp32 or fp16
+    /// How weights are stored: fp32 or fp16; tf32 is fp32 but for products on GPUs
     #[arg(long, default_value = "fp32", value_parser = parse_precision)]
     pub precision: Precision,
     /// The most threads that take part [default: what INFER_THREADS says, or as many as there are processors]

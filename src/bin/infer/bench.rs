@@ -1,8 +1,10 @@
 //! `infer bench`: how long an inference takes, and which layers take it.
 //!
 //! The quantities are those of NVIDIA's trtexec by the same definitions; on the processor there is nothing to copy or to
-//! queue, so that the latency is the inference itself.
+//! queue, so that the latency is the inference itself; on GPUs see `cuda`.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod layers;
 mod report;
 mod statistics;
@@ -24,6 +26,8 @@ use self::layers::Layers;
 use self::report::Report;
 use self::statistics::Statistics;
 pub use self::target::Target;
+#[cfg(feature = "cuda")]
+use crate::arguments::Backend;
 use crate::arguments::BenchArguments;
 use crate::model::File;
 use crate::progress::Timer;
@@ -35,7 +39,11 @@ const LEAST_QUERIES: usize = 10;
 
 /// Runs the command.
 pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Verdict> {
-    arguments.engine.backend.expect_available()?;
+    #[cfg(feature = "cuda")]
+    if arguments.engine.backend == Backend::Cuda {
+        return cuda::bench(arguments);
+    }
+    arguments.engine.backend.expect_cpu()?;
     let path = &arguments.model.model;
     let mut file = File::read(path)?;
     // The compiler reads it again; weights need not be there twice.

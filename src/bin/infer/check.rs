@@ -15,7 +15,7 @@ const DEFAULT: Tolerance = Tolerance { rtol: 1e-3, atol: 1e-5, integers: false }
 
 /// Runs the command.
 pub fn check(arguments: &CheckArguments) -> anyhow::Result<Verdict> {
-    arguments.engine.backend.expect_available()?;
+    arguments.engine.backend.expect_cpu()?;
     let file = File::read(&arguments.model.model)?;
     let recorded = files::read(&arguments.case, "output", &file.outputs)?;
     let stated = Tolerance::read(&arguments.model.model.with_file_name("tolerance.json"))?.unwrap_or(DEFAULT);

@@ -27,7 +27,7 @@ const LONGEST_REASON: usize = 400;
 
 /// Runs the command.
 pub fn conformance(arguments: &ConformanceArguments) -> anyhow::Result<Verdict> {
-    arguments.backend.expect_available()?;
+    arguments.backend.expect_cpu()?;
     let mut cases = suite::cases(&arguments.dir)?;
     let expected = match &arguments.expect {
         Some(path) => expected_failures(path)?,

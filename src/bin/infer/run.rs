@@ -15,7 +15,7 @@ use crate::{Verdict, dims, files};
 
 /// Runs the command.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<Verdict> {
-    arguments.engine.backend.expect_available()?;
+    arguments.engine.backend.expect_cpu()?;
     let file = File::read(&arguments.model.model)?;
     let names: Vec<String> = file.outputs.iter().map(|output| quote(&output.name)).collect();
     let given = dims::given(&arguments.model.dims);

@@ -9,6 +9,7 @@ mod driver;
 mod engine;
 
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use self::driver::{DeviceMemory, Event, Graph, HostMemory, Stream};
 pub use self::engine::{CudaEngine, CudaInfo, CudaOptions, probe};
@@ -81,6 +82,19 @@ impl State {
         let failure = failure.then(|| HostMemory::zeroed(device, size_of::<u32>())).transpose()?;
         Ok(State { stream, graph, arguments, inputs, outputs, _arena: arena, counters, failure })
     }
+}
+
+/// The parts of one inference, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CudaQuery {
+    /// The host's time until all of it is queued.
+    pub enqueue: f64,
+    /// Copying the inputs to the GPU, by its clock.
+    pub upload: f64,
+    /// All kernels.
+    pub compute: f64,
+    /// Copying the outputs from the GPU.
+    pub download: f64,
 }
 
 /// The memory of one inference at a time, taken from the engine's pool and given back when dropped.
@@ -171,6 +185,36 @@ impl<'e> CudaContext<'e> {
                 end.since(&start)
             })
             .collect()
+    }
+
+    /// What one inference takes, on the inputs of the last [`CudaContext::run`].
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory; if the GPU fails.
+    pub fn time_query(&mut self) -> Result<CudaQuery> {
+        let device = self.engine.device.clone();
+        let state = self.state()?;
+        let events = [Event::new(&device)?, Event::new(&device)?, Event::new(&device)?, Event::new(&device)?];
+        let start = Instant::now();
+        let mut done = state.stream.record(&events[0]);
+        for (host, device) in &state.inputs {
+            // SAFETY: as in `run`; the wait follows in any case.
+            done = done.and_then(|()| unsafe { state.stream.upload(host, device) });
+        }
+        done = done.and_then(|()| state.stream.record(&events[1]));
+        // SAFETY: as above.
+        done = done.and_then(|()| unsafe { state.stream.replay(&state.graph) });
+        done = done.and_then(|()| state.stream.record(&events[2]));
+        for (host, device) in &mut state.outputs {
+            // SAFETY: as above.
+            done = done.and_then(|()| unsafe { state.stream.download(device, host) });
+        }
+        done = done.and_then(|()| state.stream.record(&events[3]));
+        let enqueue = start.elapsed().as_secs_f64();
+        finish(state, done)?;
+        let since = |index: usize| events[index + 1].since(&events[index]).map(|ms| f64::from(ms) / 1e3);
+        Ok(CudaQuery { enqueue, upload: since(0)?, compute: since(1)?, download: since(2)? })
     }
 
     /// The time of each step in milliseconds: the mean over so many launches of the step in a row, the middle one of
