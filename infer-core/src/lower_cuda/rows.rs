@@ -1,5 +1,5 @@
-//! What runs on row-major tensors: elementwise functions with broadcasting, movement of elements, selection, attention,
-//! normalisation, reductions, and products of anything but pictures.
+//! What runs on row-major tensors: elementwise functions with broadcasting, movement of elements, selection,
+//! normalisation, reductions; and the way between rows and pictures.
 
 use infer_kernels::call::Activation;
 use infer_kernels::cuda::{

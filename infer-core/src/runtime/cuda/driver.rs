@@ -156,6 +156,12 @@ impl Drop for Device {
     }
 }
 
+/// Waits for what calls without a stream have begun: they return before it is done, and streams do not wait for it.
+fn settle() -> Result<()> {
+    // SAFETY: the stream of calls without one.
+    check(unsafe { sys::cuStreamSynchronize(ptr::null_mut()) }, "preparing memory of the GPU")
+}
+
 /// Memory of a GPU.
 #[derive(Debug)]
 pub(super) struct DeviceMemory {
@@ -182,6 +188,7 @@ impl DeviceMemory {
         let memory = DeviceMemory { device: device.clone(), address, bytes };
         // SAFETY: the memory was just allocated with at least so many bytes.
         check(unsafe { sys::cuMemsetD8_v2(address, fill, bytes) }, "clearing memory of the GPU")?;
+        settle()?;
         Ok(memory)
     }
 
@@ -191,6 +198,7 @@ impl DeviceMemory {
         // SAFETY: both sides have so many bytes; the call returns when those of the host have been read.
         let result = unsafe { sys::cuMemcpyHtoD_v2(memory.address, data.as_ptr().cast(), data.len()) };
         check(result, "copying to the GPU")?;
+        settle()?;
         Ok(memory)
     }
 
@@ -200,7 +208,8 @@ impl DeviceMemory {
         let offset = offset.min(self.bytes);
         // SAFETY: inside the memory, which nothing uses: whoever launched work on it has waited for its end.
         let result = unsafe { sys::cuMemsetD8_v2(self.address + offset as u64, 0, self.bytes - offset) };
-        check(result, "clearing memory of the GPU")
+        check(result, "clearing memory of the GPU")?;
+        settle()
     }
 
     pub fn address(&self) -> u64 {
