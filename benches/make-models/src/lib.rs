@@ -8,6 +8,7 @@
 mod bert;
 mod efficientnet;
 mod graph;
+mod layers;
 mod mobilenet;
 mod random;
 mod resnet;
@@ -18,6 +19,7 @@ mod vit;
 mod yolov3;
 
 pub use graph::{Conv, Graph, Value};
+pub use layers::LAYERS;
 
 use prost::Message;
 
@@ -32,7 +34,7 @@ pub struct Model {
     build: fn(&mut Graph),
 }
 
-/// All models.
+/// The models that engines are compared on.
 pub const MODELS: [Model; 11] = [
     Model { name: "resnet50", opset: 17, build: resnet::resnet50 },
     Model { name: "yolov3_416", opset: 17, build: yolov3::yolov3_416 },

@@ -1,20 +1,22 @@
-//! Writes the models of the benchmarks: `make-models FOLDER [MODEL …]`, all of them if none is named.
+//! Writes the models of the benchmarks: `make-models FOLDER [MODEL …]`, all but those of single layers if none is named.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use make_models::MODELS;
+use make_models::{LAYERS, MODELS, Model};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let Some(folder) = arguments.next().filter(|argument| !argument.starts_with('-')).map(PathBuf::from)
     else {
-        let names: Vec<&str> = MODELS.iter().map(|model| model.name).collect();
-        eprintln!("usage: make-models FOLDER [MODEL …]\nmodels: {}", names.join(", "));
+        let names = |models: &[Model]| models.iter().map(|model| model.name).collect::<Vec<_>>().join(", ");
+        let (models, layers) = (names(&MODELS), names(LAYERS));
+        eprintln!("usage: make-models FOLDER [MODEL …]\nmodels: {models}\nsingle layers: {layers}");
         return ExitCode::FAILURE;
     };
     let wanted: Vec<String> = arguments.collect();
-    if let Some(unknown) = wanted.iter().find(|name| MODELS.iter().all(|model| model.name != **name)) {
+    let known = || MODELS.iter().chain(LAYERS);
+    if let Some(unknown) = wanted.iter().find(|name| known().all(|model| model.name != **name)) {
         eprintln!("make-models: there is no model {unknown:?}");
         return ExitCode::FAILURE;
     }
@@ -22,9 +24,10 @@ fn main() -> ExitCode {
         eprintln!("make-models: {}: {error}", folder.display());
         return ExitCode::FAILURE;
     }
-    for model in
-        MODELS.iter().filter(|model| wanted.is_empty() || wanted.iter().any(|name| name == model.name))
-    {
+    let all = wanted.is_empty();
+    let named = known().filter(|model| wanted.iter().any(|name| name == model.name));
+    let models: Vec<&Model> = if all { MODELS.iter().collect() } else { named.collect() };
+    for model in models {
         let path = folder.join(format!("{}.onnx", model.name));
         // Under another name first, so that a file of this name is whole.
         let partial = folder.join(format!("{}.part", model.name));

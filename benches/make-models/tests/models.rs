@@ -6,7 +6,7 @@ use std::time::Instant;
 use infer_core::compile::compile_file;
 use infer_core::onnx::{self, ModelFile};
 use infer_core::options::Options;
-use make_models::MODELS;
+use make_models::{LAYERS, MODELS};
 
 #[test]
 fn small_models_compile() {
@@ -23,7 +23,20 @@ fn small_models_compile() {
 }
 
 #[test]
+fn layers_are_layers() {
+    for model in
+        LAYERS.iter().filter(|model| model.name.contains("depthwise") || model.name.contains("_64_56"))
+    {
+        let bytes = model.bytes();
+        let proto = onnx::decode(model.name, bytes.clone().into()).unwrap();
+        let file = ModelFile { name: model.name.to_owned(), proto, bytes: bytes.into(), sources: Vec::new() };
+        let compiled = compile_file(file, &Options::new(model.name), Instant::now()).unwrap();
+        assert!(compiled.summary.flops > 1_000_000, "{}", model.name);
+    }
+}
+
+#[test]
 fn names_are_distinct() {
-    let names: HashSet<&str> = MODELS.iter().map(|model| model.name).collect();
-    assert_eq!(names.len(), MODELS.len());
+    let names: HashSet<&str> = MODELS.iter().chain(LAYERS).map(|model| model.name).collect();
+    assert_eq!(names.len(), MODELS.len() + LAYERS.len());
 }

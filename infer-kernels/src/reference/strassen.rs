@@ -56,9 +56,10 @@ unsafe fn strassen(args: &Args<'_>, weight: impl Fn(usize) -> f32) {
                 let mut c = [0.0_f64; 4];
                 for part in 0..s.parts as usize {
                     for column in 0..half {
-                        // SAFETY: the call was validated.
                         let a = |matrix| {
-                            f64::from(unsafe { *input.add(left_at(&left, part, matrix, row, column)) })
+                            let at = left_at(&left, part, matrix, row, column);
+                            // SAFETY: the call was validated.
+                            f64::from(unsafe { *input.add(at) })
                         };
                         let b = |right: usize, lower: usize| {
                             let panel = group * 4 + right * 2 + lane / BLOCK;
