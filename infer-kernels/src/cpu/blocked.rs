@@ -188,7 +188,7 @@ unsafe fn gather<V: Vector>(plain: *const f32, blocked: *mut f32, s: &Strip, pad
             match all {
                 1 => return interleave::<1>(from, to, s),
                 2 => return interleave::<2>(from, to, s),
-                3 => return interleave::<3>(from, to, s),
+                3 => return interleave_three::<V>(from, to, s),
                 4 => return interleave::<4>(from, to, s),
                 _ => {}
             }
@@ -248,6 +248,39 @@ unsafe fn interleave<const LANES: usize>(from: *const f32, to: *mut f32, s: &Str
         for position in position..s.positions {
             for (lane, plain) in plain.iter().enumerate() {
                 *to.add(position * LANES + lane) = *plain.add(position);
+            }
+        }
+    }
+}
+
+/// [`interleave`] for the three channels of an image.
+///
+/// # Safety
+///
+/// As for [`interleave`].
+#[inline(always)]
+unsafe fn interleave_three<V: Vector>(from: *const f32, to: *mut f32, s: &Strip) {
+    let mut position = 0;
+    // SAFETY: the caller's promise, for every pointer below.
+    unsafe {
+        let plain = [0, 1, 2].map(
+            #[inline(always)]
+            |lane: usize| from.wrapping_add(lane * s.plain_lane),
+        );
+        while position + BLOCK <= s.positions {
+            let rows = [
+                V::load(plain[0].add(position)),
+                V::load(plain[1].add(position)),
+                V::load(plain[2].add(position)),
+            ];
+            for (i, woven) in V::interleave(rows).into_iter().enumerate() {
+                woven.store(to.add(position * 3 + i * BLOCK));
+            }
+            position += BLOCK;
+        }
+        for position in position..s.positions {
+            for (lane, plain) in plain.iter().enumerate() {
+                *to.add(position * 3 + lane) = *plain.add(position);
             }
         }
     }

@@ -191,6 +191,23 @@ pub(crate) trait Vector:
         turned
     }
 
+    /// Lane i of row j becomes element 3·i + j of the three results, one after the other.
+    #[inline(always)]
+    fn interleave(rows: [Self; 3]) -> [Self; 3] {
+        let mut triples = [[0.0; 3]; BLOCK];
+        for (j, row) in rows.into_iter().enumerate() {
+            for (triple, lane) in triples.iter_mut().zip(row.lanes()) {
+                triple[j] = lane;
+            }
+        }
+        let mut woven = rows;
+        for (vector, lanes) in woven.iter_mut().zip(triples.as_flattened().chunks_exact(BLOCK)) {
+            // SAFETY: the slice has sixteen elements; `rows` exist.
+            *vector = unsafe { Self::load(lanes.as_ptr()) };
+        }
+        woven
+    }
+
     /// The first `lanes` ≤ 16 lanes, zero in the others.
     #[inline(always)]
     fn keep_first(self, lanes: usize) -> Self {
@@ -365,6 +382,10 @@ mod tests {
         let rows = entries.map(|row| unsafe { V::load(row.as_ptr()) });
         for (i, row) in V::transpose(rows).into_iter().enumerate() {
             assert_eq!(row.lanes(), std::array::from_fn(|j| entries[j][i]), "row {i}");
+        }
+        for (i, woven) in V::interleave([rows[0], rows[1], rows[2]]).into_iter().enumerate() {
+            let right = |j: usize| entries[(i * BLOCK + j) % 3][(i * BLOCK + j) / 3];
+            assert_eq!(woven.lanes(), std::array::from_fn(right), "vector {i}");
         }
     }
 

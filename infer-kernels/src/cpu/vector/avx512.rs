@@ -198,6 +198,24 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn interleave(rows: [Self; 3]) -> [Self; 3] {
+        // Of the first two rows, then of that (lanes below 16) and the third.
+        const FIRST: [[i32; BLOCK]; 3] = lanes_of_triples(true);
+        const SECOND: [[i32; BLOCK]; 3] = lanes_of_triples(false);
+        let mut woven = rows;
+        for (vector, (first, second)) in woven.iter_mut().zip(FIRST.iter().zip(&SECOND)) {
+            // SAFETY: the arrays have sixteen elements; `rows` exist.
+            *vector = Avx512(unsafe {
+                let first = _mm512_loadu_si512(first.as_ptr().cast());
+                let second = _mm512_loadu_si512(second.as_ptr().cast());
+                let two = _mm512_permutex2var_ps(rows[0].0, first, rows[1].0);
+                _mm512_permutex2var_ps(two, second, rows[2].0)
+            });
+        }
+        woven
+    }
+
+    #[inline(always)]
     fn keep_first(self, lanes: usize) -> Self {
         // SAFETY: `self` exists.
         Avx512(unsafe { _mm512_maskz_mov_ps(Self::first(lanes), self.0) })
@@ -233,4 +251,20 @@ impl Vector for Avx512 {
         }
         turned
     }
+}
+
+/// Where the elements of [`Vector::interleave`] come from, in each of its two steps.
+const fn lanes_of_triples(first: bool) -> [[i32; BLOCK]; 3] {
+    let mut from = [[0; BLOCK]; 3];
+    let mut element = 0;
+    while element < 3 * BLOCK {
+        let (lane, row, at) = (element / 3, element % 3, element % BLOCK);
+        from[element / BLOCK][at] = match (first, row) {
+            (true, 0) => lane,
+            (true, 1) | (false, 2) => BLOCK + lane,
+            _ => at,
+        } as i32;
+        element += 1;
+    }
+    from
 }
