@@ -82,6 +82,6 @@ fn what_a_model_was_not_compiled_for_is_an_error() {
 #[test]
 fn notes_say_why_there_is_no_plan_for_gpus() {
     let names_it = |note: &&str| note.contains("not compiled for GPUs") && note.contains("ConvTranspose");
-    assert!(Neither::NOTES.iter().any(|note| names_it(&note)), "{:?}", Neither::NOTES);
+    assert!(Neither::NOTES.iter().any(names_it), "{:?}", Neither::NOTES);
     assert_eq!(Neither::new().unwrap().backend(), Backend::Cpu);
 }
