@@ -9,8 +9,8 @@ use std::ptr::NonNull;
 use super::ALIGNMENT;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The large pages of memory that processors have beside those of 4 KiB. Weights of megabytes take so many small ones that
-/// looking them up takes a good part of the time of reading them.
+/// The large pages of memory that processors have beside those of 4 KiB. Weights and arenas of megabytes take so many small
+/// ones that looking them up costs more than reading them from the last-level cache.
 const LARGE_PAGE: usize = 2 << 20;
 
 /// Bytes on the heap that begin at a multiple of 64.
@@ -43,21 +43,6 @@ impl AlignedBytes {
     ///
     /// If the system does not grant so much.
     pub fn zeroed(length: usize) -> Result<Self> {
-        AlignedBytes::allocate(length, ALIGNMENT)
-    }
-
-    /// `length` zeros in large pages, where they fill some and the system has them to give. That can take longer than
-    /// small pages do, so it serves what is written once and read for long.
-    fn in_large_pages(length: usize) -> Result<Self> {
-        let bytes = AlignedBytes::allocate(length, if length < LARGE_PAGE { ALIGNMENT } else { LARGE_PAGE })?;
-        if length >= LARGE_PAGE {
-            prefer_large_pages(bytes.start, length / LARGE_PAGE * LARGE_PAGE);
-        }
-        Ok(bytes)
-    }
-
-    /// `length` zeros that begin at a multiple of `alignment`.
-    fn allocate(length: usize, alignment: usize) -> Result<Self> {
         const { assert!(align_of::<Aligned>() == ALIGNMENT) };
         if length == 0 {
             return Ok(AlignedBytes {
@@ -69,6 +54,7 @@ impl AlignedBytes {
         let refused =
             || Error::new(ErrorKind::Memory, format!("the system does not grant {length} bytes of memory"));
         // Asking for little alignment lets the allocator hand out fresh zero pages instead of clearing memory.
+        let alignment = if length < LARGE_PAGE { ALIGNMENT } else { LARGE_PAGE };
         let size = length.checked_add(alignment - 1).ok_or_else(refused)?;
         let layout = Layout::from_size_align(size, 1).map_err(|_| refused())?;
         // SAFETY: the layout's size is not zero.
@@ -76,6 +62,9 @@ impl AlignedBytes {
         let skip = memory.as_ptr().addr().next_multiple_of(alignment) - memory.as_ptr().addr();
         // SAFETY: `skip` is at most `alignment - 1`, which the allocation exceeds by `length`.
         let start = unsafe { memory.add(skip) };
+        if alignment == LARGE_PAGE {
+            prefer_large_pages(start, length / LARGE_PAGE * LARGE_PAGE);
+        }
         Ok(AlignedBytes { start, length, allocation: Some((memory, layout)) })
     }
 
@@ -85,7 +74,7 @@ impl AlignedBytes {
     ///
     /// If the system does not grant so much.
     pub fn copy_of(bytes: &[u8]) -> Result<Self> {
-        let mut copy = AlignedBytes::in_large_pages(bytes.len())?;
+        let mut copy = AlignedBytes::zeroed(bytes.len())?;
         copy.as_mut_slice().copy_from_slice(bytes);
         Ok(copy)
     }
@@ -96,7 +85,7 @@ impl AlignedBytes {
     ///
     /// Those of `reader`, and if the system does not grant so much.
     pub fn read_from(reader: &mut impl Read, length: usize) -> io::Result<Self> {
-        let mut bytes = AlignedBytes::in_large_pages(length)
+        let mut bytes = AlignedBytes::zeroed(length)
             .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
         reader.read_exact(bytes.as_mut_slice())?;
         Ok(bytes)
@@ -167,8 +156,6 @@ mod tests {
             let moved = bytes;
             assert_eq!(moved.as_slice(), vec![3; length]);
         }
-        let large = vec![3; 2 * LARGE_PAGE + 3];
-        assert_eq!(AlignedBytes::copy_of(&large).unwrap().as_slice(), large);
         assert_eq!(AlignedBytes::copy_of(&[1, 2, 3]).unwrap().as_slice(), [1, 2, 3]);
         let mut reader = &[1, 2, 3][..];
         assert_eq!(AlignedBytes::read_from(&mut reader, 2).unwrap().as_slice(), [1, 2]);
