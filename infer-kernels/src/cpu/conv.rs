@@ -476,7 +476,7 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                         // SAFETY: as above; the scratch holds the largest tile.
                         unsafe {
                             function(&call);
-                            V::finish(&finish, &scratch);
+                            V::finish(&finish, &mut scratch);
                         }
                     }
                     place.advance(&pixels);

@@ -261,7 +261,7 @@ unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: u
             // SAFETY: as above; the scratch holds the largest tile.
             unsafe {
                 run::<V, W>(&call, shape, rows, width, 1);
-                V::finish(&finish, &scratch);
+                V::finish(&finish, &mut scratch);
             }
             call.input = call.input.wrapping_add(width * steps[0]);
             residual = residual.wrapping_add(width * residual_steps[0]);

@@ -167,94 +167,56 @@ impl Finish {
     ///
     /// The processor has `V`'s instruction set; residual and output hold the tile.
     #[inline(always)]
-    unsafe fn run<V: Vector>(&self, scratch: &[f32; MAX_VECTORS * BLOCK]) {
-        // The activations of mobile networks and transformers have loops of their own, which decide nothing for each
-        // vector.
-        // SAFETY: the caller's promise.
+    unsafe fn run<V: Finishing>(&self, scratch: &mut [f32; MAX_VECTORS * BLOCK]) {
+        let tile = scratch.as_mut_ptr();
+        // SAFETY: the caller's promise; the tile was written to the scratch, vector after vector.
         unsafe {
-            match self.activation.kind() {
-                Some(ActivationKind::Silu) => self.each::<V>(
-                    scratch,
+            if self.residual_mode == residual::BEFORE_ACTIVATION {
+                self.each(
                     #[inline(always)]
-                    |x| math::silu(x),
-                ),
-                Some(ActivationKind::HardSwish) => self.each::<V>(
-                    scratch,
-                    #[inline(always)]
-                    |x| math::hard_swish(x),
-                ),
-                Some(ActivationKind::Gelu) => self.each::<V>(
-                    scratch,
-                    #[inline(always)]
-                    |x| math::gelu(x),
-                ),
-                Some(ActivationKind::None) => self.each::<V>(
-                    scratch,
-                    #[inline(always)]
-                    |x| x,
-                ),
-                _ => self.each::<V>(
-                    scratch,
-                    #[inline(always)]
-                    |x| math::activate(&self.activation, x),
-                ),
+                    |vector, lanes, residual, _| {
+                        let at = tile.add(vector * BLOCK);
+                        (V::load(at) + V::load_first(residual, lanes)).store(at);
+                    },
+                );
             }
+            let width = self.shape.iter().product();
+            let activation = &self.activation;
+            V::activate(&InPlace { activation, rows: 1, width, out: tile, steps: [BLOCK, 0] });
+            self.each(
+                #[inline(always)]
+                |vector, lanes, residual, out| {
+                    let mut value = V::load(tile.add(vector * BLOCK));
+                    if self.residual_mode == residual::AFTER_ACTIVATION {
+                        value = value + V::load_first(residual, lanes);
+                    }
+                    if lanes == BLOCK {
+                        value.store(out);
+                    } else if self.padded {
+                        value.keep_first(lanes).store(out);
+                    } else {
+                        value.store_first(out, lanes);
+                    }
+                },
+            );
         }
     }
 
-    /// [`Finish::run`] with the activation as a function.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Finish::run`].
+    /// Calls `visit` with each vector's position in the tile, its lanes that exist, its residual and its output.
     #[inline(always)]
-    unsafe fn each<V: Vector>(&self, scratch: &[f32; MAX_VECTORS * BLOCK], activate: impl Fn(V) -> V) {
+    fn each(&self, mut visit: impl FnMut(usize, usize, *const f32, *mut f32)) {
         let [panels, rows, width] = self.shape;
-        let mut from = scratch.as_ptr();
         for panel in 0..panels {
             let lanes = (self.lanes - panel * BLOCK).min(BLOCK);
             for row in 0..rows {
                 let offset = |steps: [usize; 3]| panel * steps[0] + row * steps[1];
                 let mut out = self.out.wrapping_add(offset(self.out_steps));
-                if lanes == BLOCK && self.residual_mode == residual::NONE {
-                    // The usual case, with nothing to decide for a vector.
-                    for _ in 0..width {
-                        // SAFETY: as below.
-                        unsafe {
-                            activate(V::load(from)).store(out);
-                            from = from.add(BLOCK);
-                        }
-                        out = out.wrapping_add(self.out_steps[2]);
-                    }
-                    continue;
-                }
-                // SAFETY: the caller's promise; the tile was written to the scratch in this order.
-                unsafe {
-                    let mut residual = self.residual.wrapping_add(offset(self.residual_steps));
-                    for _ in 0..width {
-                        let mut value = V::load(from);
-                        from = from.add(BLOCK);
-                        let mut added = V::splat(0.0);
-                        if self.residual_mode != residual::NONE {
-                            added = V::load_first(residual, lanes);
-                            residual = residual.wrapping_add(self.residual_steps[2]);
-                        }
-                        if self.residual_mode == residual::BEFORE_ACTIVATION {
-                            value = value + added;
-                        }
-                        value = activate(value);
-                        if self.residual_mode == residual::AFTER_ACTIVATION {
-                            value = value + added;
-                        }
-                        if lanes == BLOCK {
-                            value.store(out);
-                        } else if self.padded {
-                            value.keep_first(lanes).store(out);
-                        } else {
-                            value.store_first(out, lanes);
-                        }
-                        out = out.wrapping_add(self.out_steps[2]);
-                    }
+                let mut residual = self.residual.wrapping_add(offset(self.residual_steps));
+                let first = (panel * rows + row) * width;
+                for vector in first..first + width {
+                    visit(vector, lanes, residual, out);
+                    out = out.wrapping_add(self.out_steps[2]);
+                    residual = residual.wrapping_add(self.residual_steps[2]);
                 }
             }
         }
@@ -278,19 +240,30 @@ impl InPlace<'_> {
     ///
     /// The processor has `V`'s instruction set; the vectors are readable and writable.
     #[inline(always)]
-    unsafe fn run<V: Vector>(&self) {
+    unsafe fn run<V: Finishing>(&self) {
+        // The activations of mobile networks and transformers have loops of their own, which decide nothing for each
+        // vector.
         // SAFETY: the caller's promise.
         unsafe {
             match self.activation.kind() {
-                Some(ActivationKind::Silu) => self.each::<V>(
+                Some(ActivationKind::None) => {}
+                Some(ActivationKind::Silu) => V::each(
+                    self,
                     #[inline(always)]
                     |x| math::silu(x),
                 ),
-                Some(ActivationKind::HardSwish) => self.each::<V>(
+                Some(ActivationKind::HardSwish) => V::each(
+                    self,
                     #[inline(always)]
                     |x| math::hard_swish(x),
                 ),
-                _ => self.each::<V>(
+                Some(ActivationKind::Gelu) => V::each(
+                    self,
+                    #[inline(always)]
+                    |x| math::gelu(x),
+                ),
+                _ => V::each(
+                    self,
                     #[inline(always)]
                     |x| math::activate(self.activation, x),
                 ),
@@ -304,7 +277,7 @@ impl InPlace<'_> {
     ///
     /// As for [`InPlace::run`].
     #[inline(always)]
-    unsafe fn each<V: Vector>(&self, activate: impl Fn(V) -> V) {
+    unsafe fn apply<V: Vector>(&self, activate: impl Fn(V) -> V) {
         for row in 0..self.rows {
             let mut at = self.out.wrapping_add(row * self.steps[1]);
             for _ in 0..self.width {
@@ -316,29 +289,36 @@ impl InPlace<'_> {
     }
 }
 
-/// An instruction set that [`Finish`] is compiled for.
+/// An instruction set that [`Finish`] is compiled for, in functions of their own: in an unoptimised program their
+/// variables take too much of a thread's stack to lie in the frames of their callers.
 pub(crate) trait Finishing: Vector {
-    /// [`Finish::run`] as a function of its own: in an unoptimised program its variables take too much of a thread's
-    /// stack to lie in the frames of its callers.
+    /// [`Finish::run`].
     ///
     /// # Safety
     ///
-    /// As for [`Finish::run`].
-    unsafe fn finish(finish: &Finish, scratch: &[f32; MAX_VECTORS * BLOCK]);
+    /// Its own.
+    unsafe fn finish(finish: &Finish, scratch: &mut [f32; MAX_VECTORS * BLOCK]);
 
-    /// [`InPlace::run`] as a function of its own.
+    /// [`InPlace::run`].
     ///
     /// # Safety
     ///
-    /// As for [`InPlace::run`].
+    /// Its own.
     unsafe fn activate(vectors: &InPlace<'_>);
+
+    /// [`InPlace::apply`].
+    ///
+    /// # Safety
+    ///
+    /// Its own.
+    unsafe fn each(vectors: &InPlace<'_>, activate: impl Fn(Self) -> Self);
 }
 
 macro_rules! finishing {
     ($vector:ident $([$features:literal])?) => {
         impl Finishing for $vector {
             $(#[target_feature(enable = $features)])?
-            unsafe fn finish(finish: &Finish, scratch: &[f32; MAX_VECTORS * BLOCK]) {
+            unsafe fn finish(finish: &Finish, scratch: &mut [f32; MAX_VECTORS * BLOCK]) {
                 // SAFETY: the contract is passed on.
                 unsafe { finish.run::<$vector>(scratch) }
             }
@@ -347,6 +327,12 @@ macro_rules! finishing {
             unsafe fn activate(vectors: &InPlace<'_>) {
                 // SAFETY: the contract is passed on.
                 unsafe { vectors.run::<$vector>() }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn each(vectors: &InPlace<'_>, activate: impl Fn(Self) -> Self) {
+                // SAFETY: the contract is passed on.
+                unsafe { vectors.apply::<$vector>(activate) }
             }
         }
     };

@@ -389,7 +389,7 @@ impl Run<'_> {
     ///
     /// As for [`Run::rows`]; the quarters lie at `result`.
     #[inline(always)]
-    unsafe fn finish<V: Finishing + Tiles>(&self, at: &Place, result: *const f32) {
+    unsafe fn finish<V: Finishing + Tiles>(&self, at: &Place, result: *mut f32) {
         let p = self.p;
         let width = at.rows.len();
         let (added, output) = (self.args.operands[3].ptr::<f32>(), self.args.operands[4].ptr::<f32>());
@@ -417,7 +417,7 @@ impl Run<'_> {
                     out_steps: [0, 0, p.output.stride_w as usize],
                 };
                 // SAFETY: the caller's promise; at least a tile of the slot lies behind every result.
-                unsafe { V::finish(&finish, &*from.cast::<[f32; TILE]>()) };
+                unsafe { V::finish(&finish, &mut *from.cast::<[f32; TILE]>()) };
                 from = from.wrapping_add(width * BLOCK);
             }
         }

@@ -471,7 +471,7 @@ impl Part<'_> {
                             out,
                             out_steps: [0, out_steps[0], out_steps[1]],
                         };
-                        V::finish(&finish, &scratch);
+                        V::finish(&finish, &mut scratch);
                     }
                 }
                 from = from.wrapping_add(BLOCK);

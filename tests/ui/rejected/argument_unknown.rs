@@ -1,6 +1,6 @@
 use infer_embed::model;
 
-#[model("models/good.onnx", precison = "fp16", backend = "cuda")]
+#[model("models/good.onnx", precison = "fp16", target = "cuda")]
 pub struct Net;
 
 fn main() -> infer_embed::Result<()> {

@@ -1,0 +1,11 @@
+use infer_embed::model;
+
+#[model("models/good.onnx", backend = "cuda")]
+pub struct Net;
+
+fn main() -> infer_embed::Result<()> {
+    let net = Net::new()?;
+    let out = net.infer(&infer_embed::zeroed())?;
+    println!("{}", out.y[0][0]);
+    Ok(())
+}
