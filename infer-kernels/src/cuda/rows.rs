@@ -225,7 +225,7 @@ pub enum ReductionKind {
     L2 = 7,
 }
 
-/// `cuda_reduce_*`: out[i] = fold of the elements at i.
+/// `cuda_reduce_*`: `out[i]` is the fold of the elements at i.
 ///
 /// Operands: input; output.
 #[repr(C)]

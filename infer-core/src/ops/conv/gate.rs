@@ -1,7 +1,7 @@
 //! The gate of a pointwise convolution: a factor for each channel of its input, known at run time, as
 //! `passes/scale_weights.rs` finds it.
 //!
-//! Σ w[o, c]·(g[c]·x[c]) = Σ (w[o, c]·g[c])·x[c], so the weights are multiplied, which are fewer than the pixels. Where they
+//! `Σ w[o, c]·(g[c]·x[c]) = Σ (w[o, c]·g[c])·x[c]`, so the weights are multiplied, which are fewer than the pixels. Where they
 //! are stored as halves, the picture is.
 
 use infer_kernels::call::{BLOCK, Elementwise, View};
