@@ -123,6 +123,7 @@ impl Decisions {
     }
 
     /// Ends a layer: what was explained since the last one is about it.
+    #[cfg(feature = "compiler")]
     pub(crate) fn end_layer(&mut self, layer: impl FnOnce(Vec<String>) -> Layer) {
         let reasons = std::mem::take(&mut self.reasons);
         if self.is_kept {
