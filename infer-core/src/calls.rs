@@ -174,6 +174,10 @@ impl Squares {
     pub const TILES: [Option<u64>; 3] = [None, Some(4), Some(2)];
 }
 
+/// The most chunks of a call that run at once in memory of their own, and the memory that they may take.
+const SLOTS: u64 = 16;
+const SLOT_BYTES: u64 = 12 << 20;
+
 /// One node while it is lowered: its tensors, and the calls it adds to.
 pub struct LowerNode<'a> {
     /// The calls so far.
@@ -284,6 +288,13 @@ impl<'a> LowerNode<'a> {
     pub fn scratch(&mut self, bytes: u64) -> Span {
         let id = self.calls.add_buffer(BufferKind::Arena, bytes);
         self.calls.whole(id)
+    }
+
+    /// [`LowerNode::scratch`] for chunks that each work in `slot` bytes of their own: for as many as are to run at once, of
+    /// `chunks` that there can be.
+    pub fn scratch_slots(&mut self, slot: u64, chunks: u64) -> Span {
+        let slots = (SLOT_BYTES / slot.max(1)).clamp(1, SLOTS.min(chunks).max(1));
+        self.scratch(slots * slot)
     }
 
     /// Memory of the arena for a plain tensor of type `ty`.

@@ -52,10 +52,6 @@ const STRASSEN_HALF: usize = 384;
 const STRASSEN_WEIGHT_COST: f64 = 3.0;
 const STRASSEN_STEP_COST: f64 = 25.0;
 
-/// The most chunks that run at once, and the memory they may work in.
-const SLOTS: u64 = 16;
-const SLOT_BYTES: u64 = 12 << 20;
-
 /// A product of matrices, with what later passes fused into it: input 2 is added, input 3 too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatMul {
@@ -321,7 +317,7 @@ impl Operator for MatMul {
         let params = call::Strassen { conv: params, parts };
         let slot = params.slot().unwrap_or(0) * size_of::<f32>() as u64;
         let groups = params.conv.out_channels / call::Strassen::COLUMNS;
-        let scratch = node.scratch((SLOT_BYTES / slot.max(1)).clamp(1, SLOTS.min(groups)) * slot);
+        let scratch = node.scratch_slots(slot, groups);
         let [input, weights, bias, added, output] = operands;
         let operands = [input, weights, bias, added, output, Some(scratch)];
         node.call_with_outputs(format!("strassen_{suffix}"), &params, &operands, 2);

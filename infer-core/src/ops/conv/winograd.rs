@@ -13,10 +13,6 @@ const BLOCK_BYTES: u64 = 528 << 10;
 /// Tiles come in multiples of what the widest microkernel takes.
 const TILE_STEP: u64 = 14;
 
-/// The most chunks that run at once, and the memory they may work in.
-const SLOTS: u64 = 16;
-const SLOT_BYTES: u64 = 12 << 20;
-
 /// A 3×3 convolution that the kernel can compute: stride and dilation 1, whole blocks of input channels or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Square {
@@ -80,8 +76,7 @@ pub fn lower(
     let params = Winograd { conv: *conv, tile, block_tiles, block_pairs: 1 };
     let slot = params.slot().unwrap_or(0) * size_of::<f32>() as u64;
     let pairs = conv.groups * conv.out_channels.div_ceil(2 * BLOCK as u64);
-    let slots = (SLOT_BYTES / slot.max(1)).clamp(1, SLOTS.min(tiles * pairs).max(1));
-    let scratch = node.scratch(slots * slot);
+    let scratch = node.scratch_slots(slot, tiles * pairs);
     let [input, bias, residual, output] = operands;
     let operands = [input, Some(prepared), bias, residual, output, Some(scratch)];
     node.call_with_outputs("winograd_f32", &params, &operands, 2);
