@@ -1,6 +1,6 @@
 //! Prints the speed of convolution kernels as a share of the peak that the core shows in the same moment.
 //!
-//! `cargo run --release -p infer-kernels --example kernel_peak [THREADS]`
+//! `cargo run --release -p infer-kernels --example kernel_peak [THREADS [NAME]]`, of the cases whose name has NAME in it.
 
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,9 @@ fn measure_call(
     params: &[u8],
     lens: &[usize],
 ) {
+    if std::env::args().nth(2).is_some_and(|wanted| !name.contains(&wanted)) {
+        return;
+    }
     let mut memory: Vec<Vec<f32>> = Vec::new();
     for &len in lens {
         memory.push((0..len + 16).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect());
@@ -191,6 +194,7 @@ fn main() {
         ("128x384x1536", matrix(128, 384, 1536, false), 1),
         ("128x1536x384", matrix(128, 1536, 384, false), 2),
         ("197x768x3072", matrix(197, 768, 3072, false), 1),
+        ("197x768x768", matrix(197, 768, 768, false), 1),
     ];
     let winograd = [
         ("3x3 64 @56", picture(false, [64, 64], 3, 56, 1), 4, 56),

@@ -284,22 +284,24 @@ impl Strassen {
     /// The columns that are worked on together: two halves of two panels each.
     pub const COLUMNS: u64 = 4 * BLOCK as u64;
 
-    /// Elements of scratch between steps of one tile.
-    pub const STEP_ELEMENTS: u64 = 8 * 28 * BLOCK as u64;
+    /// Rows of each half that a chunk takes through the seven products together.
+    pub const BLOCK_ROWS: u64 = 112;
+
+    /// Elements of what lies between the steps of such rows.
+    pub const STEP_ELEMENTS: u64 = 8 * Strassen::BLOCK_ROWS * Strassen::COLUMNS / 2;
 
     /// Where the left matrix's sums lie.
     pub fn left(&self) -> StrassenLeft {
         StrassenLeft { rows: self.conv.out_w, columns: self.conv.in_channels, parts: self.parts, stride: 0 }
     }
 
-    /// The elements that one chunk works in; `None` on overflow: four sums of quarters of the weights, a cache line
-    /// apart; the results of a group of panels; and what lies between the steps.
+    /// The elements that one chunk works in; `None` on overflow: the results of a group of panels; what lies between
+    /// the steps; and a sum of weights, two panels a cache line apart.
     pub fn slot(&self) -> Option<u64> {
         let left = self.left();
-        let block = BLOCK as u64;
-        let weights = left.half_columns().checked_mul(2)?.checked_add(1)?.checked_mul(4 * block)?;
         let results = left.half_rows().checked_mul(2 * Strassen::COLUMNS)?;
-        weights.checked_add(results)?.checked_add(Strassen::STEP_ELEMENTS)
+        let sum = left.half_columns().checked_add(1)?.checked_mul(2 * BLOCK as u64)?;
+        results.checked_add(Strassen::STEP_ELEMENTS)?.checked_add(sum)
     }
 }
 

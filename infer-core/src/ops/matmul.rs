@@ -43,8 +43,7 @@ const COPY_COST: f64 = 12.7;
 const STRASSEN_ROWS: usize = 48;
 const STRASSEN_MAX_ROWS: usize = 4096;
 
-/// The most channels of a half of one of its parts: four sums of quarters of two panels' weights stay in the second-level
-/// cache.
+/// The most channels of a half of one of its parts: a sum of quarters of a panel's weights stays in the nearest cache.
 const STRASSEN_HALF: usize = 384;
 
 /// What an element of the weights takes for its share of their sums, and an element of a quarter of the result for each

@@ -19,7 +19,7 @@ use crate::call::{Attention, BLOCK, HeadView, LEAD};
 use crate::cpu::attention_pack as pack;
 use crate::cpu::attention_softmax::Scores;
 use crate::cpu::bounds::product;
-use crate::cpu::gemm_tile::{MAX_PANELS, Nest, Tile, Tiles};
+use crate::cpu::gemm_tile::{MAX_PANELS, Nest, Sum, Tile, Tiles};
 use crate::cpu::share;
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
@@ -196,6 +196,7 @@ unsafe fn multiply<V: Tiles>(
                     nests,
                     b: b.add(panel * b_panel),
                     b_panel,
+                    sum: Sum::NONE,
                     start: &start,
                     out: out.add(panel * out_panel + range.start * BLOCK),
                     out_pitch: BLOCK,

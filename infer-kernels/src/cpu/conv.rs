@@ -14,7 +14,7 @@ use crate::cpu::epilogue::{
     Clamp, Finish, Finishing, MAX_STRIDE, chunks_for, input_extent, load_start, picture_end,
     validate_epilogue, validate_fields,
 };
-use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Tile, TileFn, Tiles, Weight};
+use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, TileFn, Tiles, Weight};
 use crate::cpu::share;
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
@@ -405,6 +405,7 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                     nests,
                     b: weights.ptr::<W>().wrapping_add(batch + block * k * BLOCK + k_before),
                     b_panel: k * BLOCK,
+                    sum: Sum::NONE,
                     start: &start,
                     out: output,
                     out_pitch: out_steps.w,

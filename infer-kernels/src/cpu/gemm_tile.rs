@@ -22,6 +22,9 @@ pub(crate) const MAX_VECTORS: usize = 28;
 /// The most panels in a tile of any instruction set.
 pub(crate) const MAX_PANELS: usize = 4;
 
+/// The most terms of a sum that is made of b while it is read.
+pub(crate) const MAX_TERMS: usize = 4;
+
 /// A number of segments, three deep, each of `length` elements; strides in elements of a.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Nest {
@@ -29,6 +32,20 @@ pub(crate) struct Nest {
     pub(crate) counts: [usize; 3],
     pub(crate) strides: [usize; 3],
     pub(crate) length: usize,
+}
+
+/// A right side b − b₁ + b₂ − b₃, of so many terms as the instance has: where those after b begin, from b on, and where the sum
+/// is kept for other tiles, in panels at a distance of `panel`.
+#[derive(Clone, Copy)]
+pub(crate) struct Sum {
+    pub(crate) terms: [isize; MAX_TERMS - 1],
+    pub(crate) kept: *mut f32,
+    pub(crate) panel: usize,
+}
+
+impl Sum {
+    /// Of instances whose right side is b alone.
+    pub(crate) const NONE: Sum = Sum { terms: [0; MAX_TERMS - 1], kept: std::ptr::null_mut(), panel: 0 };
 }
 
 /// The operands of one tile; pitches, rows and panels are distances in elements.
@@ -40,6 +57,8 @@ pub(crate) struct Tile<'a, W> {
     pub(crate) nests: &'a [Nest],
     pub(crate) b: *const W,
     pub(crate) b_panel: usize,
+    /// Of instances whose right side is a sum.
+    pub(crate) sum: Sum,
     /// What the sums start from: the bias.
     pub(crate) start: &'a [f32; MAX_PANELS * 16],
     pub(crate) out: *mut f32,
@@ -57,6 +76,34 @@ pub(crate) struct Tile<'a, W> {
     pub(crate) ahead: *const u8,
     /// Cache lines of them for every four steps of k.
     pub(crate) ahead_rate: usize,
+}
+
+impl<'a, W> Tile<'a, W> {
+    /// The same by the sum that another tile has kept.
+    pub(crate) fn by_sum(&self) -> Tile<'a, f32> {
+        Tile {
+            a: self.a,
+            a_pitch: self.a_pitch,
+            a_row: self.a_row,
+            nests: self.nests,
+            b: self.sum.kept.cast_const(),
+            b_panel: self.sum.panel,
+            sum: Sum::NONE,
+            start: self.start,
+            out: self.out,
+            out_pitch: self.out_pitch,
+            out_row: self.out_row,
+            out_panel: self.out_panel,
+            residual: self.residual,
+            residual_pitch: self.residual_pitch,
+            residual_row: self.residual_row,
+            residual_panel: self.residual_panel,
+            low: self.low,
+            high: self.high,
+            ahead: self.ahead,
+            ahead_rate: self.ahead_rate,
+        }
+    }
 }
 
 /// A microkernel.
@@ -111,10 +158,14 @@ pub(crate) trait Tiles: Vector {
     /// The instance for a row of `pixels` pixels of a blocked picture and `panels` panels, the last of which has eight
     /// channels and zeros in their place beyond; `None` where there is none.
     fn half_tile<W: Weight>(pixels: usize, panels: usize) -> Option<TileFn<W>>;
+
+    /// The instance for a row of `pixels` pixels of a blocked picture and as many panels as a full tile has, whose
+    /// right side is the sum of so many `terms`, two at least.
+    fn sum_tile<W: Weight>(pixels: usize, terms: usize) -> TileFn<W>;
 }
 
 /// The microkernel. `PITCH` is the distance between pixels, 0 where it is known at run time only. With `HALF`, the
-/// last panel has eight channels.
+/// last panel has eight channels. b is a sum of `TERMS` terms.
 ///
 /// # Safety
 ///
@@ -128,6 +179,7 @@ unsafe fn tile<
     const P: usize,
     const PITCH: usize,
     const HALF: bool,
+    const TERMS: usize,
 >(
     t: &Tile<'_, W>,
 ) {
@@ -141,7 +193,7 @@ unsafe fn tile<
             b[p] = t.b.add(p * t.b_panel);
         }
         let mut sums = [[start; M]; ROWS];
-        let mut ahead = t.ahead;
+        let (mut ahead, mut kept) = (t.ahead, t.sum.kept);
         for nest in t.nests {
             for outer in 0..nest.counts[0] {
                 for middle in 0..nest.counts[1] {
@@ -162,6 +214,14 @@ unsafe fn tile<
                             let mut weights = start;
                             for p in 0..P {
                                 weights[p] = W::load::<V>(b[p]);
+                                for (term, &at) in t.sum.terms[..TERMS - 1].iter().enumerate() {
+                                    let other = W::load::<V>(b[p].offset(at));
+                                    weights[p] =
+                                        if term % 2 == 0 { weights[p] - other } else { weights[p] + other };
+                                }
+                                if TERMS > 1 {
+                                    weights[p].store(kept.add(p * t.sum.panel));
+                                }
                                 b[p] = b[p].add(16);
                             }
                             for (row, sums) in sums.iter_mut().enumerate() {
@@ -176,6 +236,9 @@ unsafe fn tile<
                                 }
                             }
                             a = a.add(1);
+                            if TERMS > 1 {
+                                kept = kept.add(16);
+                            }
                         }
                     }
                 }
@@ -220,19 +283,6 @@ fn fetch(line: *const u8) {
     let _ = line;
 }
 
-/// Asks for a cache line in the first level; any address will do.
-#[inline(always)]
-pub(crate) fn fetch_near(line: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: as for `fetch`.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
-}
-
 /// The instance for the pixel pitch at hand: that of blocked pictures at stride 1 and 2, or any.
 macro_rules! by_pitch {
     ($compiled:ident, $weight:ident, $pitch:expr, $rows:literal, $m:literal, $p:literal) => {
@@ -250,6 +300,7 @@ macro_rules! tiles {
         $vector:ident $([$features:literal])?, pixels $pixels:expr, panels $panels:literal, few $few:literal,
         two_rows $two:pat, $($r:literal x $p:literal: $($m:literal)*;)*
         $(half $half_p:literal: $($half_m:literal)*;)*
+        sums: $($sum_m:literal)*;
     ) => {
         impl Tiles for $vector {
             const PIXELS: usize = $pixels;
@@ -272,7 +323,7 @@ macro_rules! tiles {
                     t: &Tile<'_, W>,
                 ) {
                     // SAFETY: the contract of `TileFn` is passed on.
-                    unsafe { tile::<$vector, W, ROWS, M, P, PITCH, false>(t) }
+                    unsafe { tile::<$vector, W, ROWS, M, P, PITCH, false, 1>(t) }
                 }
                 match (rows, panels, pixels) {
                     $($(($r, $p, $m) => by_pitch!(compiled, W, pitch, $r, $m, $p),)*)*
@@ -285,12 +336,26 @@ macro_rules! tiles {
                 #[allow(dead_code, reason = "not every instruction set has such tiles")]
                 unsafe fn compiled<W: Weight, const M: usize, const P: usize>(t: &Tile<'_, W>) {
                     // SAFETY: the contract of `TileFn` is passed on.
-                    unsafe { tile::<$vector, W, 1, M, P, 16, true>(t) }
+                    unsafe { tile::<$vector, W, 1, M, P, 16, true, 1>(t) }
                 }
                 #[allow(clippy::match_single_binding, reason = "as above")]
                 match (panels, pixels) {
                     $($(($half_p, $half_m) => Some(compiled::<W, $half_m, $half_p>),)*)*
                     _ => None,
+                }
+            }
+
+            fn sum_tile<W: Weight>(pixels: usize, terms: usize) -> TileFn<W> {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn compiled<W: Weight, const M: usize, const TERMS: usize>(t: &Tile<'_, W>) {
+                    // SAFETY: the contract of `TileFn` is passed on.
+                    unsafe { tile::<$vector, W, 1, M, { $panels }, 16, false, TERMS>(t) }
+                }
+                match (pixels, terms) {
+                    $(($sum_m, 2) => compiled::<W, $sum_m, 2>,
+                    ($sum_m, 3) => compiled::<W, $sum_m, 3>,
+                    ($sum_m, 4) => compiled::<W, $sum_m, 4>,)*
+                    _ => unreachable!("no tile of {pixels} pixels and {terms} terms"),
                 }
             }
         }
@@ -307,6 +372,7 @@ tiles! {
     1 x 4: 1 2 3 4;
     half 1: 5 6 7 8 9 10 11 12 13 14;
     half 2: 5 6 7 8 9 10 11 12 13 14;
+    sums: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -317,6 +383,7 @@ tiles! {
     1 x 2: 1;
     1 x 4: 1;
     half 1: 4 5 6;
+    sums: 1 2 3 4 5 6;
 }
 
 // SSE2 has sixteen registers of four lanes, NEON thirty-two.
@@ -325,4 +392,5 @@ tiles! {
     1 x 1: 1 2 3 4 5 6;
     1 x 2: 1;
     1 x 4: 1;
+    sums: 1 2 3 4 5 6;
 }

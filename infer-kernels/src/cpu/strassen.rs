@@ -13,9 +13,10 @@
 //! Which columns are a half is free: of four panels the first two and the last two, so that what a step makes is the
 //! result for those four. Rounding is relative to the largest elements of both halves, not to each row's own.
 //!
-//! Loop order: groups of four panels; parts of the sum, whose sums T are made once and stay in the second-level cache
-//! while the next quarters of the weights are fetched; tiles of rows; the seven products, each a tile of `gemm_tile.rs`.
-//! What lies between the products of a tile stays in the first level. Chunks split rows and groups.
+//! Loop order: groups of four panels; parts of the sum; blocks of rows; panels; the seven products; tiles of rows, of
+//! `gemm_tile.rs`. The first tile of a product makes the sum T of the weights while it reads them, and leaves it in the
+//! nearest cache for those that follow. Meanwhile the next quarters of the weights are fetched into the second-level cache,
+//! where what lies between the products stays too. Chunks split rows and groups.
 
 use half::f16;
 
@@ -23,7 +24,7 @@ use crate::call::{BLOCK, Conv, Strassen, StrassenLeft, residual};
 use crate::cpu::epilogue::{
     Clamp, Finish, Finishing, chunks_for, load_start, validate_epilogue, validate_fields,
 };
-use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Tile, TileFn, Tiles, Weight, fetch_near};
+use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, Tiles, Weight};
 use crate::cpu::share;
 use crate::cpu::vector::Vector;
 use crate::{Args, Call, Invalid, Kernel, RunError};
@@ -59,8 +60,8 @@ const HALF: usize = 2;
 /// Elements of the largest tile.
 const TILE: usize = MAX_VECTORS * BLOCK;
 
-/// How far ahead of their sums weights are asked for, in elements.
-const WEIGHTS_AHEAD: usize = 16 * BLOCK;
+/// Rows of each half that go through the seven products together.
+const ROWS: usize = Strassen::BLOCK_ROWS as usize;
 
 /// Elements of the left matrix that are worth a chunk.
 const LEFT_CHUNK: u64 = 16 * 1024;
@@ -147,11 +148,11 @@ unsafe fn strassen_f16w<V: Tiles + Finishing>(
 }
 
 /// Chunks as a grid of parts of the rows × parts of the groups: the least work in the largest chunk, in vector
-/// operations for each channel of a half; the sums of weights are made for each part of the rows.
+/// operations.
 fn grid(chunks: usize, half_rows: usize, groups: usize) -> (usize, usize) {
     let cost = |parts: &usize| {
         let (rows, groups) = (half_rows.div_ceil(*parts), groups.div_ceil(chunks / parts));
-        groups.saturating_mul(rows.saturating_mul(7 * HALF) + 24)
+        groups.saturating_mul(rows)
     };
     let parts = (1..=chunks).filter(|parts| chunks.is_multiple_of(*parts)).min_by_key(cost).unwrap_or(1);
     (parts, chunks / parts)
@@ -180,23 +181,20 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
     if rows.is_empty() {
         return;
     }
-    let half = left.half_columns() as usize;
-    let weights_pitch = (2 * half + 1) * BLOCK;
-    let sums = args.operands[5].ptr::<f32>().wrapping_add(chunk * slot);
-    let results = sums.wrapping_add(4 * weights_pitch);
+    let results = args.operands[5].ptr::<f32>().wrapping_add(chunk * slot);
+    let steps = results.wrapping_add(half_rows * 2 * GROUP * BLOCK);
     let run = Run {
         args,
         p,
         parts: s.parts as usize,
         k: p.in_channels as usize,
-        half,
+        half: left.half_columns() as usize,
         half_rows,
         pitch: left.pitch() as usize,
         matrix: left.matrix().unwrap_or(0) as usize,
-        sums,
-        weights_pitch,
         results,
-        steps: results.wrapping_add(half_rows * 2 * GROUP * BLOCK),
+        steps,
+        sums: steps.wrapping_add(Strassen::STEP_ELEMENTS as usize),
     };
     for group in my_groups.clone() {
         for part in 0..run.parts {
@@ -205,10 +203,7 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
                 false => (group + 1 < my_groups.end).then_some((group + 1, 0)),
             };
             // SAFETY: the caller's promise; the slot is this chunk's alone.
-            unsafe {
-                run.weight_sums::<V, W>(group, part);
-                run.rows::<V, W>(rows.clone(), group, part, next);
-            }
+            unsafe { run.part::<V, W>(rows.clone(), group, part, next) };
         }
     }
 }
@@ -225,13 +220,12 @@ struct Run<'a> {
     /// Rows between blocks, and elements of a matrix, of the left side.
     pitch: usize,
     matrix: usize,
-    /// T₁ to T₄, `[T][panel][half][16]`, at this distance.
-    sums: *mut f32,
-    weights_pitch: usize,
     /// The results of a group so far, tile after tile.
     results: *mut f32,
-    /// What lies between the steps of a tile.
+    /// What lies between the steps of a block of rows.
     steps: *mut f32,
+    /// The sum of weights that a product is of.
+    sums: *mut f32,
 }
 
 impl Run<'_> {
@@ -240,191 +234,233 @@ impl Run<'_> {
         self.args.operands[1].ptr::<W>().wrapping_add((panel * self.k + part * 2 * self.half) * BLOCK)
     }
 
-    /// T₁ to T₄ of a part of a group.
+    /// All of `rows`, of the upper half and of the lower, in a part of a group; `next` is what comes after it.
     ///
     /// # Safety
     ///
     /// That of [`crate::ChunkFn`]; the slot is the caller's alone.
     #[inline(always)]
-    unsafe fn weight_sums<V: Vector, W: Weight>(&self, group: usize, part: usize) {
-        let elements = self.half * BLOCK;
-        for panel in 0..HALF {
-            let first = self.weights::<W>(group * GROUP + panel, part);
-            let second = self.weights::<W>(group * GROUP + HALF + panel, part);
-            let to = self.sums.wrapping_add(panel * elements);
-            for at in (0..elements).step_by(BLOCK) {
-                for (from, row) in [(first, 0), (first, 1), (second, 0), (second, 1)] {
-                    fetch_near(from.wrapping_add(row * elements + at + WEIGHTS_AHEAD).cast());
-                }
-                // SAFETY: validation found all panels in the weights, and the sums in the slot.
-                unsafe {
-                    let (b11, b21) = (W::load::<V>(first.add(at)), W::load::<V>(first.add(elements + at)));
-                    let (b12, b22) = (W::load::<V>(second.add(at)), W::load::<V>(second.add(elements + at)));
-                    let t1 = b12 - b11;
-                    let t2 = b22 - t1;
-                    t1.store(to.add(at));
-                    t2.store(to.add(self.weights_pitch + at));
-                    (b22 - b12).store(to.add(2 * self.weights_pitch + at));
-                    (b21 - t2).store(to.add(3 * self.weights_pitch + at));
-                }
-            }
-        }
-    }
-
-    /// The tiles of `rows`, of the upper half and of the lower, in a part of a group; `next` is what comes after it.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Run::weight_sums`], which ran before for this part.
-    #[inline(always)]
-    unsafe fn rows<V: Tiles + Finishing, W: Weight>(
+    unsafe fn part<V: Tiles + Finishing, W: Weight>(
         &self,
         rows: std::ops::Range<usize>,
         group: usize,
         part: usize,
         next: Option<(usize, usize)>,
     ) {
-        let tiles = rows.len().div_ceil(V::PIXELS);
-        let products = tiles * (HALF / V::PANELS) * StrassenLeft::MATRICES as usize;
+        let blocks = rows.len().div_ceil(ROWS);
+        let tiles =
+            rows.len().div_ceil(blocks).div_ceil(V::PIXELS) * blocks * (HALF / V::PANELS) * STEPS.len();
         // Lines of the next part's weights, and how many to ask for with every four channels.
         let bytes = 2 * self.half * BLOCK * size_of::<W>();
-        let rate = (GROUP * bytes / 64).div_ceil((products * self.half / 4).max(1)).clamp(1, 4);
+        let rate = (GROUP * bytes / 64).div_ceil((tiles * self.half / 4).max(1)).clamp(1, 4);
+        let each = self.half / 4 * rate * 64;
         let panels = [0, 1, 2, 3].map(|panel| match next {
             Some((group, part)) => self.weights::<W>(group * GROUP + panel, part).cast(),
             None => std::ptr::null(),
         });
-        let mut fetch = Fetch { panels, bytes, done: 0, each: self.half / 4 * rate * 64, rate };
+        let mut fetch = Fetch { panels, bytes, each, rate, tiles, done: 0, pieces: 0 };
+        for block in 0..blocks {
+            let range = share(rows.len(), block, blocks);
+            let rows = rows.start + range.start..rows.start + range.end;
+            for panel in (0..HALF).step_by(V::PANELS) {
+                let place = Place { group, part, panel, rows: rows.clone() };
+                // SAFETY: the caller's promise.
+                unsafe { self.block::<V, W>(&place, &mut fetch) };
+            }
+        }
+    }
+
+    /// The seven products of a block of rows, each of all its tiles, and what becomes of their results.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Run::part`].
+    #[inline(always)]
+    unsafe fn block<V: Tiles + Finishing, W: Weight>(&self, place: &Place, fetch: &mut Fetch) {
+        let panel = place.group * GROUP + place.panel;
+        let mut start = [[0.0; MAX_PANELS * BLOCK]; 3];
+        let bias = self.args.operands[2];
+        for (half, start) in start[..2].iter_mut().enumerate() {
+            let channel = (panel + half * HALF) * BLOCK;
+            // SAFETY: the bias, where there is one, has all channels.
+            unsafe {
+                load_start(start, bias.ptr(), bias.bytes > 0 && place.part == 0, channel, V::PANELS * BLOCK)
+            };
+        }
         let nest = Nest {
             offset: 0,
             counts: [self.half / BLOCK, 1, 1],
             strides: [self.pitch * BLOCK, 0, 0],
             length: BLOCK,
         };
-        for tile in 0..tiles {
-            let range = share(rows.len(), tile, tiles);
-            let range = rows.start + range.start..rows.start + range.end;
-            for panel in (0..HALF).step_by(V::PANELS) {
-                let at = Place { group, part, panel, rows: range.clone() };
-                // SAFETY: the caller's promise.
-                unsafe { self.tile::<V, W>(&at, &nest, &mut fetch) };
-            }
-        }
-    }
-
-    /// The seven products of a tile, and what becomes of their results.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Run::rows`].
-    #[inline(always)]
-    unsafe fn tile<V: Tiles + Finishing, W: Weight>(&self, at: &Place, nest: &Nest, fetch: &mut Fetch) {
-        let width = at.rows.len();
-        let elements = V::PANELS * width * BLOCK;
-        let (first_part, last_part) = (at.part == 0, at.part + 1 == self.parts);
-        let panel = at.group * GROUP + at.panel;
-        let mut start = [[0.0; MAX_PANELS * BLOCK]; 2];
-        let none = [0.0; MAX_PANELS * BLOCK];
-        let bias = self.args.operands[2];
-        for (half, start) in start.iter_mut().enumerate() {
-            let channel = (panel + half * HALF) * BLOCK;
-            // SAFETY: the bias, where there is one, has all channels.
-            unsafe {
-                load_start(start, bias.ptr(), bias.bytes > 0 && first_part, channel, V::PANELS * BLOCK)
-            };
-        }
-        let result = self
-            .results
-            .wrapping_add(at.rows.start * 2 * GROUP * BLOCK + at.panel * 2 * HALF * width * BLOCK);
-        // Where a part of the results goes: to its place, or first beside the sum of the parts before it.
-        let to = if first_part { result } else { self.steps.wrapping_add(4 * TILE) };
-        let [c11, c12, c21, c22] = [0, 1, 2, 3].map(|quarter| to.wrapping_add(quarter * elements));
-        let [product, u2, u3, q] = [0, 1, 2, 3].map(|step| self.steps.wrapping_add(step * TILE));
-        let raw: TileFn<W> = V::tile::<W>(1, width, V::PANELS, BLOCK);
-        let summed: TileFn<f32> = V::tile::<f32>(1, width, V::PANELS, BLOCK);
-        let nests = std::slice::from_ref(nest);
         let left = self.args.operands[0]
             .ptr::<f32>()
-            .wrapping_add(at.part * StrassenLeft::MATRICES as usize * self.matrix + at.rows.start * BLOCK);
-        let a = |matrix: usize| left.wrapping_add(matrix * self.matrix);
-        let half = self.half * BLOCK;
-        let b = |column: usize, row: usize| {
-            self.weights::<W>(panel + column * HALF, at.part).wrapping_add(row * half)
-        };
-        let t = |number: usize| {
-            self.sums.wrapping_add((number - 1) * self.weights_pitch + at.panel * half).cast_const()
-        };
-        let (null, whole) = (std::ptr::null(), self.k * BLOCK);
-        // SAFETY: validation bounded the left side, the weights and the slot; `V` is the instruction set of the caller.
-        unsafe {
-            let plain = |a, b, start, added, out| describe(nests, a, b, whole, start, added, out, width);
-            let sums = |a, b, start, added, out| describe(nests, a, b, half, start, added, out, width);
-            raw(&fetch.with(plain(a(A11), b(0, 0), &none, null, product)));
-            raw(&fetch.with(plain(a(A12), b(0, 1), &start[0], product, c11)));
-            summed(&fetch.with(sums(a(S2), t(2), &none, product, u2)));
-            summed(&fetch.with(sums(a(S3), t(3), &none, u2, u3)));
-            summed(&fetch.with(sums(a(A22), t(4), &start[0], u3, c21)));
-            summed(&fetch.with(sums(a(S1), t(1), &none, null, q)));
-            for vector in 0..V::PANELS * width {
-                let at = vector * BLOCK;
-                let lane = V::load(start[1].as_ptr().add(vector / width * BLOCK));
-                let q = V::load(q.add(at));
-                (V::load(u3.add(at)) + q + lane).store(c22.add(at));
-                (V::load(u2.add(at)) + q).store(u2.add(at));
+            .wrapping_add(place.part * StrassenLeft::MATRICES as usize * self.matrix);
+        let b = self.weights::<W>(panel, place.part);
+        // B₁₁, B₁₂, B₂₁, B₂₂ from B₁₁ on.
+        let b_at = [0, HALF * self.k * BLOCK, self.half * BLOCK, (HALF * self.k + self.half) * BLOCK];
+        let (low, high) = Clamp::NONE.bounds();
+        for step in &STEPS {
+            let first = b_at[step.terms[0]];
+            let mut sum = Sum { kept: self.sums, panel: (self.half + 1) * BLOCK, ..Sum::NONE };
+            for (to, &term) in sum.terms.iter_mut().zip(&step.terms[1..]) {
+                *to = b_at[term] as isize - first as isize;
             }
-            raw(&fetch.with(plain(a(S4), b(1, 1), &start[1], u2, c12)));
-            if !first_part {
-                for at in (0..4 * elements).step_by(BLOCK) {
-                    (V::load(result.add(at)) + V::load(to.add(at))).store(result.add(at));
+            for tile in self.tiles::<V>(place) {
+                let width = tile.rows.len();
+                let out = self.at::<V>(place, &tile, step.out);
+                let described = Tile {
+                    a: left.wrapping_add(step.left * self.matrix + tile.rows.start * BLOCK),
+                    a_pitch: BLOCK,
+                    a_row: 0,
+                    nests: std::slice::from_ref(&nest),
+                    b: b.wrapping_add(first),
+                    b_panel: self.k * BLOCK,
+                    sum,
+                    start: &start[step.start],
+                    out,
+                    out_pitch: BLOCK,
+                    out_row: 0,
+                    out_panel: width * BLOCK,
+                    residual: step.added.map_or(std::ptr::null(), |added| self.at::<V>(place, &tile, added)),
+                    residual_pitch: BLOCK,
+                    residual_row: 0,
+                    residual_panel: width * BLOCK,
+                    low,
+                    high,
+                    ahead: std::ptr::null(),
+                    ahead_rate: 0,
+                };
+                let described = fetch.with(described);
+                // The first tile makes the sum of the weights; those after it find it in the nearest cache.
+                // SAFETY: validation bounded the left side, the weights and the slot; `V` is the instruction set of the
+                // caller.
+                unsafe {
+                    match (step.terms.len(), tile.offset) {
+                        (1, _) => V::tile::<W>(1, width, V::PANELS, BLOCK)(&described),
+                        (terms, 0) => V::sum_tile::<W>(width, terms)(&described),
+                        _ => V::tile::<f32>(1, width, V::PANELS, BLOCK)(&described.by_sum()),
+                    }
+                }
+                if step.out != Step::Q {
+                    continue;
+                }
+                let [u2, u3, c22] =
+                    [Step::U2, Step::U3, Step::C22].map(|step| self.at::<V>(place, &tile, step));
+                for vector in 0..V::PANELS * width {
+                    let at = vector * BLOCK;
+                    // SAFETY: as above.
+                    unsafe {
+                        let lane = V::load(start[1].as_ptr().add(vector / width * BLOCK));
+                        let q = V::load(out.add(at));
+                        (V::load(u3.add(at)) + q + lane).store(c22.add(at));
+                        (V::load(u2.add(at)) + q).store(u2.add(at));
+                    }
                 }
             }
-            if last_part {
-                self.finish::<V>(at, result);
+        }
+        for tile in self.tiles::<V>(place) {
+            for quarter in [Step::C11, Step::C12, Step::C21, Step::C22] {
+                // SAFETY: as above.
+                unsafe { self.add_or_finish::<V>(place, &tile, quarter) };
             }
         }
     }
 
-    /// Writes the four quarters of a finished tile to the output.
+    /// What becomes of a quarter of a tile: it is added to the parts before it, and written to the output after the last.
     ///
     /// # Safety
     ///
-    /// As for [`Run::rows`]; the quarters lie at `result`.
+    /// As for [`Run::part`].
     #[inline(always)]
-    unsafe fn finish<V: Finishing + Tiles>(&self, at: &Place, result: *mut f32) {
-        let p = self.p;
-        let width = at.rows.len();
-        let (added, output) = (self.args.operands[3].ptr::<f32>(), self.args.operands[4].ptr::<f32>());
-        let mut from = result;
-        for quarter in 0..4 {
-            let (lower, right) = (quarter / 2, quarter % 2);
-            let row = at.rows.start + lower * self.half_rows;
-            // The lower half may lack a row.
-            let count = width.min((p.out_w as usize).saturating_sub(row));
-            for index in 0..V::PANELS {
-                let panel = at.group * GROUP + right * HALF + at.panel + index;
-                let place = |view: &crate::call::View| {
-                    view.offset as usize + panel * view.stride_c as usize + row * view.stride_w as usize
-                };
-                let residual_at = if p.residual_mode == residual::NONE { 0 } else { place(&p.residual) };
-                let finish = Finish {
-                    shape: [1, 1, count],
-                    lanes: BLOCK,
-                    padded: false,
-                    residual_mode: p.residual_mode,
-                    activation: p.activation,
-                    residual: added.wrapping_add(residual_at),
-                    residual_steps: [0, 0, p.residual.stride_w as usize],
-                    out: output.wrapping_add(place(&p.output)),
-                    out_steps: [0, 0, p.output.stride_w as usize],
-                };
-                // SAFETY: the caller's promise; at least a tile of the slot lies behind every result.
-                unsafe { V::finish(&finish, &mut *from.cast::<[f32; TILE]>()) };
-                from = from.wrapping_add(width * BLOCK);
+    unsafe fn add_or_finish<V: Finishing + Tiles>(&self, place: &Place, tile: &TileRows, quarter: Step) {
+        let result = self.result::<V>(place, tile, quarter);
+        if place.part > 0 {
+            let added = self.at::<V>(place, tile, quarter);
+            for at in (0..V::PANELS * tile.rows.len() * BLOCK).step_by(BLOCK) {
+                // SAFETY: both lie in the slot.
+                unsafe { (V::load(result.add(at)) + V::load(added.add(at))).store(result.add(at)) };
             }
+        }
+        if place.part + 1 == self.parts {
+            // SAFETY: the caller's promise.
+            unsafe { self.finish::<V>(place, tile, quarter as usize, result) };
+        }
+    }
+
+    /// The tiles of a block.
+    fn tiles<V: Tiles>(&self, place: &Place) -> impl Iterator<Item = TileRows> + use<V> {
+        let (rows, count) = (place.rows.clone(), place.rows.len().div_ceil(V::PIXELS));
+        (0..count).map(move |tile| {
+            let range = share(rows.len(), tile, count);
+            TileRows { offset: range.start, rows: rows.start + range.start..rows.start + range.end }
+        })
+    }
+
+    /// A quarter of a tile among the results.
+    #[inline(always)]
+    fn result<V: Tiles>(&self, place: &Place, tile: &TileRows, quarter: Step) -> *mut f32 {
+        let in_tile = place.panel * QUARTERS + quarter as usize * V::PANELS;
+        self.results.wrapping_add((tile.rows.start * 2 * GROUP + in_tile * tile.rows.len()) * BLOCK)
+    }
+
+    /// Where what a step makes of a tile lies.
+    #[inline(always)]
+    fn at<V: Tiles>(&self, place: &Place, tile: &TileRows, step: Step) -> *mut f32 {
+        let number = step as usize;
+        let step_elements = ROWS * HALF * BLOCK;
+        // A quarter of the first part goes to its place, one of another beside the sum of the parts before it.
+        if number < QUARTERS && place.part == 0 {
+            return self.result::<V>(place, tile, step);
+        }
+        self.steps.wrapping_add(number * step_elements + tile.offset * HALF * BLOCK)
+    }
+
+    /// Writes a finished quarter of a tile to the output.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Run::part`]; it lies at `result`.
+    #[inline(always)]
+    unsafe fn finish<V: Finishing + Tiles>(
+        &self,
+        place: &Place,
+        tile: &TileRows,
+        quarter: usize,
+        result: *mut f32,
+    ) {
+        let p = self.p;
+        let width = tile.rows.len();
+        let (added, output) = (self.args.operands[3].ptr::<f32>(), self.args.operands[4].ptr::<f32>());
+        let (lower, right) = (quarter / 2, quarter % 2);
+        let row = tile.rows.start + lower * self.half_rows;
+        // The lower half may lack a row.
+        let count = width.min((p.out_w as usize).saturating_sub(row));
+        for index in 0..V::PANELS {
+            let panel = place.group * GROUP + right * HALF + place.panel + index;
+            let offset = |view: &crate::call::View| {
+                view.offset as usize + panel * view.stride_c as usize + row * view.stride_w as usize
+            };
+            let residual_at = if p.residual_mode == residual::NONE { 0 } else { offset(&p.residual) };
+            let finish = Finish {
+                shape: [1, 1, count],
+                lanes: BLOCK,
+                padded: false,
+                residual_mode: p.residual_mode,
+                activation: p.activation,
+                residual: added.wrapping_add(residual_at),
+                residual_steps: [0, 0, p.residual.stride_w as usize],
+                out: output.wrapping_add(offset(&p.output)),
+                out_steps: [0, 0, p.output.stride_w as usize],
+            };
+            let from = result.wrapping_add(index * width * BLOCK);
+            // SAFETY: the caller's promise; at least a tile of the slot lies behind every result.
+            unsafe { V::finish(&finish, &mut *from.cast::<[f32; TILE]>()) };
         }
     }
 }
 
-/// Where a tile lies.
+/// Where a block of rows lies.
 struct Place {
     group: usize,
     part: usize,
@@ -434,66 +470,87 @@ struct Place {
     rows: std::ops::Range<usize>,
 }
 
-/// A product of a matrix of the left side, from its first row on, with panels at `b`, into a step's memory.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the parts of a tile that differ between the seven products")]
-fn describe<'a, W>(
-    nests: &'a [Nest],
-    a: *const f32,
-    b: *const W,
-    b_panel: usize,
-    start: &'a [f32; MAX_PANELS * BLOCK],
-    added: *const f32,
-    out: *mut f32,
-    width: usize,
-) -> Tile<'a, W> {
-    let (low, high) = Clamp::NONE.bounds();
-    Tile {
-        a,
-        a_pitch: BLOCK,
-        a_row: 0,
-        nests,
-        b,
-        b_panel,
-        start,
-        out,
-        out_pitch: BLOCK,
-        out_row: 0,
-        out_panel: width * BLOCK,
-        residual: added,
-        residual_pitch: BLOCK,
-        residual_row: 0,
-        residual_panel: width * BLOCK,
-        low,
-        high,
-        ahead: std::ptr::null(),
-        ahead_rate: 0,
-    }
+/// The rows of a tile, and how many of its block come before it.
+struct TileRows {
+    offset: usize,
+    rows: std::ops::Range<usize>,
 }
 
-/// The weights of the four panels that come next, asked for a piece with every product.
+/// What the steps of a block make: the quarters of the result, and what lies between.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    C11,
+    C12,
+    C21,
+    C22,
+    P,
+    U2,
+    U3,
+    Q,
+}
+
+/// How many of them are quarters of the result.
+const QUARTERS: usize = 4;
+
+/// A product: a matrix of the left side by a sum of quarters of the weights.
+struct Product {
+    left: usize,
+    /// The quarters, in alternating sign: the first is positive.
+    terms: &'static [usize],
+    /// The half of the columns whose bias the sum starts from; 2 for none.
+    start: usize,
+    added: Option<Step>,
+    out: Step,
+}
+
+/// The quarters of the weights.
+const B11: usize = 0;
+const B12: usize = 1;
+const B21: usize = 2;
+const B22: usize = 3;
+
+/// The seven products, in order.
+const STEPS: [Product; 7] = [
+    Product { left: A11, terms: &[B11], start: 2, added: None, out: Step::P },
+    Product { left: A12, terms: &[B21], start: 0, added: Some(Step::P), out: Step::C11 },
+    Product { left: S2, terms: &[B22, B12, B11], start: 2, added: Some(Step::P), out: Step::U2 },
+    Product { left: S3, terms: &[B22, B12], start: 2, added: Some(Step::U2), out: Step::U3 },
+    Product { left: A22, terms: &[B21, B22, B12, B11], start: 0, added: Some(Step::U3), out: Step::C21 },
+    Product { left: S1, terms: &[B12, B11], start: 2, added: None, out: Step::Q },
+    Product { left: S4, terms: &[B22], start: 1, added: Some(Step::U2), out: Step::C12 },
+];
+
+/// The weights of the four panels that come next, asked for piece by piece, evenly over the tiles.
 struct Fetch {
     /// The panels; null where nothing comes next.
     panels: [*const u8; GROUP],
     /// Of a panel.
     bytes: usize,
-    /// Bytes asked for so far, and with every product.
-    done: usize,
+    /// Bytes that a tile asks for, so many lines with every four channels.
     each: usize,
     rate: usize,
+    /// The tiles that there are, those done, and the pieces asked for with them.
+    tiles: usize,
+    done: usize,
+    pieces: usize,
 }
 
 impl Fetch {
-    /// The tile with its piece.
+    /// The tile, with a piece where it is time.
     #[inline(always)]
     fn with<'t, X>(&mut self, mut tile: Tile<'t, X>) -> Tile<'t, X> {
-        if let Some(panel) = self.panels.get(self.done / self.bytes.max(1))
-            && !panel.is_null()
-        {
-            tile.ahead = panel.wrapping_add(self.done % self.bytes);
-            tile.ahead_rate = self.rate;
+        let all = (GROUP * self.bytes).div_ceil(self.each.max(1));
+        self.done += 1;
+        if self.pieces * self.tiles < all * self.done {
+            let at = self.pieces * self.each;
+            if let Some(panel) = self.panels.get(at / self.bytes.max(1))
+                && !panel.is_null()
+            {
+                tile.ahead = panel.wrapping_add(at % self.bytes);
+                tile.ahead_rate = self.rate;
+            }
+            self.pieces += 1;
         }
-        self.done += self.each;
         tile
     }
 }

@@ -112,7 +112,7 @@ impl Case {
 
 #[test]
 fn rows_around_every_tile_edge() {
-    for rows in (1..=16).chain([24, 27, 28, 29, 55, 57]) {
+    for rows in (1..=16).chain([24, 27, 28, 29, 55, 57, 224, 225, 451]) {
         Case::new(product(rows, 64, 64), 1).check(false);
     }
 }

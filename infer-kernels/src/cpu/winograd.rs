@@ -16,7 +16,7 @@ use crate::call::{BLOCK, Winograd, WinogradWeights, residual};
 use crate::cpu::epilogue::{
     Clamp, Finish, Finishing, MAX_STRIDE, chunks_for, load_start, validate_epilogue, validate_fields,
 };
-use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Tile, Tiles, Weight};
+use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, Tiles, Weight};
 use crate::cpu::share;
 use crate::cpu::vector::Vector;
 use crate::cpu::winograd_transform::{
@@ -363,6 +363,7 @@ impl Part<'_> {
                             nests,
                             b: b.wrapping_add(done * k * BLOCK),
                             b_panel: k * BLOCK,
+                            sum: Sum::NONE,
                             start: &start,
                             out: to.wrapping_add(((index * PAIR + done) * count + part.start) * BLOCK),
                             out_pitch: BLOCK,
