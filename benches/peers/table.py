@@ -28,6 +28,9 @@ FLOORS = {
 }
 OTHER_FLOOR = 1.4
 
+# What a process may hold beside weights, what is transformed of them, and the arena.
+OTHER_MEMORY_MIB = 8
+
 # Outputs that differ by more than this share of the largest element are another model's.
 TOLERANCE = 1e-3
 
@@ -103,6 +106,19 @@ def loads(entries):
     return rows(["model", *LABELS.values()], lines)
 
 
+def memory(entries):
+    """The most memory that infer-embed holds with one thread, and what it consists of, in MiB."""
+    lines = []
+    for entry in entries:
+        parts = entry["loaded"].get(OURS, {}).get("memory")
+        if entry["threads"] != 1 or not parts:
+            continue
+        weights, arena, prepared = (parts[part] / 2**20 for part in ("weight_bytes", "arena_bytes", "prepared_bytes"))
+        held, limit = entry["peak_mib"][OURS], weights + arena + prepared + OTHER_MEMORY_MIB
+        lines.append([entry["model"], *(f"{value:.1f}" for value in (weights, arena, prepared, held, limit))])
+    return rows(["model", "weights", "arena", "transformed weights", "most held", "at most"], lines)
+
+
 def busy(entries):
     """Beside busy processes."""
     lines = []
@@ -176,6 +192,9 @@ def document(results):
             text += "**Load + first inference, ms; most memory held, MiB**, one thread. infer-embed opens a compiled plan, which "
             text += "in an application is a part of the program; the others read and prepare the model.\n\n"
             text += loads(part) + "\n"
+            text += "**Memory** of infer-embed, MiB, one thread: as stored in the plan; for one inference; what opening the plan makes of "
+            text += f"weights for Winograd's algorithm; the most that the process held, and what it should hold: these and "
+            text += f"{OTHER_MEMORY_MIB} MiB.\n\n" + memory(part) + "\n"
     if found := order(results.get("start", {})):
         text += "**Start to first result**: from the start of a process to its first output, ms, files in the page cache, "
         text += "median of 20 rounds.\n\n" + start(found) + "\n"
@@ -190,12 +209,16 @@ def document(results):
     return text
 
 
+def replace(path, begin, end, text):
+    """Puts TEXT between two marks in the document at PATH."""
+    before, rest = path.read_text().split(begin)
+    _, after = rest.split(end)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
 def write(results, path):
     """Writes the tables between their marks in the document at PATH."""
-    text = path.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    path.write_text(f"{before}{BEGIN}\n{document(results)}{END}{after}")
+    replace(path, BEGIN, END, document(results).rstrip("\n") + "\n")
 
 
 def misses(results):

@@ -89,6 +89,7 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Verdict> {
         first_seconds: first.as_secs_f64(),
         wall_seconds: measured.wall.as_secs_f64(),
         latency: Statistics::of(measured.queries),
+        prepared_bytes: session.engine().map_or(0, |engine| engine.info().prepared_bytes),
         peak_memory_bytes,
         layers,
     };

@@ -67,6 +67,11 @@ pub trait Engine: Sized + Sync {
         None
     }
 
+    /// The memory that it knows to need, in bytes.
+    fn memory(&self) -> Option<Value> {
+        None
+    }
+
     /// What one thread needs to run the model: inputs in the engine's form, memory for outputs.
     fn caller<'e>(&'e self, inputs: &'e [Tensor]) -> Result<impl Caller + 'e>;
 }
@@ -115,6 +120,7 @@ pub fn run<E: Engine>() -> Result<()> {
     answer(json!({
         "version": E::version()?,
         "isa": engine.isa(),
+        "memory": engine.memory(),
         "read_ms": milliseconds(read),
         "load_ms": milliseconds(load),
         "first_ms": milliseconds(first),

@@ -39,6 +39,8 @@ pub struct Report {
     pub wall_seconds: f64,
     /// The inferences.
     pub latency: Statistics,
+    /// What opening the plan made of its weights, where the whole model is a plan.
+    pub prepared_bytes: usize,
     /// The largest size of the process since the plan was opened.
     pub peak_memory_bytes: Option<u64>,
     /// The layers, if they were asked for.
@@ -85,7 +87,11 @@ impl Report {
         }
         if let Some(peak) = self.peak_memory_bytes {
             let (weights, arena) = (bytes(self.summary.weight_bytes), bytes(self.summary.arena_bytes));
-            line("memory", &format!("at most {}; weights {weights}, arena {arena}", bytes(peak)));
+            let prepared = match self.prepared_bytes as u64 {
+                0 => String::new(),
+                prepared => format!(", transformed weights {}", bytes(prepared)),
+            };
+            line("memory", &format!("at most {}; weights {weights}{prepared}, arena {arena}", bytes(peak)));
         }
         for warning in self.warnings() {
             line("warning", &warning);
@@ -115,6 +121,7 @@ impl Report {
             "flops": self.summary.flops,
             "weight_bytes": self.summary.weight_bytes,
             "arena_bytes": self.summary.arena_bytes,
+            "prepared_bytes": self.prepared_bytes,
             "peak_memory_bytes": self.peak_memory_bytes,
             "warnings": self.warnings(),
         });

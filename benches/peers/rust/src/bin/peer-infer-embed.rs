@@ -14,6 +14,7 @@ use infer_core::tensor_type::DataType;
 use infer_core::value::{ElementType, ValuePort, ValueType};
 use infer_core::{runtime, session};
 use peers::{Caller, Data, Engine, Result, Task, Tensor};
+use serde_json::{Value, json};
 
 /// A plan that is known as a whole runs on an engine alone, as in an application; others need a session.
 enum InferEmbed {
@@ -47,6 +48,16 @@ impl Engine for InferEmbed {
             InferEmbed::Engine(engine) => Some(format!("{:?}", engine.info().isa).to_lowercase()),
             InferEmbed::Session(_) => None,
         }
+    }
+
+    fn memory(&self) -> Option<Value> {
+        let InferEmbed::Engine(engine) = self else { return None };
+        let info = engine.info();
+        Some(json!({
+            "weight_bytes": info.weight_bytes,
+            "arena_bytes": info.arena_bytes,
+            "prepared_bytes": info.prepared_bytes,
+        }))
     }
 
     fn caller<'e>(&'e self, inputs: &'e [Tensor]) -> Result<impl Caller + 'e> {
