@@ -1,6 +1,7 @@
 //! Prints the speed of convolution kernels as a share of the peak that the core shows in the same moment.
 //!
 //! `cargo run --release -p infer-kernels --example kernel_peak [THREADS [NAME]]`, of the cases whose name has NAME in it.
+//! With `COLD=1`, every call has weights of its own, from memory, as in a model larger than the caches.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,9 @@ use infer_kernels::call::{
     Activation, ActivationKind, Conv, Strassen, StrassenLeft, View, Winograd, WinogradWeights,
 };
 use infer_kernels::{Args, Isa, Kernel, Operand, kernels, threads};
+
+/// How many bytes of weights calls go through with `COLD`.
+const COLD_BYTES: usize = 256 << 20;
 
 /// Multiplications and additions in a second that a loop without memory reaches on one thread.
 fn peak(isa: Isa) -> f64 {
@@ -62,27 +66,35 @@ fn measure_call(
     if std::env::args().nth(2).is_some_and(|wanted| !name.contains(&wanted)) {
         return;
     }
-    let mut memory: Vec<Vec<f32>> = Vec::new();
-    for &len in lens {
-        memory.push((0..len + 16).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect());
-    }
-    let operands: Vec<Operand> = memory
+    let filled = |len: usize| -> Vec<f32> { (0..len + 16).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect() };
+    let mut memory: Vec<Vec<f32>> = lens.iter().map(|&len| filled(len)).collect();
+    let operand = |m: &mut Vec<f32>| {
+        let skip = m.as_ptr().align_offset(64);
+        let bytes = (m.len() - 16) * 4;
+        Operand { data: m[skip..].as_mut_ptr().cast(), bytes }
+    };
+    let operands: Vec<Operand> = memory.iter_mut().map(operand).collect();
+    let copies = if std::env::var_os("COLD").is_some() { COLD_BYTES.div_ceil(operands[1].bytes) } else { 0 };
+    let mut cold: Vec<Vec<f32>> = (0..copies).map(|_| filled(lens[1])).collect();
+    let mut variants: Vec<Vec<Operand>> = cold
         .iter_mut()
-        .map(|m| {
-            let skip = m.as_ptr().align_offset(64);
-            let bytes = (m.len() - 16) * 4;
-            Operand { data: m[skip..].as_mut_ptr().cast(), bytes }
+        .map(|weights| {
+            let mut operands = operands.clone();
+            operands[1] = operand(weights);
+            operands
         })
         .collect();
+    variants.push(operands.clone());
     let sizes: Vec<u64> = operands.iter().map(|o| o.bytes as u64).collect();
     (kernel.validate)(&infer_kernels::Call { params, operand_bytes: &sizes }).expect("a valid call");
-    let args = Args { params, operands: &operands };
     let run = kernel.run.get(isa);
-    let chunks = (kernel.chunks)(&args, threads);
+    let chunks = (kernel.chunks)(&Args { params, operands: &operands }, threads);
     let work = 2 * [p.n, p.groups, p.in_channels, p.out_channels, p.kernel_h, p.kernel_w, p.out_h, p.out_w]
         .into_iter()
         .product::<u64>();
-    let once = || {
+    let mut calls = variants.iter().cycle();
+    let mut once = || {
+        let args = Args { params, operands: calls.next().expect("at least one variant") };
         threads::run(threads, chunks, &|chunk| {
             // SAFETY: the call was validated, and `main` asks only for what the processor has.
             unsafe { run(&args, chunk, chunks) }.expect("kernels of this example cannot fail");

@@ -202,8 +202,9 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
                 true => Some((group, part + 1)),
                 false => (group + 1 < my_groups.end).then_some((group + 1, 0)),
             };
+            let is_first = group == my_groups.start && part == 0;
             // SAFETY: the caller's promise; the slot is this chunk's alone.
-            unsafe { run.part::<V, W>(rows.clone(), group, part, next) };
+            unsafe { run.part::<V, W>(rows.clone(), group, part, is_first, next) };
         }
     }
 }
@@ -234,7 +235,8 @@ impl Run<'_> {
         self.args.operands[1].ptr::<W>().wrapping_add((panel * self.k + part * 2 * self.half) * BLOCK)
     }
 
-    /// All of `rows`, of the upper half and of the lower, in a part of a group; `next` is what comes after it.
+    /// All of `rows`, of the upper half and of the lower, in a part of a group; `next` is what comes after it, and before the
+    /// first part nobody has fetched its weights.
     ///
     /// # Safety
     ///
@@ -245,20 +247,23 @@ impl Run<'_> {
         rows: std::ops::Range<usize>,
         group: usize,
         part: usize,
+        is_first: bool,
         next: Option<(usize, usize)>,
     ) {
         let blocks = rows.len().div_ceil(ROWS);
         let tiles =
             rows.len().div_ceil(blocks).div_ceil(V::PIXELS) * blocks * (HALF / V::PANELS) * STEPS.len();
-        // Lines of the next part's weights, and how many to ask for with every four channels.
-        let bytes = 2 * self.half * BLOCK * size_of::<W>();
-        let rate = (GROUP * bytes / 64).div_ceil((tiles * self.half / 4).max(1)).clamp(1, 4);
-        let each = self.half / 4 * rate * 64;
-        let panels = [0, 1, 2, 3].map(|panel| match next {
-            Some((group, part)) => self.weights::<W>(group * GROUP + panel, part).cast(),
-            None => std::ptr::null(),
-        });
-        let mut fetch = Fetch { panels, bytes, each, rate, tiles, done: 0, pieces: 0 };
+        let panels =
+            |(group, part)| [0, 1, 2, 3].map(|panel| self.weights::<W>(group * GROUP + panel, part).cast());
+        let mut fetch = Fetch {
+            first: is_first.then(|| panels((group, part))),
+            next: next.map(panels),
+            quarter: self.half * BLOCK * size_of::<W>(),
+            rate: size_of::<W>(),
+            tiles,
+            done: 0,
+            asked: 0,
+        };
         for block in 0..blocks {
             let range = share(rows.len(), block, blocks);
             let rows = rows.start + range.start..rows.start + range.end;
@@ -520,36 +525,42 @@ const STEPS: [Product; 7] = [
     Product { left: S4, terms: &[B22], start: 1, added: Some(Step::U2), out: Step::C12 },
 ];
 
-/// The weights of the four panels that come next, asked for piece by piece, evenly over the tiles.
+/// Weights that are asked for while tiles are computed.
 struct Fetch {
-    /// The panels; null where nothing comes next.
-    panels: [*const u8; GROUP],
-    /// Of a panel.
-    bytes: usize,
-    /// Bytes that a tile asks for, so many lines with every four channels.
-    each: usize,
+    /// The panels of the part at hand, where nobody has asked for them before: as soon as can be.
+    first: Option<[*const u8; GROUP]>,
+    /// Those of the part that comes next: evenly over the tiles.
+    next: Option<[*const u8; GROUP]>,
+    /// Bytes of a quarter of a panel, and the lines that are asked for with every four channels to get it in a tile.
+    quarter: usize,
     rate: usize,
-    /// The tiles that there are, those done, and the pieces asked for with them.
+    /// The tiles that there are, those done, and the lines' worth of rate one that have been asked for of what comes next.
     tiles: usize,
     done: usize,
-    pieces: usize,
+    asked: usize,
 }
 
+/// Which half of which panel is read when, after the first product.
+const NEEDED: [(usize, usize); 6] = [(0, 1), (1, 1), (2, 1), (3, 1), (2, 0), (3, 0)];
+
 impl Fetch {
-    /// The tile, with a piece where it is time.
+    /// The tile, with what is to be asked for while it is computed.
     #[inline(always)]
     fn with<'t, X>(&mut self, mut tile: Tile<'t, X>) -> Tile<'t, X> {
-        let all = (GROUP * self.bytes).div_ceil(self.each.max(1));
+        let done = self.done;
         self.done += 1;
-        if self.pieces * self.tiles < all * self.done {
-            let at = self.pieces * self.each;
-            if let Some(panel) = self.panels.get(at / self.bytes.max(1))
-                && !panel.is_null()
-            {
-                tile.ahead = panel.wrapping_add(at % self.bytes);
-                tile.ahead_rate = self.rate;
+        if let (Some(panels), Some(&(panel, half))) = (self.first, NEEDED.get(done)) {
+            tile.ahead = panels[panel].wrapping_add(half * self.quarter);
+            tile.ahead_rate = self.rate;
+        } else if let Some(panels) = self.next {
+            // In pieces of one line with every four channels.
+            let pieces = 2 * self.rate;
+            if self.asked * self.tiles < GROUP * pieces * self.done && self.asked < GROUP * pieces {
+                let piece = self.asked % pieces * (self.quarter / self.rate);
+                tile.ahead = panels[self.asked / pieces].wrapping_add(piece);
+                tile.ahead_rate = 1;
+                self.asked += 1;
             }
-            self.pieces += 1;
         }
         tile
     }
