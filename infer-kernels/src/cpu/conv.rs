@@ -11,7 +11,7 @@ use half::f16;
 
 use crate::call::{BLOCK, Conv, View, residual};
 use crate::cpu::epilogue::{
-    Clamp, Finish, Finishing, MAX_STRIDE, chunks_for, input_extent, load_start, picture_end,
+    Clamp, Finish, Finishing, InPlace, MAX_STRIDE, chunks_for, input_extent, load_start, picture_end,
     validate_epilogue, validate_fields,
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, TileFn, Tiles, Weight};
@@ -374,13 +374,16 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                 // Eight channels in the last panel are half of its work.
                 let half = lanes + BLOCK / 2 == count * BLOCK
                     && pixels.rows == 1
-                    && in_steps.w == BLOCK
                     && [pixels.widths.0, pixels.w.div_ceil(pixels.tiles_w)]
                         .iter()
-                        .all(|&width| V::half_tile::<W>(width, count).is_some());
+                        .all(|&width| V::half_tile::<W>(width, count, in_steps.w).is_some());
                 let direct = clamp.is_some() && (lanes == count * BLOCK || half && p.output_padded == 1);
+                // Other activations find whole vectors in the output, which is still in the first-level cache.
+                let activated = clamp.is_none()
+                    && p.residual_mode != residual::AFTER_ACTIVATION
+                    && lanes == count * BLOCK;
                 // Parts of a sum wait in the output for the next.
-                let stored = direct || !last_part;
+                let stored = direct || activated || !last_part;
                 let tiles = last - first;
                 let next = batch + (block + count) * k * BLOCK + k_before;
                 let rate = 8_usize.div_ceil(tiles);
@@ -397,7 +400,7 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                 let in_base = p.input.offset as usize + group * in_blocks * p.input.stride_c as usize;
                 let (input, output) = (input.ptr::<f32>(), output.ptr::<f32>());
                 let added: *const f32 = added.ptr();
-                let with_residual = direct && p.residual_mode == residual::BEFORE_ACTIVATION;
+                let with_residual = (direct || activated) && p.residual_mode == residual::BEFORE_ACTIVATION;
                 let mut call = Tile {
                     a: input,
                     a_pitch: in_steps.w,
@@ -432,7 +435,7 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                     let (rows, x, width) = place.rows_and_columns(&pixels);
                     let function = match instance {
                         Some((r, w, function)) if (r, w) == (rows, width) => function,
-                        _ if half => V::half_tile::<W>(width, count)
+                        _ if half => V::half_tile::<W>(width, count, in_steps.w)
                             .unwrap_or_else(|| V::tile::<W>(rows, width, count, in_steps.w)),
                         _ => V::tile::<W>(rows, width, count, in_steps.w),
                     };
@@ -458,7 +461,16 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                         call.out = out;
                         // SAFETY: validation bounded what the tile reads and writes, all lanes of whole blocks;
                         // `V` is the instruction set of the caller.
-                        unsafe { function(&call) };
+                        unsafe {
+                            function(&call);
+                            if activated && last_part {
+                                for panel in 0..count {
+                                    let out = out.wrapping_add(panel * call.out_panel);
+                                    let (activation, steps) = (&p.activation, [out_steps.w, out_steps.h]);
+                                    V::activate(&InPlace { activation, rows, width, out, steps });
+                                }
+                            }
+                        }
                     } else {
                         call.out = scratch.as_mut_ptr();
                         (call.out_pitch, call.out_row, call.out_panel) =

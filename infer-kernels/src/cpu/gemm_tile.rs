@@ -155,9 +155,9 @@ pub(crate) trait Tiles: Vector {
     /// The instance for `rows` × `pixels` pixels at distance `pitch`, `panels` panels.
     fn tile<W: Weight>(rows: usize, pixels: usize, panels: usize, pitch: usize) -> TileFn<W>;
 
-    /// The instance for a row of `pixels` pixels of a blocked picture and `panels` panels, the last of which has eight
+    /// The instance for a row of `pixels` pixels at distance `pitch` and `panels` panels, the last of which has eight
     /// channels and zeros in their place beyond; `None` where there is none.
-    fn half_tile<W: Weight>(pixels: usize, panels: usize) -> Option<TileFn<W>>;
+    fn half_tile<W: Weight>(pixels: usize, panels: usize, pitch: usize) -> Option<TileFn<W>>;
 
     /// The instance for a row of `pixels` pixels of a blocked picture and as many panels as a full tile has, whose
     /// right side is the sum of so many `terms`, two at least.
@@ -331,16 +331,20 @@ macro_rules! tiles {
                 }
             }
 
-            fn half_tile<W: Weight>(pixels: usize, panels: usize) -> Option<TileFn<W>> {
+            fn half_tile<W: Weight>(pixels: usize, panels: usize, pitch: usize) -> Option<TileFn<W>> {
                 $(#[target_feature(enable = $features)])?
                 #[allow(dead_code, reason = "not every instruction set has such tiles")]
-                unsafe fn compiled<W: Weight, const M: usize, const P: usize>(t: &Tile<'_, W>) {
+                unsafe fn compiled<W: Weight, const M: usize, const P: usize, const PITCH: usize>(
+                    t: &Tile<'_, W>,
+                ) {
                     // SAFETY: the contract of `TileFn` is passed on.
-                    unsafe { tile::<$vector, W, 1, M, P, 16, true, 1>(t) }
+                    unsafe { tile::<$vector, W, 1, M, P, PITCH, true, 1>(t) }
                 }
+                // Blocked pictures, and those of one channel.
                 #[allow(clippy::match_single_binding, reason = "as above")]
-                match (panels, pixels) {
-                    $($(($half_p, $half_m) => Some(compiled::<W, $half_m, $half_p>),)*)*
+                match (panels, pixels, pitch) {
+                    $($(($half_p, $half_m, 16) => Some(compiled::<W, $half_m, $half_p, 16>),)*)*
+                    $($(($half_p, $half_m, 1) => Some(compiled::<W, $half_m, $half_p, 1>),)*)*
                     _ => None,
                 }
             }
