@@ -264,6 +264,48 @@ impl WinogradWeights {
     }
 }
 
+/// `winograd_rows_f32`: a convolution of stride 1 with kernels of five columns and few multiplications, on NCHW16c;
+/// input with halo as for [`Conv`].
+///
+/// The parameters are a [`Conv`] of one group, blocks of 16 input channels and one set of weights. Operands: input;
+/// weights `[planes][OC/16][K][16]`, those of a plane packed as for a convolution with kernels of one column; bias and
+/// residual as for [`Conv`]; output, and memory to work in: at least [`WinogradRows::slot`] elements, and as many times
+/// that as chunks are to run at once.
+pub const WINOGRAD_ROWS: WinogradRows = WinogradRows { tile: 4, taps: 5, rows: 28 };
+
+/// The extents of [`WINOGRAD_ROWS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WinogradRows {
+    /// Outputs of a row that are computed together.
+    pub tile: u64,
+    /// The columns of the kernels.
+    pub taps: u64,
+    /// The most rows that are worked on together.
+    pub rows: u64,
+}
+
+impl WinogradRows {
+    /// The products that the outputs of a tile take for each row of taps and pair of channels.
+    pub const fn planes(&self) -> u64 {
+        self.tile + self.taps - 1
+    }
+
+    /// The elements that one chunk works in; `None` on overflow.
+    pub fn slot(&self, p: &Conv) -> Option<u64> {
+        let rows = self.rows.min(p.out_h);
+        let lines = p.in_channels.div_ceil(BLOCK as u64).checked_mul(rows.checked_add(p.kernel_h)?)?;
+        lines.checked_add(2 * rows)?.checked_mul(self.planes() * BLOCK as u64)
+    }
+
+    /// The elements of the weights; `None` on overflow.
+    pub fn weights(&self, p: &Conv) -> Option<u64> {
+        [p.out_channels.div_ceil(BLOCK as u64), p.in_channels, p.kernel_h, BLOCK as u64]
+            .into_iter()
+            .try_fold(self.planes(), u64::checked_mul)
+    }
+}
+
 /// `strassen_f32`, `strassen_f16w`: a product of matrices by Strassen's algorithm: seven products of halves of both
 /// matrices' rows and columns, where the definition takes eight.
 ///

@@ -41,6 +41,10 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
             let (shape, factors) = conv(&p.conv)?;
             Some((format!("{shape} F({},3)", p.tile), factors))
         }
+        "winograd_rows_f32" => {
+            let (shape, factors) = conv(&read(params)?)?;
+            Some((format!("{shape} F(4,5)"), factors))
+        }
         "strassen_f32" | "strassen_f16w" => {
             let p: Strassen = read(params)?;
             let (shape, factors) = conv(&p.conv)?;

@@ -12,6 +12,7 @@
 
 pub mod gate;
 pub mod winograd;
+mod winograd_rows;
 
 use infer_kernels::call::{self, Activation, BLOCK, View, residual};
 use infer_kernels::work::Work;
@@ -321,6 +322,11 @@ impl Operator for Conv {
             if let Some(tile) = tile {
                 let operands = [Some(x.span), bias, residual.map(|r| r.span), Some(y.span)];
                 winograd::lower(node, tile, &params, &dense, operands);
+                return Ok(());
+            }
+            if winograd_rows::is_chosen(node, &params, input.block) {
+                let operands = [Some(x.span), bias, residual.map(|r| r.span), Some(y.span)];
+                winograd_rows::lower(node, &params, &dense, operands);
                 return Ok(());
             }
             let (mut packed, suffix) = dense.pack(node);

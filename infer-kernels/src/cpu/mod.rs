@@ -96,6 +96,9 @@ mod strassen_tests;
 pub(crate) mod testing;
 pub(crate) mod vector;
 pub(crate) mod winograd;
+pub(crate) mod winograd_rows;
+#[cfg(all(test, feature = "reference"))]
+mod winograd_rows_tests;
 #[cfg(all(test, feature = "reference"))]
 mod winograd_tests;
 pub(crate) mod winograd_transform;

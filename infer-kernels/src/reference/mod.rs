@@ -19,6 +19,7 @@ mod reduce;
 mod resize;
 mod strassen;
 mod winograd;
+pub mod winograd_rows;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -57,6 +58,7 @@ pub static REGISTRY: &[&[Registered]] = &[
     resize::REGISTRY,
     strassen::REGISTRY,
     winograd::REGISTRY,
+    winograd_rows::REGISTRY,
 ];
 
 /// The kernel called `name`.

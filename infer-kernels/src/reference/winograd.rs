@@ -14,7 +14,7 @@ pub const REGISTRY: &[Registered] = &[
     Registered { kernel: &kernels::WINOGRAD_WEIGHTS_F16W, reference: winograd_weights_f16w },
 ];
 
-type Matrix = Vec<Vec<f64>>;
+pub(super) type Matrix = Vec<Vec<f64>>;
 
 /// Bᵀ, G and Aᵀ for tiles of `tile` outputs.
 fn matrices(tile: usize) -> [Matrix; 3] {
@@ -26,7 +26,13 @@ fn matrices(tile: usize) -> [Matrix; 3] {
             rows(&[&[1., 1., 1., 0.], &[0., 1., -1., -1.]]),
         ];
     }
-    let points = [0.0, 0.625, -0.625, 1.5, -1.5];
+    of_points(&[0.0, 0.625, -0.625, 1.5, -1.5], 3)
+}
+
+/// Bᵀ, G and Aᵀ for `taps` taps on `points` and infinity.
+pub(super) fn of_points(points: &[f64], taps: usize) -> [Matrix; 3] {
+    let inputs = points.len() + 1;
+    let outputs = inputs + 1 - taps;
     let (mut b, mut g) = (Matrix::new(), Matrix::new());
     let mut all = vec![1.0];
     for (index, &p) in points.iter().enumerate() {
@@ -36,15 +42,16 @@ fn matrices(tile: usize) -> [Matrix; 3] {
             others = times(&others, q);
             scale *= p - q;
         }
-        others.resize(6, 0.0);
+        others.resize(inputs, 0.0);
         b.push(others);
-        g.push((0..3).map(|power| p.powi(power) / scale).collect());
+        g.push((0..taps as i32).map(|power| p.powi(power) / scale).collect());
         all = times(&all, p);
     }
     b.push(all);
-    g.push(vec![0.0, 0.0, 1.0]);
-    let a = (0..4).map(|power| points.iter().map(|p| p.powi(power)).chain([f64::from(power == 3)]).collect());
-    [b, g, a.collect()]
+    g.push((1..=taps).map(|tap| f64::from(u8::from(tap == taps))).collect());
+    let last = |power: usize| f64::from(u8::from(power + 1 == outputs));
+    let row = |power: usize| points.iter().map(|p| p.powi(power as i32)).chain([last(power)]).collect();
+    [b, g, (0..outputs).map(row).collect()]
 }
 
 /// The polynomial, coefficients from the constant one on, times (x − q).
