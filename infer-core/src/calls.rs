@@ -77,7 +77,7 @@ pub struct Calls {
     pub calls: Vec<KernelCall>,
     /// How layers are to be computed, and what was decided for each.
     pub decisions: Decisions,
-    /// Whether large products may run by Strassen's algorithm.
+    /// Whether large products may run by Strassen's algorithm, and convolutions by Winograd's along rows.
     pub strassen: bool,
     /// Calls that run once, before all others, from constants into prepared buffers.
     pub prepare: Vec<KernelCall>,

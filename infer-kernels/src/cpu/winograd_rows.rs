@@ -14,7 +14,7 @@ use crate::cpu::epilogue::{
     Clamp, Finish, Finishing, MAX_STRIDE, chunks_for, load_start, picture_end, validate_epilogue,
     validate_fields,
 };
-use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Tile, Tiles};
+use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, Tiles};
 use crate::cpu::share;
 use crate::cpu::vector::Vector;
 use crate::{Args, Call, Invalid, Kernel, RunError};
@@ -257,6 +257,7 @@ impl Column<'_> {
                         nests,
                         b: b.wrapping_add(done * k * BLOCK),
                         b_panel: k * BLOCK,
+                        sum: Sum::NONE,
                         start: &start,
                         out: to.wrapping_add((done * self.rows + part.start) * BLOCK),
                         out_pitch: BLOCK,
