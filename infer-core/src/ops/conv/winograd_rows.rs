@@ -107,8 +107,8 @@ mod tests {
     use crate::passes::test_support::{assert_close, compiled, inputs, model, reference};
 
     const NETWORK: &str = "
-        input x 1,8,14,14
-        random w 24,8,5,5
+        input x 1,16,14,14
+        random w 24,16,5,5
         random b 24
         random v 24,24,3,5
         a = Conv(x, w, b) pads=[2,2,2,2]
