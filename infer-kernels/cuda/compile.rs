@@ -7,7 +7,17 @@ use std::process::Command;
 pub const NVCC_VERSION: &str = "V13.0.88";
 
 /// The source files, without their extension.
-pub const MODULES: &[&str] = &["attention", "conv_f16", "conv_f32", "conv_tf32", "picture", "rows"];
+pub const MODULES: &[&str] = &[
+    "attention",
+    "conv_f16",
+    "conv_f32",
+    "conv_tf32",
+    "picture",
+    "plain_elements",
+    "plain_rows",
+    "plain_windows",
+    "rows",
+];
 
 /// Architectures that get machine code; the driver compiles the PTX for others.
 const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100a", "120a"];

@@ -4,9 +4,12 @@
 //! channel, are pictures: NHWC, channels padded to groups of eight. All else is row-major without gaps, which every view
 //! keeps. A value is converted where the other form is asked for. Values share memory where no copy is needed: a view with
 //! its input, the parts of a concatenation of channels with the whole.
+//!
+//! A node that has no kernels of its own here (`nodes`, `products`, `rows`) is lowered as for the processor (`plain`).
 
 mod nodes;
 mod pack;
+mod plain;
 mod products;
 mod rows;
 pub mod tactics;
@@ -202,6 +205,7 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
         forms,
         rows: vec![None; graph.values.len()],
         pictures: vec![None; graph.values.len()],
+        full: vec![None; graph.values.len()],
         precision,
         half: precision == Precision::Fp16,
         failed: false,
@@ -260,7 +264,7 @@ fn forms(graph: &Graph) -> Vec<Form> {
     let readers = graph.readers();
     for &id in &graph.inputs {
         let mut readers = readers[id.index()].iter().map(|&reader| &graph.nodes[reader]);
-        if extents(graph.ty(id)).is_ok() && readers.any(nodes::wants_pictures) {
+        if extents(graph.ty(id)).is_ok() && readers.any(|reader| nodes::wants_pictures(graph, reader)) {
             forms[id.index()] = Form::Picture;
         }
     }
@@ -330,6 +334,8 @@ struct Lowering<'a> {
     rows: Vec<Option<rows::Rows>>,
     /// Row-major values as pictures, once they lie so.
     pictures: Vec<Option<Picture>>,
+    /// Values that are stored as f16, row-major in f32, once they lie so.
+    full: Vec<Option<Span>>,
     precision: Precision,
     half: bool,
     /// Whether a node has no kernels: what it computes is not missed then.
@@ -414,14 +420,8 @@ impl Lowering<'_> {
 
     fn convert_output(&mut self, port: usize, id: ValueId) -> Result<(), Reason> {
         // A view of any kind has the elements of its input in the order of a row-major tensor, which this one is.
-        let mut source = id;
-        while let Some(writer) = self.writers[source.index()].map(|writer| &self.graph.nodes[writer])
-            && writer.op.is_view()
-            && let Some(input) = writer.input(0)
-        {
-            source = input;
-        }
-        if self.forms[source.index()] == Form::Rows {
+        let source = self.viewed(id);
+        if self.forms[source.index()] == Form::Rows || self.full[source.index()].is_some() {
             return self.give(port, id);
         }
         let picture = self.picture(source)?;

@@ -36,13 +36,28 @@ pub(super) fn stem_port(graph: &Graph, node: &Node) -> Option<usize> {
 }
 
 /// Whether a node computes on pictures whatever its inputs are.
-pub(super) fn wants_pictures(node: &Node) -> bool {
-    node.op_as::<Conv>().is_some() || node.op_as::<Pool>().is_some() || node.op_as::<Resize>().is_some()
+pub(super) fn wants_pictures(graph: &Graph, node: &Node) -> bool {
+    let (Some(input), Some(output)) = (node.input(0), node.output(0)) else { return false };
+    if [input, output].iter().any(|&id| extents(graph.ty(id)).is_err()) {
+        return false;
+    }
+    if node.op_as::<Conv>().is_some() {
+        let is_known = |index: usize| graph.constant(node.input(index)).is_some();
+        return is_known(1) && (node.input(2).is_none() || is_known(2));
+    }
+    if let Some(pool) = node.op_as::<Pool>() {
+        return pool.kind != PoolKind::Lp && node.output(1).is_none();
+    }
+    let axes = node.op_as::<Resize>().map(|resize| graph.with_types(node, |types| resize.plan(types)));
+    match axes {
+        Some(Ok(axes)) => axes.len() == 4 && axes[0].is_identity() && axes[1].is_identity(),
+        _ => false,
+    }
 }
 
 /// Whether a node's output is a picture, where `forms` says which of its inputs are.
 pub(super) fn is_on_pictures(graph: &Graph, node: &Node, forms: &[Form]) -> bool {
-    if wants_pictures(node) {
+    if wants_pictures(graph, node) {
         return true;
     }
     let is_picture = |index: usize| node.input(index).is_some_and(|id| forms[id.index()] == Form::Picture);
@@ -103,7 +118,21 @@ impl Lowering<'_> {
         if node.op.is_view() {
             return Ok(());
         }
-        let output = node.output(0).ok_or_else(|| Reason::new("no output"))?;
+        let mark = self.mark();
+        let Err(refusal) = self.lower_fast(node) else { return Ok(()) };
+        self.back_to(mark);
+        let Err(missing) = self.lower_plain(node) else { return Ok(()) };
+        self.back_to(mark);
+        Err(if refusal == unsupported() { missing } else { refusal })
+    }
+
+    /// Lowers a node by kernels made for the GPU.
+    fn lower_fast(&mut self, node: &Node) -> Result<(), Reason> {
+        let output = node.output(0).ok_or_else(unsupported)?;
+        let mut types = node.inputs.iter().chain(&node.outputs).flatten().map(|&id| self.graph.ty(id));
+        if types.any(|ty| ty.elements() == 0) {
+            return Err(unsupported());
+        }
         if self.forms[output.index()] == Form::Rows {
             return self.lower_rows(node, output);
         }

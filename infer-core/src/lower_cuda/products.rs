@@ -1,11 +1,13 @@
 //! Products of row-major tensors: with constants as convolutions of one tap, with each other, and attention.
 
-use infer_kernels::call::{self, residual};
+use infer_kernels::call::{self, Activation, residual};
 use infer_kernels::cuda::{self, HEADS, HeadView, MOST_SIZE, Product};
 
 use super::nodes::{product_weights, unsupported};
 use super::pack::padded;
+use super::rows::Rows;
 use super::{Lowering, Picture, int, tactics};
+use crate::calls::BufferKind;
 use crate::diagnostic::Reason;
 use crate::graph::{Node, ValueId};
 use crate::ops::matmul::MatMul;
@@ -117,7 +119,8 @@ impl Lowering<'_> {
     }
 
     fn computed_product(&mut self, product: &MatMul, node: &Node, output: ValueId) -> Result<(), Reason> {
-        if node.input(2).is_some() || product.residual_mode != residual::NONE {
+        let summand = node.input(2).filter(|_| product.beta != 0.0);
+        if product.residual_mode != residual::NONE || summand.is_some() && product.beta != 1.0 {
             return Err(Reason::new("a summand of a product of computed matrices on the GPU"));
         }
         let (left, right) = node.input(0).zip(node.input(1)).ok_or_else(unsupported)?;
@@ -166,11 +169,17 @@ impl Lowering<'_> {
             right_column: int(right_strides[1])?,
             alpha: product.alpha,
             reserved: 0,
-            activation: product.activation,
+            activation: if summand.is_some() { Activation::NONE } else { product.activation },
         };
         let (a, b) = (self.rows(left)?, self.rows(right)?);
         let to = self.new_rows(output)?;
-        self.call("product", &params, &[Some(a.span), Some(b.span), Some(to.span)], 1);
-        Ok(())
+        let Some(summand) = summand else {
+            self.call("product", &params, &[Some(a.span), Some(b.span), Some(to.span)], 1);
+            return Ok(());
+        };
+        let buffer = self.calls.add_buffer(BufferKind::Arena, to.span.bytes);
+        let sums = Rows { span: self.calls.whole(buffer), ty: to.ty };
+        self.call("product", &params, &[Some(a.span), Some(b.span), Some(sums.span)], 1);
+        self.add(sums, summand, to, output, product.activation)
     }
 }

@@ -1,7 +1,8 @@
 //! What runs on row-major tensors: elementwise functions with broadcasting, movement of elements, selection,
 //! normalisation, reductions; and the way between rows and pictures.
 
-use infer_kernels::call::Activation;
+use infer_kernels::call::{self, Activation};
+use infer_kernels::cuda::plain::{Twin, twin};
 use infer_kernels::cuda::{
     AXES, COUNTERS, ElementOp, ElementType, Elementwise, Gather as GatherCall, Layout, Norm, Reduction,
     ReductionKind,
@@ -10,7 +11,7 @@ use infer_kernels::cuda::{
 use super::nodes::unsupported;
 use super::pack::{self, padded};
 use super::{Form, Lowering, Picture, int};
-use crate::calls::{BufferKind, Span};
+use crate::calls::{BufferKind, KernelCall, Span};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::graph::{Node, ValueId};
@@ -51,23 +52,36 @@ struct Walk {
 }
 
 impl Lowering<'_> {
-    /// How the elements of a type are stored.
-    fn stored(&self, dtype: DataType) -> Result<ElementType, Reason> {
+    /// How the elements of a type are stored: types that no kernel computes on, by their size.
+    pub(super) fn stored(&self, dtype: DataType) -> Result<ElementType, Reason> {
         Ok(match dtype {
             DataType::F32 if self.half => ElementType::F16,
             DataType::F32 => ElementType::F32,
+            DataType::F64 => ElementType::F64,
+            DataType::F16 => ElementType::F16,
+            DataType::Bf16 => ElementType::Bf16,
             DataType::I64 => ElementType::I64,
             DataType::I32 => ElementType::I32,
+            DataType::I16 => ElementType::I16,
+            DataType::I8 => ElementType::I8,
+            DataType::U64 => ElementType::U64,
+            DataType::U32 => ElementType::U32,
+            DataType::U16 => ElementType::U16,
+            DataType::U8 => ElementType::U8,
             DataType::Bool => ElementType::Bool,
-            other => return Err(Reason::new(format!("{other} on the GPU")).supported("f32, i64, i32, bool")),
+            other => match other.size_bytes() {
+                1 => ElementType::U8,
+                8 => ElementType::U64,
+                _ => return Err(Reason::new(format!("{other} on the GPU"))),
+            },
         })
     }
 
     pub(super) fn elements(ty: &TensorType) -> Result<usize, Reason> {
         let elements = ty.shape.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent));
         match elements {
-            Some(count @ 1..=0x3fff_ffff) => Ok(count),
-            _ => Err(Reason::new(format!("{ty} on the GPU")).supported("1 to 2^30 elements")),
+            Some(count @ ..=0x3fff_ffff) => Ok(count),
+            _ => Err(Reason::new(format!("{ty} on the GPU")).supported("up to 2^30 elements")),
         }
     }
 
@@ -88,6 +102,11 @@ impl Lowering<'_> {
             return Ok(rows);
         }
         let ty = self.graph.ty(id).clone();
+        if let Some(span) = self.full[id.index()] {
+            let rows = self.new_rows(id)?;
+            self.copy(Rows { span, ty: ElementType::F32 }, rows, Self::elements(&ty)?)?;
+            return Ok(rows);
+        }
         if let Some(constant) = self.graph.value(id).constant.as_ref() {
             let rows = self.constant_rows(constant)?;
             self.rows[id.index()] = Some(rows);
@@ -135,24 +154,47 @@ impl Lowering<'_> {
     fn constant_rows(&mut self, constant: &Constant) -> Result<Rows, Reason> {
         let ty = self.stored(constant.ty().dtype)?;
         Self::elements(constant.ty())?;
-        let bytes = match ty {
-            ElementType::F16 => pack::elements(constant.values::<f32>().into_owned(), true),
+        let bytes = match constant.ty().dtype {
+            DataType::F32 if self.half => pack::elements(constant.values::<f32>().into_owned(), true),
             _ => constant.data().clone(),
         };
         Ok(Rows { span: self.data(bytes), ty })
     }
 
     /// Writes `from` to `to`, in the latter's type.
-    fn copy(&mut self, from: Rows, to: Rows, elements: usize) -> Result<(), Reason> {
+    pub(super) fn copy(&mut self, from: Rows, to: Rows, elements: usize) -> Result<(), Reason> {
+        if elements == 0 {
+            return Ok(());
+        }
+        if from.ty == to.ty && !from.ty.is_common() {
+            return self.copy_bits(from, to, elements);
+        }
         let read = Walk { span: from.span, ty: from.ty, offset: 0, strides: vec![1] };
         let write = Walk { span: to.span, ty: to.ty, offset: 0, strides: vec![1] };
         let params = Elementwise::default();
         self.walk(&[elements], &[read], &write, params)
     }
 
+    /// Writes `from` to `to`, of the same type, as it is.
+    fn copy_bits(&mut self, from: Rows, to: Rows, elements: usize) -> Result<(), Reason> {
+        let params = call::Elementwise::new(&[elements], &[(&[1], 0), (&[1], 0)]).ok_or_else(unsupported)?;
+        let kernel = format!("copy_b{}", from.ty.bytes());
+        let Some(Twin::Call { kernel, params }) = twin(&kernel, bytemuck::bytes_of(&params)) else {
+            return Err(unsupported());
+        };
+        let operands = vec![Some(from.span), Some(to.span)];
+        let node = self.node.clone();
+        self.calls.calls.push(KernelCall { kernel: kernel.to_owned(), params, operands, outputs: 1, node });
+        Ok(())
+    }
+
     /// Gives an output of the graph to the caller.
     pub(super) fn give(&mut self, port: usize, id: ValueId) -> Result<(), Reason> {
-        let from = self.rows(id)?;
+        let known = self.full[self.viewed(id).index()];
+        let from = match known {
+            Some(span) => Rows { span, ty: ElementType::F32 },
+            None => self.rows(id)?,
+        };
         let ty = self.graph.ty(id);
         let (elements, given) = (Self::elements(ty)?, self.given(ty.dtype)?);
         let buffer = self.calls.add_buffer(BufferKind::Output(port), ty.bytes() as u64);
@@ -295,9 +337,37 @@ impl Lowering<'_> {
         self.walk(&shape, &inputs, &written, params)
     }
 
+    /// Writes activation(`sums` + `summand`) to `to`, which all have the elements of `output`.
+    pub(super) fn add(
+        &mut self,
+        sums: Rows,
+        summand: ValueId,
+        to: Rows,
+        output: ValueId,
+        activation: Activation,
+    ) -> Result<(), Reason> {
+        let shape = self.graph.ty(output).shape.clone();
+        let inputs = [Self::in_order(sums, &shape), self.spread(summand, &shape)?];
+        let operation = ElementOp::Add as i32;
+        let params = Elementwise { operation, activation, ..Elementwise::default() };
+        self.walk(&shape, &inputs, &Self::in_order(to, &shape), params)
+    }
+
     /// Lowers a node whose output lies row-major.
     pub(super) fn lower_rows(&mut self, node: &Node, output: ValueId) -> Result<(), Reason> {
         const PLAIN: (f32, f32, Activation) = (0.0, 0.0, Activation::NONE);
+        if node.op_as::<Cast>().is_some() && self.is_stored_alike(node, output) {
+            let rows = self.rows(node.input(0).ok_or_else(unsupported)?)?;
+            self.rows[output.index()] = Some(rows);
+            return Ok(());
+        }
+        let is_common = |id: &ValueId| {
+            use DataType::{Bool, F32, I32, I64};
+            [F32, I64, I32, Bool].contains(&self.graph.ty(*id).dtype)
+        };
+        if !node.inputs.iter().chain(&node.outputs).flatten().all(is_common) {
+            return Err(unsupported());
+        }
         if let Some(binary) = node.op_as::<Binary>() {
             let is_f32 = node.input(0).is_some_and(|id| self.graph.ty(id).dtype == DataType::F32);
             let operation = binary_op(binary.kind, is_f32).ok_or_else(unsupported)?;
@@ -353,6 +423,14 @@ impl Lowering<'_> {
             return self.gather(gather, node, output);
         }
         Err(unsupported())
+    }
+
+    /// Whether a cast is between types whose elements are stored alike, as f16 and f32 are where f32 is stored as f16.
+    fn is_stored_alike(&self, node: &Node, output: ValueId) -> bool {
+        let types = [node.input(0), Some(output)].map(|id| id.map(|id| self.graph.ty(id).dtype));
+        let halves = [Some(DataType::F16), Some(DataType::F32)];
+        let pair = halves == types || halves == [types[1], types[0]];
+        pair && self.half
     }
 
     /// Transposes, slices, parts and repetitions: elements that only move.

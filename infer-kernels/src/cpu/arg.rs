@@ -113,7 +113,7 @@ unsafe fn select<T: Number, E: Extreme>(
     Ok(())
 }
 
-fn validate<T: Number>(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate<T: Number>(call: &Call<'_>) -> Result<(), Invalid> {
     let params = call.params::<Axis>()?;
     call.expect_operands(2)?;
     if params.select_last > 1 {

@@ -52,7 +52,7 @@ fn expect_apart(p: &Attention) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn validate(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate(call: &Call<'_>) -> Result<(), Invalid> {
     let p: &Attention = call.params()?;
     call.expect_operands(6)?;
     if p.causal > 1 || p.mask.element > 1 {

@@ -49,7 +49,7 @@ fn product(factors: &[u64]) -> Option<u64> {
     factors.iter().try_fold(1_u64, |product, &factor| product.checked_mul(factor))
 }
 
-fn validate_reorder(call: &Call<'_>, plain: usize, blocked: usize) -> Result<(), Invalid> {
+pub(crate) fn validate_reorder(call: &Call<'_>, plain: usize, blocked: usize) -> Result<(), Invalid> {
     let p: &Reorder = call.params()?;
     call.expect_operands(2)?;
     if p.block == 0 {
@@ -421,7 +421,7 @@ unsafe fn fill<V: Vector>(to: *mut f32, count: usize, value: f32) {
     }
 }
 
-fn validate_pack(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_pack(call: &Call<'_>) -> Result<(), Invalid> {
     let p: &PackB = call.params()?;
     call.expect_operands(2)?;
     let view =

@@ -35,7 +35,7 @@ const PART_CHANNELS: usize = 512;
 /// Input that one block of pixels may span, so that it stays in the second-level cache beside the weights.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
+pub(crate) fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
     let p: &Conv = call.params()?;
     call.expect_operands(5)?;
     validate_fields(p)?;

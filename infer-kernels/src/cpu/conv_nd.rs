@@ -187,11 +187,11 @@ fn validate_either(call: &Call<'_>, transposed: bool) -> Result<(), Invalid> {
     call.expect_elements(3, outputs, 4)
 }
 
-fn validate(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate(call: &Call<'_>) -> Result<(), Invalid> {
     validate_either(call, false)
 }
 
-fn validate_transposed(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_transposed(call: &Call<'_>) -> Result<(), Invalid> {
     validate_either(call, true)
 }
 

@@ -101,7 +101,7 @@ unsafe fn layer_norm<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) ->
     Ok(())
 }
 
-fn validate_layer_norm(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_layer_norm(call: &Call<'_>) -> Result<(), Invalid> {
     let params = call.params::<LayerNorm>()?;
     call.expect_operands(4)?;
     let elements = product(&[params.outer, params.inner]);
@@ -157,7 +157,7 @@ unsafe fn group_norm<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) ->
     Ok(())
 }
 
-fn validate_group_norm(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_group_norm(call: &Call<'_>) -> Result<(), Invalid> {
     let params = call.params::<GroupNorm>()?;
     call.expect_operands(4)?;
     if params.groups == 0 || !params.channels.is_multiple_of(params.groups) {
@@ -234,7 +234,7 @@ unsafe fn lrn<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result
     Ok(())
 }
 
-fn validate_lrn(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_lrn(call: &Call<'_>) -> Result<(), Invalid> {
     let params = call.params::<Lrn>()?;
     call.expect_operands(2)?;
     if params.size == 0 {

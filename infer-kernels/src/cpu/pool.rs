@@ -350,18 +350,18 @@ fn validate_nd(call: &Call<'_>, indices: bool) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn validate_two(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_two(call: &Call<'_>) -> Result<(), Invalid> {
     validate_nd(call, false)
 }
 
-fn validate_lp(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_lp(call: &Call<'_>) -> Result<(), Invalid> {
     if call.params::<PoolNd>()?.p == 0 {
         return Err(Invalid("norm of order 0"));
     }
     validate_nd(call, false)
 }
 
-fn validate_three(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_three(call: &Call<'_>) -> Result<(), Invalid> {
     validate_nd(call, true)
 }
 

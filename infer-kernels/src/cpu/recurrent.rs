@@ -463,6 +463,24 @@ fn validate<C: Cell>(call: &Call<'_>) -> Result<(), Invalid> {
     call.expect_elements(work, product(&[p.directions, p.batch, C::WORK as u64, p.hidden]), 4)
 }
 
+/// [`validate`] of [`LSTM_F32`].
+#[cfg(feature = "cuda")]
+pub(crate) fn validate_lstm(call: &Call<'_>) -> Result<(), Invalid> {
+    validate::<Lstm>(call)
+}
+
+/// [`validate`] of [`GRU_F32`].
+#[cfg(feature = "cuda")]
+pub(crate) fn validate_gru(call: &Call<'_>) -> Result<(), Invalid> {
+    validate::<Gru>(call)
+}
+
+/// [`validate`] of [`RNN_F32`].
+#[cfg(feature = "cuda")]
+pub(crate) fn validate_rnn(call: &Call<'_>) -> Result<(), Invalid> {
+    validate::<Rnn>(call)
+}
+
 fn chunks<C: Cell>(args: &Args<'_>, threads: usize) -> usize {
     let p = args.params::<Recurrent>();
     let items = p.directions.saturating_mul(p.batch.div_ceil(ROWS as u64));

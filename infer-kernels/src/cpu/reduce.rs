@@ -232,7 +232,7 @@ unsafe fn log_sum_exp<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) -
 /// Checks the outputs' number, and the greatest offset of the input that kept and reduced axes reach together.
 ///
 /// A row-major tensor has each position once, so a call may not visit more of them than the input has elements.
-fn validate<T: Pod>(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate<T: Pod>(call: &Call<'_>) -> Result<(), Invalid> {
     let params = call.params::<Reduce>()?;
     call.expect_operands(2)?;
     if params.kept_rank > MAX_RANK as u64 || params.reduced_rank > MAX_RANK as u64 {

@@ -131,7 +131,7 @@ unsafe fn blend<V: Vector>(input: *const f32, line: &mut [f32], taps: impl Itera
     }
 }
 
-fn validate(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate(call: &Call<'_>) -> Result<(), Invalid> {
     let p = call.params::<Resize>()?;
     call.expect_operands(4)?;
     if p.lanes == 0 || p.taps_h == 0 || p.taps_w == 0 {

@@ -219,7 +219,7 @@ unsafe fn log_softmax<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) -
     unsafe { run::<V, true>(args, chunk, chunks) }
 }
 
-fn validate(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate(call: &Call<'_>) -> Result<(), Invalid> {
     let params = call.params::<Axis>()?;
     call.expect_operands(2)?;
     let elements = product(&[params.outer, params.axis, params.inner]);

@@ -10,6 +10,7 @@
 mod attention;
 mod conv;
 mod picture;
+pub mod plain;
 mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
@@ -58,6 +59,12 @@ modules! {
     CONV_TF32 = "conv_tf32";
     /// What else pictures go through.
     PICTURE = "picture";
+    /// Row-major calls element by element.
+    PLAIN_ELEMENTS = "plain_elements";
+    /// Row-major calls along axes.
+    PLAIN_ROWS = "plain_rows";
+    /// Row-major convolutions, pools and recurrent networks.
+    PLAIN_WINDOWS = "plain_windows";
     /// What row-major tensors go through.
     ROWS = "rows";
 }
@@ -106,13 +113,14 @@ impl CudaKernel {
 
     /// Whether it may find a value that it cannot compute with, and set the counter behind [`COUNTERS`].
     pub fn may_fail(&self) -> bool {
-        self.name.starts_with("cuda_gather")
+        self.name.starts_with("cuda_gather") || plain::may_fail(self.name)
     }
 }
 
 /// Every kernel.
 pub fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
-    attention::KERNELS.iter().chain(conv::KERNELS).chain(picture::KERNELS).chain(rows::KERNELS)
+    let own = attention::KERNELS.iter().chain(conv::KERNELS).chain(picture::KERNELS).chain(rows::KERNELS);
+    own.chain(plain::kernels())
 }
 
 /// The kernel of that name.

@@ -23,25 +23,60 @@ pub enum ElementType {
     I32 = 3,
     /// bool, a byte
     Bool = 4,
+    /// f64
+    F64 = 5,
+    /// bf16
+    Bf16 = 6,
+    /// i8
+    I8 = 7,
+    /// i16
+    I16 = 8,
+    /// u8
+    U8 = 9,
+    /// u16
+    U16 = 10,
+    /// u32
+    U32 = 11,
+    /// u64
+    U64 = 12,
 }
 
 impl ElementType {
+    /// Every type with its name in the names of kernels, in the order of their numbers.
+    pub const ALL: [(ElementType, &'static str); 13] = [
+        (ElementType::F32, "f32"),
+        (ElementType::F16, "f16"),
+        (ElementType::I64, "i64"),
+        (ElementType::I32, "i32"),
+        (ElementType::Bool, "bool"),
+        (ElementType::F64, "f64"),
+        (ElementType::Bf16, "bf16"),
+        (ElementType::I8, "i8"),
+        (ElementType::I16, "i16"),
+        (ElementType::U8, "u8"),
+        (ElementType::U16, "u16"),
+        (ElementType::U32, "u32"),
+        (ElementType::U64, "u64"),
+    ];
+
     /// The size of an element.
     pub const fn bytes(self) -> u64 {
         match self {
-            ElementType::F32 | ElementType::I32 => 4,
-            ElementType::F16 => 2,
-            ElementType::I64 => 8,
-            ElementType::Bool => 1,
+            ElementType::Bool | ElementType::I8 | ElementType::U8 => 1,
+            ElementType::F16 | ElementType::Bf16 | ElementType::I16 | ElementType::U16 => 2,
+            ElementType::F32 | ElementType::I32 | ElementType::U32 => 4,
+            ElementType::F64 | ElementType::I64 | ElementType::U64 => 8,
         }
     }
 
+    /// Whether the kernels of this file know it.
+    pub const fn is_common(self) -> bool {
+        (self as i32) <= ElementType::Bool as i32
+    }
+
     fn from_number(number: i32) -> Result<Self, Invalid> {
-        use ElementType::{Bool, F16, F32, I32, I64};
-        [F32, F16, I64, I32, Bool]
-            .into_iter()
-            .find(|ty| *ty as i32 == number)
-            .ok_or(Invalid("an unknown element type"))
+        let common = ElementType::ALL.iter().map(|(ty, _)| *ty).filter(|ty| ty.is_common());
+        common.into_iter().find(|ty| *ty as i32 == number).ok_or(Invalid("an unknown element type"))
     }
 }
 

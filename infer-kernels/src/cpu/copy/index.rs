@@ -31,7 +31,7 @@ unsafe fn copy_run<T: Copy>(from: *const T, to: *mut T, count: usize) {
     }
 }
 
-fn validate_gather<T>(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_gather<T>(call: &Call<'_>) -> Result<(), Invalid> {
     let params: &Gather = call.params()?;
     call.expect_operands(3)?;
     if params.index_bytes != 4 && params.index_bytes != 8 {
@@ -96,7 +96,7 @@ fn map_dims(params: &IndexMap) -> Option<(&[u64], &[u64])> {
     Some((params.in_dims.get(..rank)?, params.out_dims.get(..rank)?))
 }
 
-fn validate_map<T>(call: &Call<'_>) -> Result<(), Invalid> {
+pub(crate) fn validate_map<T>(call: &Call<'_>) -> Result<(), Invalid> {
     let params: &IndexMap = call.params()?;
     call.expect_operands(3)?;
     let (in_dims, out_dims) = map_dims(params).ok_or(Invalid("more than eight axes"))?;

@@ -9,7 +9,7 @@ use crate::{Args, Call, Invalid, PerIsa, RunError};
 
 use super::elementwise::{Rows, chunks, define_kernels, load, store, total, validate, validate_unary};
 
-mod index;
+pub(crate) mod index;
 
 pub use index::*;
 

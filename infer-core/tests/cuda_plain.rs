@@ -1,0 +1,772 @@
+//! What the fast paths of the GPU refuse and runs there all the same, by families, against the reference kernels; and the
+//! cases of ONNX's suite.
+//!
+//! Without a GPU each test says why it is skipped; `INFER_CUDA_REQUIRED=1` makes that a failure. The cases are those of the
+//! folder `INFER_CUDA_CASES`, as ONNX's suite has them: `CASE/model.onnx`, `CASE/test_data_set_N/`.
+#![cfg(all(feature = "compiler", feature = "cuda"))]
+
+extern crate infer_core;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use infer_core::constant::Constant;
+use infer_core::lower_cuda::{self, Lowered};
+use infer_core::onnx::read_value;
+use infer_core::options::{Options, Precision};
+use infer_core::plan::{AlignedBytes, ModelInfo, Port};
+use infer_core::runtime::Output;
+use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
+use infer_core::tensor_type::DataType;
+use infer_core::value::{Value, ValueType};
+use infer_core::{ErrorKind, passes};
+use infer_kernels::cuda::MODULES;
+use support::{assert_close, inputs, model, reference};
+
+#[allow(dead_code, reason = "shared with the tests of the processor")]
+mod support;
+
+/// Opens a plan, or says why there is no GPU to open it on.
+fn open(plan: AlignedBytes) -> Option<CudaEngine> {
+    match CudaEngine::open(plan, MODULES, CudaOptions::default()) {
+        Ok(engine) => Some(engine),
+        Err(error) if matches!(error.kind(), ErrorKind::NoDriver | ErrorKind::NoDevice) => {
+            let required = std::env::var_os("INFER_CUDA_REQUIRED").is_some_and(|value| value == "1");
+            assert!(!required, "{error}");
+            println!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn try_run(engine: &CudaEngine, inputs: &[&[u8]]) -> infer_core::Result<Vec<Vec<u8>>> {
+    let ports = engine.info().outputs;
+    let mut outputs: Vec<Vec<u8>> = ports.iter().map(|port| vec![0xAA; port.ty.bytes()]).collect();
+    let mut slots: Vec<Output<'_>> =
+        outputs.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
+    engine.run(inputs, &mut slots)?;
+    Ok(outputs)
+}
+
+/// The outputs after an inference of NaN, which leaves NaN all over the arena and the outputs.
+fn outputs(engine: &CudaEngine, inputs: &[Constant]) -> infer_core::Result<Vec<Constant>> {
+    let poison: Vec<Vec<u8>> = inputs.iter().map(|input| vec![0xFF; input.data().len()]).collect();
+    // What is no number is no index either: that inference may fail.
+    let _ = try_run(engine, &poison.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let outputs = try_run(engine, &inputs.iter().map(|input| &input.data()[..]).collect::<Vec<_>>())?;
+    let typed = |(port, bytes): (&Port, Vec<u8>)| Constant::new(port.ty.clone(), bytes.into()).unwrap();
+    Ok(engine.info().outputs.iter().zip(outputs).map(typed).collect())
+}
+
+/// Whether every call of a plan passes its kernel's validation and has something to launch.
+fn assert_valid(lowered: &Lowered, what: &str) {
+    for call in &lowered.calls.calls {
+        let kernel = infer_kernels::cuda::find(&call.kernel).unwrap();
+        let operand_bytes: Vec<u64> =
+            call.operands.iter().map(|span| span.map_or(0, |span| span.bytes)).collect();
+        let mut words = vec![0u64; call.params.len().div_ceil(8)];
+        let params = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..call.params.len()];
+        params.copy_from_slice(&call.params);
+        let call = infer_kernels::Call { params, operand_bytes: &operand_bytes };
+        (kernel.validate)(&call).unwrap_or_else(|invalid| panic!("{}: {invalid} in\n{what}", kernel.name));
+        let launch = (kernel.launch)(call.params);
+        assert!(!launch.grid.contains(&0) && launch.threads > 0, "{}: {launch:?} in\n{what}", kernel.name);
+    }
+}
+
+/// Compares a graph in every precision with the reference. `plain`: a kernel that must be among its calls.
+fn check_by(plain: &str, text: &str) {
+    let mut graph = model(text);
+    let inputs = inputs(&graph);
+    let expected = reference(&graph, &inputs);
+    passes::simplify(&mut graph, |_, _| {}).unwrap_or_else(|error| panic!("{}\n{text}", error.0));
+    for (precision, tolerance) in [(Precision::Fp32, 2e-5), (Precision::Fp16, 1e-2)] {
+        let lowered = Lowered::of(&graph, precision, ModelInfo::default())
+            .unwrap_or_else(|failures| panic!("{}\n{text}", failures.into_diagnostic("test")));
+        let kernels: Vec<&str> = lowered.calls.calls.iter().map(|call| call.kernel.as_str()).collect();
+        let named = |kernel: &&str| kernel.strip_prefix("cuda_plain_") == Some(plain);
+        assert!(plain.is_empty() || kernels.iter().any(named), "{kernels:?} in\n{text}");
+        let what = format!("{precision:?}\n{text}\n{}", graph.to_text());
+        assert_valid(&lowered, &what);
+        let Some(engine) = open(lowered.plan().unwrap()) else { continue };
+        let found = outputs(&engine, &inputs).unwrap_or_else(|error| panic!("{error} in\n{what}"));
+        assert_close(&found, &expected, tolerance, &what);
+    }
+}
+
+#[test]
+fn numbers_of_every_type() {
+    // Through f64, which every precision keeps, so that what is truncated is the same.
+    for ty in [2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 16] {
+        check_by(
+            "cast",
+            &format!(
+                "input x 3,7,5
+                 input z 7,1
+                 floats hundred [] 100.0
+                 h = Cast(hundred) to=11
+                 d = Cast(x) to=11
+                 e = Cast(z) to=11
+                 f = Mul(d, h)
+                 g = Mul(e, h)
+                 a = Cast(f) to={ty}
+                 b = Cast(g) to={ty}
+                 t = Transpose(a) perm=[2,1,0]
+                 c = Concat(t, t) axis=0
+                 y = Cast(a) to=11
+                 w = Cast(c) to=1
+                 v = Cast(b) to=9
+                 output y
+                 output w
+                 output v"
+            ),
+        );
+        check_by(
+            "binary",
+            &format!(
+                "input x 3,7,5
+                 input z 7,1
+                 floats hundred [] 100.0
+                 h = Cast(hundred) to=11
+                 d = Cast(x) to=11
+                 e = Cast(z) to=11
+                 f = Mul(d, h)
+                 g = Mul(e, h)
+                 a = Cast(f) to={ty}
+                 b = Cast(g) to={ty}
+                 c = Add(a, b)
+                 m = Mul(c, b)
+                 s = Sub(m, a)
+                 l = Less(a, b)
+                 q = Equal(a, b)
+                 o = Or(l, q)
+                 w = Where(o, s, a)
+                 n = Max(w, b)
+                 k = Min(n, c)
+                 y = Cast(k) to=1
+                 output y
+                 output l"
+            ),
+        );
+    }
+}
+
+#[test]
+fn functions_of_one_number() {
+    for function in [
+        "Abs",
+        "Ceil",
+        "Cos",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Neg",
+        "Reciprocal",
+        "Round",
+        "Selu",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Softplus",
+        "Softsign",
+        "Tanh",
+        "HardSigmoid",
+        "Relu",
+    ] {
+        // f64, which the fast path does not know.
+        check_by(
+            "",
+            &format!(
+                "input x 4,33
+                 d = Cast(x) to=11
+                 three = Constant() value_float=3.0
+                 t = Cast(three) to=11
+                 e = Mul(d, t)
+                 f = {function}(e)
+                 y = Cast(f) to=1
+                 output y"
+            ),
+        );
+    }
+    for function in
+        ["Acos", "Asinh", "Atan", "Tan", "Sinh", "Celu", "Mish", "HardSwish", "IsInf", "ThresholdedRelu"]
+    {
+        check_by("", &format!("opset 22\ninput x 4,33\ny = {function}(x)\noutput y"));
+    }
+    check_by(
+        "unary",
+        "input x 5,9
+         floats ten [] 10.0
+         t = Cast(ten) to=11
+         d = Cast(x) to=11
+         e = Mul(d, t)
+         i = Cast(e) to=3
+         a = Abs(i)
+         n = Neg(a)
+         s = Sign(i)
+         m = Mul(n, s)
+         y = Cast(m) to=1
+         output y",
+    );
+    check_by(
+        "binary",
+        "input x 5,9
+         input lower 1
+         input upper 1
+         m = Max(x, lower, upper)
+         n = Mean(x, lower, m)
+         c = Clip(n, lower, upper)
+         p = Pow(m, x)
+         y = Sum(c, n, m)
+         z = Mod(x, m) fmod=1
+         output y
+         output z",
+    );
+}
+
+#[test]
+fn reductions_of_every_kind() {
+    for (axes, keep) in [("1", 0), ("0,2", 1), ("2,3", 0), ("0,1,2,3", 1)] {
+        for reduction in ["ReduceLogSum", "ReduceLogSumExp", "ReduceL1", "ReduceSumSquare"] {
+            check_by(
+                "",
+                &format!(
+                    "input x 2,5,7,41
+                     floats two [] 2.0
+                     p = Add(x, two)
+                     y = {reduction}(p) axes=[{axes}] keepdims={keep}
+                     output y"
+                ),
+            );
+        }
+        for (reduction, ty) in [("ReduceMax", 7), ("ReduceMin", 6), ("ReduceMean", 11), ("ReduceProd", 11)] {
+            check_by(
+                "",
+                &format!(
+                    "input x 2,5,7,41
+                     floats ten [] 10.0
+                     t = Cast(ten) to=11
+                     d = Cast(x) to=11
+                     e = Mul(d, t)
+                     i = Cast(e) to={ty}
+                     r = {reduction}(i) axes=[{axes}] keepdims={keep}
+                     y = Cast(r) to=11
+                     output y"
+                ),
+            );
+        }
+    }
+    for (axis, last) in [(0, 0), (1, 1), (2, 0), (-1, 1)] {
+        for ty in [1, 11, 6, 7] {
+            check_by(
+                "",
+                &format!(
+                    "input x 3,70,9
+                     floats ten [] 10.0
+                     t = Cast(ten) to=11
+                     d = Cast(x) to=11
+                     e = Mul(d, t)
+                     i = Cast(e) to={ty}
+                     y = ArgMax(i) axis={axis} select_last_index={last}
+                     z = ArgMin(i) axis={axis} keepdims=0 select_last_index={last}
+                     output y
+                     output z"
+                ),
+            );
+        }
+    }
+}
+
+#[test]
+fn elements_by_index() {
+    check_by(
+        "gather",
+        "input x 5,7,3
+         ints flat 0,2,1,-1,4,3,2,2,0
+         ints three 3,1,3
+         i = Reshape(flat, three)
+         g = GatherElements(x, i) axis=0
+         ints pairs 1,6,0,0,4,3,2,2
+         ints two 4,2
+         p = Reshape(pairs, two)
+         n = GatherND(x, p)
+         output g
+         output n",
+    );
+    check_by(
+        "",
+        "input x 5,7
+         input u 2,3
+         ints flat 1,0,2,3,4,1
+         ints two 2,3
+         i = Reshape(flat, two)
+         y = ScatterElements(x, i, u) axis=1
+         output y",
+    );
+    check_by(
+        "",
+        "opset 18
+         input x 6,4,3
+         input u 2,4,3
+         ints flat 4,1
+         ints two 2,1
+         i = Reshape(flat, two)
+         y = ScatterND(x, i, u)
+         output y",
+    );
+    check_by(
+        "",
+        "input x 4,6,5
+         ints pads 1,0,2,0,3,1
+         floats v [] 0.25
+         a = Pad(x, pads, v)
+         b = Pad(x, pads) mode=reflect
+         c = Pad(x, pads) mode=edge
+         d = Trilu(x)
+         e = Trilu(x) upper=0
+         ints axis 1
+         s = CumSum(x, axis)
+         r = CumSum(x, axis) reverse=1 exclusive=1
+         ints repeats 2,1,3
+         t = Tile(x, repeats)
+         output a
+         output b
+         output c
+         output d
+         output e
+         output s
+         output r
+         output t",
+    );
+    check_by(
+        "",
+        "input x 2,12,5,3
+         a = DepthToSpace(x) blocksize=2
+         b = DepthToSpace(x) blocksize=2 mode=CRD
+         c = SpaceToDepth(a) blocksize=2
+         ints starts -1,4
+         ints ends -13,0
+         ints axes 1,2
+         ints steps -2,-1
+         d = Slice(x, starts, ends, axes, steps)
+         output a
+         output b
+         output c
+         output d",
+    );
+    check_by(
+        "",
+        "input x 6
+         floats ten [] 5.0
+         t = Cast(ten) to=11
+         d = Cast(x) to=11
+         e = Mul(d, t)
+         i = Cast(e) to=7
+         ints depth 7
+         floats values 2 -1.0,2.5
+         y = OneHot(i, depth, values) axis=0
+         output y",
+    );
+}
+
+#[test]
+fn windows_of_any_rank() {
+    for (shape, kernel, attributes) in [
+        ("2,3,19", "3", "strides=[2] pads=[1,0]"),
+        ("2,4,7,9", "2,3", "strides=[2,1] pads=[1,0,1,1]"),
+        ("1,2,5,7,6", "3,2,3", "strides=[1,2,2] pads=[1,0,1,1,1,0]"),
+    ] {
+        let channels: usize = shape.split(',').nth(1).unwrap().parse().unwrap();
+        for pool in ["AveragePool", "MaxPool", "LpPool"] {
+            check_by(
+                "",
+                &format!("input x {shape}\ny = {pool}(x) kernel_shape=[{kernel}] {attributes}\noutput y"),
+            );
+        }
+        check_by(
+            "max_pool_nd",
+            &format!(
+                "input x {shape}\ny, i = MaxPool(x) kernel_shape=[{kernel}] {attributes}\noutput y\noutput i"
+            ),
+        );
+        check_by("", &format!("input x {shape}\ny = GlobalLpPool(x) p=3\noutput y"));
+        check_by(
+            "conv_transpose_nd",
+            &format!(
+                "input x {shape}
+                 random w {channels},5,{kernel}
+                 random b 5
+                 y = ConvTranspose(x, w, b) {attributes}
+                 z = Relu(y)
+                 output z"
+            ),
+        );
+        // Weights that the run computes.
+        check_by(
+            "conv_nd",
+            &format!(
+                "input x {shape}
+                 input v 6,{channels},{kernel}
+                 input b 6
+                 floats third [] 0.3
+                 w = Mul(v, third)
+                 y = Conv(x, w, b) {attributes}
+                 z = Sigmoid(y)
+                 output z"
+            ),
+        );
+        check_by(
+            "",
+            &format!(
+                "input x {shape}
+                 random w 6,{channels},{kernel}
+                 y = Conv(x, w) {attributes}
+                 output y"
+            ),
+        );
+    }
+    check_by(
+        "conv_transpose_nd",
+        "input x 1,6,5,7
+         random w 6,2,3,3
+         y = ConvTranspose(x, w) group=3 strides=[2,2] dilations=[1,2] output_padding=[1,1]
+         output y",
+    );
+    // Between convolutions, whose pictures become rows and pictures again.
+    check_by(
+        "conv_transpose_nd",
+        "input x 2,11,13,9
+         random w 24,11,3,3
+         random v 24,12,2,2
+         random u 19,12,3,3
+         a = Conv(x, w) pads=[1,1,1,1]
+         b = ConvTranspose(a, v) strides=[2,2]
+         c = LRN(b) size=5 alpha=0.1
+         y = Conv(c, u)
+         output y
+         output a",
+    );
+    for (scales, mode) in [("1.0,1.0,1.7", "linear"), ("1.0,1.5,0.6", "nearest"), ("1.0,1.0,2.0", "cubic")] {
+        check_by(
+            "",
+            &format!("input x 2,5,11\nfloats s 3 {scales}\ny = Resize(x, _, s) mode={mode}\noutput y"),
+        );
+    }
+    check_by(
+        "",
+        "input x 1,2,4,5,6
+         floats s 5 1.0,1.0,2.0,1.5,0.7
+         y = Resize(x, _, s) mode=linear
+         output y",
+    );
+    check_by(
+        "",
+        "opset 20
+         input x 2,3,7,5
+         input t 2,4,6,2
+         y = GridSample(x, t) mode=linear padding_mode=border
+         output y",
+    );
+}
+
+#[test]
+fn normalisations_of_every_kind() {
+    for shape in ["2,6,37", "1,6,5,7", "2,6,3,4,5"] {
+        check_by(
+            "group_norm",
+            &format!(
+                "input x {shape}
+                 positive s 6
+                 random b 6
+                 y = InstanceNormalization(x, s, b)
+                 output y"
+            ),
+        );
+        check_by(
+            "",
+            &format!(
+                "opset 21
+                 input x {shape}
+                 positive s 6
+                 random b 6
+                 y = GroupNormalization(x, s, b) num_groups=3
+                 z = LpNormalization(x) axis=1 p=2
+                 output y
+                 output z"
+            ),
+        );
+        check_by("lrn", &format!("input x {shape}\ny = LRN(x) size=4 alpha=0.5 beta=0.6 bias=1.5\noutput y"));
+        check_by(
+            "softmax",
+            &format!("input x {shape}\ny = Softmax(x) axis=1\nz = LogSoftmax(x) axis=0\noutput y\noutput z"),
+        );
+    }
+    for inner in [33, 1500] {
+        check_by(
+            "layer_norm",
+            &format!(
+                "opset 23
+                 input x 3,5,{inner}
+                 input s {inner}
+                 input b {inner}
+                 y = LayerNormalization(x, s, b) axis=-1
+                 z = RMSNormalization(x, s) axis=-1
+                 output y
+                 output z"
+            ),
+        );
+        check_by("softmax", &format!("input x {inner},3\ny = Softmax(x) axis=0\noutput y"));
+    }
+    check_by(
+        "",
+        "input x 4,7,11
+         input s 7
+         input b 7
+         input m 7
+         input v 7
+         floats two [] 2.0
+         w = Add(v, two)
+         y = BatchNormalization(x, s, b, m, w)
+         z = MeanVarianceNormalization(x) axes=[0,2]
+         output y
+         output z",
+    );
+}
+
+#[test]
+fn products_of_what_is_computed() {
+    check_by(
+        "",
+        "input a 9,33
+         input b 33,21
+         input c 21
+         input d 33,9
+         input e 9,1
+         x = Gemm(a, b, c) alpha=0.5 beta=2.0
+         y = Gemm(d, b, e) transA=1
+         z = Gemm(b, a) transA=1 transB=1
+         output x
+         output y
+         output z",
+    );
+    check_by(
+        "",
+        "input a 2,3,9,17
+         input b 3,17,40
+         input c 3,1,40
+         input v 17
+         m = MatMul(a, b)
+         x = Add(m, c)
+         y = MatMul(a, v)
+         output x
+         output y",
+    );
+}
+
+#[test]
+fn networks_that_walk_through_time() {
+    for (hidden, batch, steps, direction, directions) in [
+        (5, 3, 4, "forward", 1),
+        (33, 2, 7, "reverse", 1),
+        (16, 1, 5, "bidirectional", 2),
+        (300, 2, 3, "forward", 1),
+    ] {
+        for (cell, gates, extra) in
+            [("LSTM", 4, ""), ("GRU", 3, "linear_before_reset=1"), ("GRU", 3, ""), ("RNN", 1, "")]
+        {
+            let (rows, both) = (gates * hidden, 2 * gates * hidden);
+            let (c, outputs) = if cell == "LSTM" { (", c", "y, h, l") } else { ("", "y, h") };
+            let last = if cell == "LSTM" { "output l" } else { "" };
+            check_by(
+                &cell.to_lowercase(),
+                &format!(
+                    "input x {steps},{batch},11
+                     random wl {directions},{rows},11
+                     random rl {directions},{rows},{hidden}
+                     random b {directions},{both}
+                     input h0 {directions},{batch},{hidden}
+                     input c {directions},{batch},{hidden}
+                     {outputs} = {cell}(x, wl, rl, b, _, h0{c}) hidden_size={hidden} direction={direction} {extra}
+                     output y
+                     output h
+                     {last}"
+                ),
+            );
+        }
+    }
+}
+
+#[test]
+fn attention_of_large_heads() {
+    for (size, keys, causal) in [(300, 21, 0), (600, 290, 1)] {
+        check_by(
+            "attention",
+            &format!(
+                "opset 23
+                 input q 1,2,19,{size}
+                 input k 1,2,{keys},{size}
+                 input v 1,2,{keys},{size}
+                 y = Attention(q, k, v) is_causal={causal}
+                 output y"
+            ),
+        );
+    }
+}
+
+#[test]
+fn tensors_without_elements() {
+    check_by(
+        "",
+        "opset 13
+         input x 4,7
+         ints zero 0
+         ints one 1
+         ints axes 0
+         e = Slice(x, zero, zero, axes)
+         n = Neg(e)
+         c = Concat(n, x) axis=0
+         s = ReduceSum(e, axes) keepdims=0
+         y = Add(c, s)
+         output y
+         output n",
+    );
+}
+
+#[test]
+fn an_integer_divided_by_zero_is_an_error() {
+    let mut graph = model(
+        "input x 5
+         input z 5
+         a = Cast(x) to=5
+         b = Cast(z) to=5
+         c = Div(a, b)
+         y = Cast(c) to=1
+         output y",
+    );
+    passes::simplify(&mut graph, |_, _| {}).unwrap();
+    let lowered = Lowered::of(&graph, Precision::Fp32, ModelInfo::default()).unwrap();
+    let Some(engine) = open(lowered.plan().unwrap()) else { return };
+    let row = |last: f32| {
+        [6.0, -7.0, 9.0, 3.0, last].iter().flat_map(|v: &f32| v.to_le_bytes()).collect::<Vec<_>>()
+    };
+    let found = try_run(&engine, &[&row(8.0), &row(2.0)]).unwrap();
+    assert_eq!(
+        found[0],
+        [1.0f32, 1.0, 1.0, 1.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()
+    );
+    assert_eq!(try_run(&engine, &[&row(8.0), &row(0.0)]).unwrap_err().kind(), ErrorKind::Input);
+    assert!(try_run(&engine, &[&row(8.0), &row(2.0)]).is_ok());
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+/// The tensors `KIND_N.pb` of a folder.
+fn tensors(folder: &Path, kind: &str, ports: &[Port]) -> Result<Vec<Constant>, String> {
+    let read = |(index, port): (usize, &Port)| {
+        let bytes =
+            std::fs::read(folder.join(format!("{kind}_{index}.pb"))).map_err(|error| error.to_string())?;
+        match read_value(&bytes, &ValueType::from(port.ty.clone())).map_err(|reason| reason.what)? {
+            Value::Tensor(tensor) => Ok(tensor),
+            other => Err(format!("a recorded {}", other.describe())),
+        }
+    };
+    ports.iter().enumerate().map(read).collect()
+}
+
+fn compare(found: &Constant, expected: &Constant, rtol: f64, atol: f64) -> Result<(), String> {
+    if found.ty() != expected.ty() {
+        return Err(format!("{} instead of {}", found.ty(), expected.ty()));
+    }
+    let numbers = |tensor: &Constant| -> Option<Vec<f64>> {
+        Some(match tensor.ty().dtype {
+            DataType::F32 => tensor.values::<f32>().iter().map(|&v| v.into()).collect(),
+            DataType::F64 => tensor.values::<f64>().into_owned(),
+            DataType::F16 => tensor.values::<half::f16>().iter().map(|v| v.to_f64()).collect(),
+            DataType::Bf16 => tensor.values::<half::bf16>().iter().map(|v| v.to_f64()).collect(),
+            _ => return None,
+        })
+    };
+    let (Some(found), Some(expected)) = (numbers(found), numbers(expected)) else {
+        return if found == expected { Ok(()) } else { Err("other elements".to_owned()) };
+    };
+    for (index, (a, e)) in found.iter().zip(&expected).enumerate() {
+        let close = a == e || (a.is_nan() && e.is_nan()) || (a - e).abs() <= atol + rtol * e.abs();
+        if !close {
+            return Err(format!("{a} instead of {e} at {index}"));
+        }
+    }
+    Ok(())
+}
+
+/// Runs a case; `false` where it does not run on the GPU as a whole. Without a GPU its calls are validated all the same.
+fn run_case(case: &Path, is_gpu: bool) -> Result<bool, String> {
+    let tolerance = std::fs::read_to_string(case.join("tolerance.json")).unwrap_or_default();
+    let number = |key: &str, default: f64| -> f64 {
+        let rest = tolerance.split(&format!("\"{key}\":")).nth(1);
+        rest.and_then(|rest| rest.split([',', '}']).next()?.trim().parse().ok()).unwrap_or(default)
+    };
+    let Ok(lowered) = lower_cuda::compile(&Options::new(case.join("model.onnx"))) else { return Ok(false) };
+    assert_valid(&lowered, &case.display().to_string());
+    if !is_gpu {
+        return Ok(false);
+    }
+    let Some(engine) = open(lowered.plan().map_err(|diagnostic| diagnostic.message)?) else {
+        return Ok(false);
+    };
+    let info = engine.info();
+    for data in folders(case) {
+        let (inputs, expected) =
+            (tensors(&data, "input", info.inputs)?, tensors(&data, "output", info.outputs)?);
+        let found = outputs(&engine, &inputs).map_err(|error| error.to_string())?;
+        for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            compare(found, expected, number("rtol", 1e-3), number("atol", 1e-7))
+                .map_err(|what| format!("output {index}: {what}"))?;
+        }
+    }
+    Ok(true)
+}
+
+#[test]
+fn cases_of_the_suite() {
+    let Some(folder) = std::env::var_os("INFER_CUDA_CASES") else {
+        println!("skipped: INFER_CUDA_CASES names no folder of cases");
+        return;
+    };
+    // One engine stays open, so that the GPU is not started again for each case.
+    let mut graph = model("input x 3\ny = Neg(x)\noutput y");
+    passes::simplify(&mut graph, |_, _| {}).unwrap();
+    let lowered = Lowered::of(&graph, Precision::Fp32, ModelInfo::default()).unwrap();
+    let kept = open(lowered.plan().unwrap());
+    let cases = folders(Path::new(&folder));
+    let (next, passed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = std::panic::catch_unwind(|| run_case(case, kept.is_some()));
+                    match result.unwrap_or_else(|_| Err("a panic".to_owned())) {
+                        Ok(true) => _ = passed.fetch_add(1, Ordering::Relaxed),
+                        Ok(false) => {}
+                        Err(what) => {
+                            let name = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                            failures.lock().unwrap().push(format!("{name}: {what}"));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().unwrap();
+    failures.sort();
+    println!("{} of {} cases run on the GPU and agree", passed.into_inner(), cases.len());
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}

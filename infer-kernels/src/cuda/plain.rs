@@ -1,0 +1,610 @@
+//! Twins of the processor's kernels for row-major tensors: the same parameters and operands, computed on a GPU.
+//!
+//! One kernel here stands for a family of the processor's, which the [`Code`] behind the parameters tells apart: `add_f32`
+//! and `less_i64` are both `cuda_plain_binary`. The bounds of a call are those of the processor's kernel. A thread
+//! computes an element of the output, or some threads what is folded into one; nothing here is tuned.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{CudaKernel, ElementType, Launch};
+use crate::call::{
+    Attention, Axis, BLOCK, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB,
+    PoolNd, Recurrent, Reduce, Reorder, Resize,
+};
+use crate::cpu::bounds::product;
+use crate::cpu::copy::index::{validate_gather, validate_map};
+use crate::cpu::{
+    arg, attention, blocked, conv, conv_nd, elementwise, norm, pool, recurrent, reduce, resize, softmax,
+};
+use crate::{Call, Invalid};
+
+/// Which kernel of a family is meant. It follows the parameters of the processor's kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Code {
+    /// The position in the family's list of operations.
+    pub operation: u32,
+    /// The [`ElementType`] of the inputs, or the size of an element.
+    pub from: u32,
+    /// The [`ElementType`] of the output, or how many threads share an item.
+    pub to: u32,
+    /// What threads, or groups of them, are counted by.
+    pub items: u32,
+}
+
+/// The functions of one operand.
+const UNARY: &[&str] = &[
+    "abs",
+    "ceil",
+    "clip",
+    "cos",
+    "elu",
+    "erf",
+    "exp",
+    "floor",
+    "gelu",
+    "gelu_tanh",
+    "hard_sigmoid",
+    "hard_swish",
+    "leaky_relu",
+    "log",
+    "mish",
+    "neg",
+    "reciprocal",
+    "relu",
+    "round",
+    "selu",
+    "sigmoid",
+    "sign",
+    "silu",
+    "sin",
+    "softplus",
+    "softsign",
+    "sqrt",
+    "tanh",
+    "is_nan",
+    "not",
+];
+const IS_NAN: u32 = 28;
+const NOT: u32 = 29;
+
+/// The functions of two operands, arithmetic first.
+const BINARY: &[&str] = &[
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "min",
+    "max",
+    "pow",
+    "prelu",
+    "equal",
+    "less",
+    "less_or_equal",
+    "greater",
+    "greater_or_equal",
+    "and",
+    "or",
+    "xor",
+];
+const EQUAL: u32 = 8;
+
+const REDUCTIONS: &[&str] =
+    &["sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum", "log_sum_exp"];
+
+/// Which threads compute what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// A thread an item.
+    Flat,
+    /// A warp an item.
+    Warp,
+    /// A warp or a block an item, by how much is folded.
+    Team,
+    /// A block of 256 threads an item.
+    Block,
+    /// A block an item, of as many threads as are useful.
+    Sequence,
+}
+
+/// Threads of a block, but for [`Shape::Sequence`].
+const THREADS: u32 = 256;
+
+/// Elements from which a block is worth more than a warp.
+const LONG: u64 = 1024;
+
+impl Shape {
+    /// How many threads share an item of so much work.
+    fn width(self, work: u64) -> u32 {
+        match self {
+            Shape::Flat => 1,
+            Shape::Warp => 32,
+            Shape::Team if work < LONG => 32,
+            Shape::Team | Shape::Block => THREADS,
+            Shape::Sequence => (work.min(u64::from(THREADS)) as u32).next_multiple_of(32).clamp(32, THREADS),
+        }
+    }
+
+    fn launch(self, params: &[u8]) -> Launch {
+        let code = code_of(params);
+        let (grid, threads) = match self {
+            Shape::Flat => return Launch::flat(code.items.into()),
+            Shape::Sequence => (code.items, code.to),
+            _ => (code.items.div_ceil(THREADS / code.to.clamp(1, THREADS)), THREADS),
+        };
+        Launch { grid: [grid, 1], cluster: 1, threads, shared_bytes: 0 }
+    }
+}
+
+/// How much there is to do: items, and the work of each, which threads count in 32 bits with sign.
+type Work = Option<(u64, u64)>;
+
+/// Kernels of the processor that one kernel here stands for.
+struct Family {
+    kernel: CudaKernel,
+    /// Finds the operation and the types of one of them by its name.
+    find: fn(&str) -> Option<[u32; 3]>,
+    /// The code of a call of it.
+    code: fn([u32; 3], &[u8]) -> Result<Code, Invalid>,
+}
+
+/// What becomes of a call of the processor's.
+#[derive(Clone, Debug)]
+pub enum Twin {
+    /// There is nothing to compute.
+    Nothing,
+    /// A call with the same operands.
+    Call {
+        /// The kernel's name.
+        kernel: &'static str,
+        /// Its parameters.
+        params: Vec<u8>,
+    },
+}
+
+/// The call on a GPU that does what `kernel` of the processor does with these parameters; `None` where there is none, or
+/// where there is too much to count.
+pub fn twin(kernel: &str, params: &[u8]) -> Option<Twin> {
+    let (family, found) =
+        FAMILIES.iter().find_map(|family| (family.find)(kernel).map(|found| (family, found)))?;
+    let aligned = aligned(params);
+    let code = (family.code)(found, bytemuck::cast_slice(&aligned).get(..params.len())?).ok()?;
+    if code.items == 0 {
+        return Some(Twin::Nothing);
+    }
+    let params = [params, bytemuck::bytes_of(&code)].concat();
+    Some(Twin::Call { kernel: family.kernel.name, params })
+}
+
+/// Every kernel.
+pub(super) fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
+    FAMILIES.iter().map(|family| &family.kernel)
+}
+
+/// Whether a kernel may find a value that it cannot compute with: an index, or an integer that it divides by.
+pub(super) fn may_fail(name: &str) -> bool {
+    let names = ["binary", "gather", "index_map", "reduce_i32", "reduce_i64", "resize"];
+    name.strip_prefix("cuda_plain_").is_some_and(|name| names.contains(&name))
+}
+
+/// Parameters, which come as bytes of any alignment.
+fn aligned(params: &[u8]) -> Vec<u64> {
+    let mut words = vec![0; params.len().div_ceil(size_of::<u64>())];
+    bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..params.len()].copy_from_slice(params);
+    words
+}
+
+fn code_of(params: &[u8]) -> Code {
+    let at = params.len().saturating_sub(size_of::<Code>());
+    bytemuck::pod_read_unaligned(&params[at..])
+}
+
+/// The code of a call whose parameters are `P`.
+fn encode<P: Pod>(
+    [operation, from, to]: [u32; 3],
+    params: &[u8],
+    shape: Shape,
+    work: fn(&P) -> Work,
+) -> Result<Code, Invalid> {
+    let p: &P =
+        bytemuck::try_from_bytes(params).map_err(|_| Invalid("parameters of another size or alignment"))?;
+    let (items, work) = work(p).ok_or(Invalid("size overflows"))?;
+    if items > i32::MAX as u64 || work > i32::MAX as u64 {
+        return Err(Invalid("more than 2^31 elements"));
+    }
+    let to = if shape == Shape::Flat { to } else { shape.width(work) };
+    Ok(Code { operation, from, to, items: items as u32 })
+}
+
+/// Checks a call: its code, and by `validate` what the processor's kernel checks.
+fn check<P: Pod>(
+    call: &Call<'_>,
+    shape: Shape,
+    work: fn(&P) -> Work,
+    validate: fn(&Call<'_>, &Code) -> Result<(), Invalid>,
+) -> Result<(), Invalid> {
+    let wrong = Invalid("parameters of another size or alignment");
+    let (params, code) = call.params.split_at_checked(size_of::<P>()).ok_or(wrong)?;
+    let code: Code = bytemuck::try_pod_read_unaligned(code).map_err(|_| wrong)?;
+    // The processor's kernel checks the extents that the work is counted from.
+    validate(&Call { params, operand_bytes: call.operand_bytes }, &code)?;
+    let expected = encode([code.operation, code.from, code.to], params, shape, work)?;
+    if code != expected || code.items == 0 {
+        return Err(Invalid("a wrong number of elements"));
+    }
+    Ok(())
+}
+
+fn type_named(name: &str) -> Option<u32> {
+    ElementType::ALL.iter().find(|(_, known)| *known == name).map(|(ty, _)| *ty as u32)
+}
+
+fn type_of(number: u32) -> Result<ElementType, Invalid> {
+    let ty = ElementType::ALL.get(number as usize).map(|(ty, _)| *ty);
+    ty.ok_or(Invalid("an unknown element type"))
+}
+
+fn operation(names: &[&str], name: &str) -> Option<u32> {
+    names.iter().position(|known| *known == name).map(|index| index as u32)
+}
+
+const BOOL: u32 = ElementType::Bool as u32;
+const F32: u32 = ElementType::F32 as u32;
+
+/// `FAMILY_bBYTES`
+fn sized(name: &str, family: &str) -> Option<[u32; 3]> {
+    let bytes = name.strip_prefix(family)?.strip_prefix("_b")?.parse().ok()?;
+    Some([0, bytes, bytes])
+}
+
+/// The kernel of one name.
+fn only(name: &str, known: &str) -> Option<[u32; 3]> {
+    (name == known).then_some([0, F32, F32])
+}
+
+/// The first or the second.
+fn either(name: &str, known: [&str; 2]) -> Option<[u32; 3]> {
+    operation(&known, name).map(|index| [index, F32, F32])
+}
+
+fn expect_code(code: &Code, operations: u32) -> Result<(), Invalid> {
+    if code.operation < operations && code.from == F32 {
+        Ok(())
+    } else {
+        Err(Invalid("an unknown operation"))
+    }
+}
+
+fn expect_size(code: &Code, most: u32) -> Result<u64, Invalid> {
+    let known =
+        code.from.is_power_of_two() && code.from <= most && code.to == code.from && code.operation == 0;
+    if known { Ok(code.from.into()) } else { Err(Invalid("elements of another size")) }
+}
+
+fn find_unary(name: &str) -> Option<[u32; 3]> {
+    let (name, ty) = name.rsplit_once('_')?;
+    let (operation, ty) = (operation(UNARY, name)?, type_named(ty)?);
+    Some([operation, ty, if operation >= IS_NAN { BOOL } else { ty }])
+}
+
+fn validate_unary(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
+    let (from, to) = (type_of(code.from)?, type_of(code.to)?);
+    let known = match from {
+        ElementType::F32 | ElementType::F64 => code.operation < NOT,
+        ElementType::Bool => code.operation == NOT,
+        ElementType::F16 | ElementType::Bf16 => false,
+        _ => ["abs", "neg", "sign"].iter().any(|name| operation(UNARY, name) == Some(code.operation)),
+    };
+    let result = if code.operation >= IS_NAN { ElementType::Bool } else { from };
+    if !known || to != result {
+        return Err(Invalid("an unknown operation"));
+    }
+    elementwise::validate(call, &[from.bytes(), to.bytes()])
+}
+
+fn find_binary(name: &str) -> Option<[u32; 3]> {
+    let (name, ty) = name.rsplit_once('_')?;
+    let (operation, ty) = (operation(BINARY, name)?, type_named(ty)?);
+    Some([operation, ty, if operation >= EQUAL { BOOL } else { ty }])
+}
+
+fn validate_binary(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
+    let (from, to) = (type_of(code.from)?, type_of(code.to)?);
+    let is = |name: &str| operation(BINARY, name) == Some(code.operation);
+    let is_logic = is("and") || is("or") || is("xor");
+    let known = match from {
+        ElementType::F32 | ElementType::F64 => !is_logic,
+        ElementType::F16 | ElementType::Bf16 => false,
+        ElementType::Bool => is_logic || is("equal"),
+        _ => !is_logic && !is("prelu"),
+    };
+    let result = if code.operation >= EQUAL { ElementType::Bool } else { from };
+    if !known || code.operation as usize >= BINARY.len() || to != result {
+        return Err(Invalid("an unknown operation"));
+    }
+    elementwise::validate(call, &[from.bytes(), from.bytes(), to.bytes()])
+}
+
+fn find_cast(name: &str) -> Option<[u32; 3]> {
+    let (from, to) = name.strip_prefix("cast_")?.split_once('_')?;
+    Some([0, type_named(from)?, type_named(to)?])
+}
+
+fn validate_cast(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
+    let (from, to) = (type_of(code.from)?, type_of(code.to)?);
+    if code.operation != 0 {
+        return Err(Invalid("an unknown operation"));
+    }
+    elementwise::validate(call, &[from.bytes(), to.bytes()])
+}
+
+fn validate_select(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
+    let bytes = expect_size(code, 8)?;
+    elementwise::validate(call, &[1, bytes, bytes, bytes])
+}
+
+fn validate_copy(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
+    let bytes = expect_size(code, 16)?;
+    elementwise::validate(call, &[bytes, bytes])
+}
+
+fn validate_fill(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
+    elementwise::validate(call, &[expect_size(code, 8)?])
+}
+
+fn validate_sized_gather(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
+    match expect_size(code, 8)? {
+        1 => validate_gather::<u8>(call),
+        2 => validate_gather::<u16>(call),
+        4 => validate_gather::<u32>(call),
+        _ => validate_gather::<u64>(call),
+    }
+}
+
+fn validate_sized_map(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
+    match expect_size(code, 8)? {
+        1 => validate_map::<u8>(call),
+        2 => validate_map::<u16>(call),
+        4 => validate_map::<u32>(call),
+        _ => validate_map::<u64>(call),
+    }
+}
+
+fn find_reduction(name: &str, ty: &str) -> Option<[u32; 3]> {
+    let name = name.strip_prefix("reduce_")?.strip_suffix(ty)?.strip_suffix('_')?;
+    Some([operation(REDUCTIONS, name)?, type_named(ty)?, 0])
+}
+
+fn validate_reduction<T: Pod>(call: &Call<'_>, code: &Code, ty: ElementType) -> Result<(), Invalid> {
+    // What is more than sums, means, extremes and products is for f32 alone.
+    let operations = if ty == ElementType::F32 { REDUCTIONS.len() } else { 5 };
+    if code.operation as usize >= operations || code.from != ty as u32 {
+        return Err(Invalid("an unknown reduction"));
+    }
+    reduce::validate::<T>(call)
+}
+
+fn find_extreme(name: &str, ty: &str) -> Option<[u32; 3]> {
+    let name = name.strip_suffix(ty)?.strip_suffix('_')?;
+    Some([operation(&["arg_max", "arg_min"], name)?, type_named(ty)?, 0])
+}
+
+fn expect_extreme(code: &Code, ty: ElementType) -> Result<(), Invalid> {
+    if code.operation < 2 && code.from == ty as u32 { Ok(()) } else { Err(Invalid("an unknown operation")) }
+}
+
+fn of_elements(p: &Elementwise) -> Work {
+    Some((product(p.dims.get(..usize::try_from(p.rank).ok()?)?)?, 1))
+}
+
+fn of_gather(p: &Gather) -> Work {
+    Some((product(&[p.outer, p.indices, p.inner])?, 1))
+}
+
+fn of_map(p: &IndexMap) -> Work {
+    Some((product(p.out_dims.get(..usize::try_from(p.rank).ok()?)?)?, 1))
+}
+
+fn of_reduction(p: &Reduce) -> Work {
+    let kept = p.kept_dims.get(..usize::try_from(p.kept_rank).ok()?)?;
+    let reduced = p.reduced_dims.get(..usize::try_from(p.reduced_rank).ok()?)?;
+    Some((product(kept)?, product(reduced)?))
+}
+
+fn of_axis(p: &Axis) -> Work {
+    let rows = if p.axis == 0 { 0 } else { product(&[p.outer, p.inner])? };
+    Some((rows, p.axis))
+}
+
+fn of_layer_norm(p: &LayerNorm) -> Work {
+    Some((if p.inner == 0 { 0 } else { p.outer }, p.inner))
+}
+
+fn of_group_norm(p: &GroupNorm) -> Work {
+    let inner = product(&[p.channels.checked_div(p.groups)?, p.inner])?;
+    Some((if inner == 0 { 0 } else { product(&[p.n, p.groups])? }, inner))
+}
+
+fn of_lrn(p: &Lrn) -> Work {
+    Some((product(&[p.n, p.channels, p.inner])?, p.size))
+}
+
+fn of_attention(p: &Attention) -> Work {
+    let rows = product(&[product(&p.lead)?, p.rows])?;
+    Some((if p.value_size == 0 { 0 } else { rows }, p.keys.max(p.size).max(p.value_size)))
+}
+
+fn of_conv(p: &Conv) -> Work {
+    let block = BLOCK as u64;
+    let pixels = product(&[p.out_h, p.out_w])?;
+    let items = product(&[p.n, p.groups, p.out_channels.div_ceil(block), pixels, block])?;
+    let reach = |count: u64, stride: u64, taps: u64, dilation: u64| {
+        count.checked_mul(stride)?.checked_add(taps.checked_mul(dilation)?)
+    };
+    let rows = reach(p.out_h, p.stride_h, p.kernel_h, p.dilation_h)?;
+    let columns = reach(p.out_w, p.stride_w, p.kernel_w, p.dilation_w)?;
+    Some((items, product(&[p.in_channels, p.kernel_h, p.kernel_w])?.max(rows).max(columns)))
+}
+
+fn of_pack(p: &PackB) -> Work {
+    let block = BLOCK as u64;
+    Some((product(&[p.batch, p.n.div_ceil(block), p.k, block])?, 1))
+}
+
+fn of_reorder(p: &Reorder) -> Work {
+    let blocks = if p.block == 0 { 0 } else { p.channels.div_ceil(p.block) };
+    Some((product(&[p.n, blocks, p.h, p.w, p.block])?, 1))
+}
+
+fn of_conv_nd(p: &ConvNd) -> Work {
+    let items = product(&[p.n, p.groups, p.out_channels, product(&p.output)?])?;
+    Some((items, product(&[p.in_channels, product(&p.kernel)?])?))
+}
+
+fn of_pool(p: &PoolNd) -> Work {
+    Some((product(&[p.outer, product(&p.output)?])?, product(&p.kernel)?))
+}
+
+fn of_resize(p: &Resize) -> Work {
+    let items = product(&[p.n, p.blocks, p.out_h, p.out_w, p.lanes])?;
+    Some((items, product(&[p.taps_h, p.taps_w])?.max(p.in_h).max(p.in_w)))
+}
+
+fn of_recurrent(p: &Recurrent) -> Work {
+    // Beyond this the gates of a state could not be counted.
+    const MOST: u64 = 1 << 24;
+    let rows = if p.hidden == 0 { 0 } else { product(&[p.directions, p.batch])? };
+    (p.hidden <= MOST && p.steps <= i32::MAX as u64).then_some((rows, p.hidden))
+}
+
+macro_rules! families {
+    ($($name:literal $module:literal $params:ty, $shape:ident, $work:expr; $find:expr, $validate:expr;)*) => {
+        static FAMILIES: &[Family] = &[$(Family {
+            kernel: CudaKernel {
+                name: concat!("cuda_plain_", $name),
+                module: concat!("plain_", $module),
+                validate: |call| check::<$params>(call, Shape::$shape, $work, $validate),
+                launch: |params| Shape::$shape.launch(params),
+                most_shared_bytes: 0,
+            },
+            find: $find,
+            code: |found, params| encode::<$params>(found, params, Shape::$shape, $work),
+        }),*];
+    };
+}
+
+families! {
+    "unary" "elements" Elementwise, Flat, of_elements; find_unary, validate_unary;
+    "binary" "elements" Elementwise, Flat, of_elements; find_binary, validate_binary;
+    "select" "elements" Elementwise, Flat, of_elements; |name| sized(name, "where"), validate_select;
+    "copy" "elements" Elementwise, Flat, of_elements; |name| sized(name, "copy"), validate_copy;
+    "fill" "elements" Elementwise, Flat, of_elements; |name| sized(name, "fill"), validate_fill;
+    "cast" "elements" Elementwise, Flat, of_elements; find_cast, validate_cast;
+    "gather" "elements" Gather, Flat, of_gather; |name| sized(name, "gather"), validate_sized_gather;
+    "index_map" "elements" IndexMap, Flat, of_map; |name| sized(name, "index_map"), validate_sized_map;
+    "reduce_f32" "rows" Reduce, Team, of_reduction;
+        |name| find_reduction(name, "f32"), |call, code| validate_reduction::<f32>(call, code, ElementType::F32);
+    "reduce_f64" "rows" Reduce, Team, of_reduction;
+        |name| find_reduction(name, "f64"), |call, code| validate_reduction::<f64>(call, code, ElementType::F64);
+    "reduce_i32" "rows" Reduce, Team, of_reduction;
+        |name| find_reduction(name, "i32"), |call, code| validate_reduction::<i32>(call, code, ElementType::I32);
+    "reduce_i64" "rows" Reduce, Team, of_reduction;
+        |name| find_reduction(name, "i64"), |call, code| validate_reduction::<i64>(call, code, ElementType::I64);
+    "extreme_f32" "rows" Axis, Warp, of_axis; |name| find_extreme(name, "f32"),
+        |call, code| expect_extreme(code, ElementType::F32).and_then(|()| arg::validate::<f32>(call));
+    "extreme_f64" "rows" Axis, Warp, of_axis; |name| find_extreme(name, "f64"),
+        |call, code| expect_extreme(code, ElementType::F64).and_then(|()| arg::validate::<f64>(call));
+    "extreme_i32" "rows" Axis, Warp, of_axis; |name| find_extreme(name, "i32"),
+        |call, code| expect_extreme(code, ElementType::I32).and_then(|()| arg::validate::<i32>(call));
+    "extreme_i64" "rows" Axis, Warp, of_axis; |name| find_extreme(name, "i64"),
+        |call, code| expect_extreme(code, ElementType::I64).and_then(|()| arg::validate::<i64>(call));
+    "softmax" "rows" Axis, Team, of_axis; |name| either(name, ["softmax_f32", "log_softmax_f32"]),
+        |call, code| expect_code(code, 2).and_then(|()| softmax::validate(call));
+    "layer_norm" "rows" LayerNorm, Team, of_layer_norm; |name| only(name, "layer_norm_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| norm::validate_layer_norm(call));
+    "group_norm" "rows" GroupNorm, Team, of_group_norm; |name| only(name, "group_norm_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| norm::validate_group_norm(call));
+    "lrn" "rows" Lrn, Flat, of_lrn; |name| only(name, "lrn_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| norm::validate_lrn(call));
+    "attention" "rows" Attention, Block, of_attention; |name| only(name, "attention_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| attention::validate(call));
+    "conv" "windows" Conv, Flat, of_conv; |name| either(name, ["conv_f32", "conv_f16w"]),
+        |call, code| expect_code(code, 2).and_then(|()| conv::validate(call, if code.operation == 1 { 2 } else { 4 }));
+    "pack_b" "windows" PackB, Flat, of_pack; |name| only(name, "pack_b_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| blocked::validate_pack(call));
+    "reorder" "windows" Reorder, Flat, of_reorder; |name| either(name, ["to_blocked_f32", "from_blocked_f32"]),
+        |call, code| expect_code(code, 2).and_then(|()| match code.operation {
+            0 => blocked::validate_reorder(call, 0, 1),
+            _ => blocked::validate_reorder(call, 1, 0),
+        });
+    "conv_nd" "windows" ConvNd, Flat, of_conv_nd; |name| only(name, "conv_nd_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| conv_nd::validate(call));
+    "conv_transpose_nd" "windows" ConvNd, Flat, of_conv_nd; |name| only(name, "conv_transpose_nd_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| conv_nd::validate_transposed(call));
+    "max_pool_nd" "windows" PoolNd, Flat, of_pool; |name| only(name, "max_pool_nd_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| pool::validate_three(call));
+    "average_pool_nd" "windows" PoolNd, Flat, of_pool; |name| only(name, "average_pool_nd_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| pool::validate_two(call));
+    "lp_pool_nd" "windows" PoolNd, Flat, of_pool; |name| only(name, "lp_pool_nd_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| pool::validate_lp(call));
+    "resize" "windows" Resize, Flat, of_resize; |name| only(name, "resize_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| resize::validate(call));
+    "lstm" "windows" Recurrent, Sequence, of_recurrent; |name| only(name, "lstm_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_lstm(call));
+    "gru" "windows" Recurrent, Sequence, of_recurrent; |name| only(name, "gru_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_gru(call));
+    "rnn" "windows" Recurrent, Sequence, of_recurrent; |name| only(name, "rnn_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_rnn(call));
+}
+
+#[cfg(all(test, feature = "reference"))]
+mod tests {
+    use super::*;
+    use crate::reference::REGISTRY;
+
+    #[test]
+    fn row_major_kernels_have_twins() {
+        let own = ["winograd", "strassen", "depthwise", "blocked", "halo"];
+        for registered in REGISTRY.iter().copied().flatten() {
+            let name = registered.kernel.name;
+            let twins = FAMILIES.iter().filter(|family| (family.find)(name).is_some()).count();
+            let is_blocked = own.iter().any(|part| name.contains(part))
+                || name == "max_pool_f32"
+                || name == "average_pool_f32";
+            assert!(twins == 1 || is_blocked, "{name} has {twins} twins");
+        }
+    }
+
+    #[test]
+    fn calls_keep_the_bounds_of_the_processor() {
+        let params = Elementwise::new(&[3, 4], &[(&[4, 1], 0), (&[0, 1], 0), (&[4, 1], 0)]).unwrap();
+        let Some(Twin::Call { kernel, params }) = twin("add_f32", bytemuck::bytes_of(&params)) else {
+            panic!()
+        };
+        let kernel = super::super::find(kernel).unwrap();
+        let words = aligned(&params);
+        let valid = |operand_bytes: &[u64]| {
+            (kernel.validate)(&Call { params: bytemuck::cast_slice(&words), operand_bytes }).is_ok()
+        };
+        assert!(valid(&[48, 16, 48]));
+        assert!(!valid(&[44, 16, 48]) && !valid(&[48, 12, 48]) && !valid(&[48, 16, 44]) && !valid(&[48, 16]));
+        assert_eq!((kernel.launch)(&params).grid, [1, 1]);
+
+        // A code that the name of no kernel has.
+        for broken in [
+            Code { operation: 13, ..code_of(&params) },
+            Code { from: ElementType::F16 as u32, ..code_of(&params) },
+            Code { to: ElementType::F64 as u32, ..code_of(&params) },
+            Code { items: 13, ..code_of(&params) },
+        ] {
+            let mut params = params.clone();
+            let at = params.len() - size_of::<Code>();
+            params[at..].copy_from_slice(bytemuck::bytes_of(&broken));
+            let words = aligned(&params);
+            let call = Call { params: bytemuck::cast_slice(&words), operand_bytes: &[1 << 20; 3] };
+            assert!((kernel.validate)(&call).is_err(), "{broken:?}");
+        }
+        let empty = Elementwise::new(&[0, 4], &[(&[4, 1], 0), (&[4, 1], 0)]).unwrap();
+        assert!(matches!(twin("neg_f32", bytemuck::bytes_of(&empty)), Some(Twin::Nothing)));
+    }
+}
