@@ -12,9 +12,11 @@ for name in $names; do
     [ -e "$models/$name.case0/output_0.npy" ] ||
         "$python" "$shared/tools/fill_weights.py" "$shared/models/graphs/$name/model.onnx" "$models/$name.onnx" --cases 1
 done
+[ -z "${INFER_SUITE:-}" ] || export INFER_CUDA_CASES="$INFER_SUITE/node"
 export INFER_CUDA_MODELS="$(cd "$models" && pwd)" INFER_CUDA_REQUIRED=1
 cargo test --release -p infer-kernels --features cuda --test cuda_prebuilt
 cargo test --release -p infer-core --features compiler,cuda --test cuda -- --nocapture --test-threads 4
+cargo test --release -p infer-core --features compiler,cuda --test cuda_plain -- --nocapture
 cargo test --release -p infer-core --features compiler,cuda --test cuda_driver
 cargo test --release -p infer-embed --features cuda --test backends -- --nocapture
 cargo run --release -p digits --features cuda -- --out "$models/digits.png"

@@ -12,6 +12,7 @@ pub const MODULES: &[&str] = &[
     "conv_f16",
     "conv_f32",
     "conv_tf32",
+    "norm",
     "picture",
     "plain_elements",
     "plain_rows",

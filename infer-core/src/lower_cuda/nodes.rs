@@ -1,12 +1,12 @@
 //! What each operator is on the GPU.
 
 use infer_kernels::call::{Activation, residual};
-use infer_kernels::cuda::Window as WindowCall;
 use infer_kernels::cuda::{Conv as ConvCall, MapKind, Resize as ResizeCall, Stem as StemCall};
+use infer_kernels::cuda::{GroupNorm as GroupNormCall, MOST_GROUPED, Window as WindowCall};
 
 use super::pack::{self, Weights, padded};
-use super::{Form, Home, Lowering, Picture, channel_parts, extents, int, is_same_picture};
-use crate::calls::Span;
+use super::{Form, Home, Lowering, Picture, channel_parts, extents, int, is_same_picture, tactics};
+use crate::calls::{BufferKind, Span};
 use crate::diagnostic::Reason;
 use crate::graph::{Graph, Node, ValueId};
 use crate::ops::binary::{Binary, BinaryKind};
@@ -14,6 +14,7 @@ use crate::ops::clip::Clip;
 use crate::ops::concat::Concat;
 use crate::ops::conv::Conv;
 use crate::ops::matmul::MatMul;
+use crate::ops::normalization::GroupNormalization;
 use crate::ops::pool::{Pool, PoolKind};
 use crate::ops::resize::Resize;
 use crate::ops::unary::Unary;
@@ -84,6 +85,11 @@ pub(super) fn is_on_pictures(graph: &Graph, node: &Node, forms: &[Form]) -> bool
     if let Some(clip) = node.op_as::<Clip>() {
         return is_picture(0) && graph.with_types(node, |types| clip.activation(types)).is_some();
     }
+    if node.op_as::<GroupNormalization>().is_some() {
+        let channels = extents(graph.ty(output)).map_or(0, |[_, c, ..]| c);
+        let is_known = |index: usize| graph.constant(node.input(index)).is_some();
+        return is_picture(0) && is_known(1) && is_known(2) && padded(channels) <= MOST_GROUPED;
+    }
     if node.op_as::<Concat>().is_some() {
         let parts = channel_parts(graph, node);
         return (0..node.inputs.len()).all(is_picture)
@@ -152,6 +158,8 @@ impl Lowering<'_> {
             self.activation(activation.ok_or_else(unsupported)?, node, output)
         } else if let Some(resize) = node.op_as::<Resize>() {
             self.resize(resize, node, output)
+        } else if let Some(norm) = node.op_as::<GroupNormalization>() {
+            self.group_norm(norm, node, output)
         } else if node.op_as::<Concat>().is_some() {
             self.concat(node, output)
         } else {
@@ -377,6 +385,49 @@ impl Lowering<'_> {
             channels: int(padded(y.c))?,
         };
         self.call("resize", &params, &[Some(x.span), Some(indices), Some(weights), Some(y.span)], 1);
+        Ok(())
+    }
+
+    fn group_norm(&mut self, norm: &GroupNormalization, node: &Node, output: ValueId) -> Result<(), Reason> {
+        let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
+        let groups = norm.num_groups.unwrap_or(x.c);
+        if groups == 0 || !x.c.is_multiple_of(groups) {
+            return Err(unsupported());
+        }
+        let mut by_channel = [None; 2];
+        for (slot, index) in by_channel.iter_mut().zip([1, 2]) {
+            let given = self.constant(node, index)?;
+            let size = if given.len() == x.c { 1 } else { x.c / groups };
+            let values: Vec<f32> = given.iter().flat_map(|&value| std::iter::repeat_n(value, size)).collect();
+            if values.len() != x.c {
+                return Err(unsupported());
+            }
+            *slot = Some(self.data(pack::bias(&values, 1.0)));
+        }
+        // Two blocks for each multiprocessor, where there are some pixels for every thread.
+        let blocks = tactics::MULTIPROCESSORS as usize * 2;
+        let part = (x.pixels() * padded(x.c)).div_ceil(blocks).max(1 << 13);
+        let part_pixels = (part / padded(x.c)).clamp(1, x.image_pixels());
+        let parts = x.image_pixels().div_ceil(part_pixels);
+        let params = GroupNormCall {
+            image_pixels: int(x.image_pixels())?,
+            channels: int(padded(x.c))?,
+            plain_channels: int(x.c)?,
+            groups: int(groups)?,
+            parts: int(parts)?,
+            part_pixels: int(part_pixels)?,
+            in_stride: int(x.stride)?,
+            out_stride: int(y.stride)?,
+            epsilon: norm.epsilon,
+            images: int(x.n)?,
+            activation: norm.activation,
+        };
+        let bytes = (x.n * parts * groups * 2 * size_of::<f32>()) as u64;
+        let buffer = self.calls.add_buffer(BufferKind::Arena, bytes);
+        let sums = Some(self.calls.whole(buffer));
+        let [scale, bias] = by_channel;
+        self.call("group_sums", &params, &[Some(x.span), sums], 1);
+        self.call("group_norm", &params, &[Some(x.span), sums, scale, bias, Some(y.span)], 1);
         Ok(())
     }
 

@@ -64,24 +64,6 @@ __device__ __forceinline__ float activated(float x, const Activation& act) {
     }
 }
 
-// A fold over the lanes that share an item: a warp, or a whole block of `LANES` threads.
-constexpr int LANES = 256;
-
-template <typename T, typename Fold>
-__device__ __forceinline__ T folded(T v, bool whole_block, Fold fold) {
-#pragma unroll
-    for (int by = 16; by > 0; by /= 2) v = fold(v, __shfl_xor_sync(0xffffffff, v, by));
-    if (!whole_block) return v;
-    __shared__ T shared[LANES / 32];
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = shared[0];
-#pragma unroll
-    for (int i = 1; i < LANES / 32; ++i) v = fold(v, shared[i]);
-    return v;
-}
-
 struct Sum {
     template <typename T>
     __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
@@ -97,7 +79,9 @@ struct Smaller {
     __device__ __forceinline__ T operator()(T a, T b) const { return b < a || b != b ? b : a; }
 };
 
-// The item, its lanes and this thread's place among them, where so many threads of a block work on one.
+// The item of this thread, whose work one thread, a warp or a whole block of `LANES` threads share.
+constexpr int LANES = 256;
+
 struct Team {
     unsigned item;
     unsigned lane, lanes;
@@ -108,9 +92,24 @@ struct Team {
         item = blockIdx.x * (LANES / width) + threadIdx.x / width;
         lane = threadIdx.x % width;
     }
-
-    __device__ __forceinline__ bool whole() const { return lanes == LANES; }
 };
+
+// A fold over the lanes of a team.
+template <typename T, typename Fold>
+__device__ __forceinline__ T folded(T v, const Team& team, Fold fold) {
+    if (team.lanes == 1) return v;
+#pragma unroll
+    for (int by = 16; by > 0; by /= 2) v = fold(v, __shfl_xor_sync(0xffffffff, v, by));
+    if (team.lanes < LANES) return v;
+    __shared__ T shared[LANES / 32];
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = shared[0];
+#pragma unroll
+    for (int i = 1; i < LANES / 32; ++i) v = fold(v, shared[i]);
+    return v;
+}
 
 }  // namespace
 

@@ -1,5 +1,5 @@
 // Row-major tensors along some of their axes: reductions, positions of extremes, softmax, normalisations, attention.
-// A warp or a block computes what is folded over.
+// A warp or a block computes what is folded, or a thread, where its neighbours' elements lie next to each other.
 
 #include "plain.cuh"
 
@@ -74,7 +74,7 @@ __device__ __forceinline__ void reduce(const Reduce& p) {
         if (kind == LOG_SUM_EXP) {
             shift = Limits<T>::least();
             for (unsigned i = team.lane; i < count; i += team.lanes) shift = Greater()(shift, at(i));
-            shift = folded(shift, team.whole(), Greater());
+            shift = folded(shift, team, Greater());
             if (isinf(shift)) shift = T(0);
         }
     }
@@ -89,7 +89,7 @@ __device__ __forceinline__ void reduce(const Reduce& p) {
         }
         v = fold(v, x);
     }
-    v = folded(v, team.whole(), fold);
+    v = folded(v, team, fold);
     if (team.lane > 0) return;
     if (kind == MEAN) {
         if constexpr (T(0.5f) != T(0)) {
@@ -148,16 +148,15 @@ struct Before {
 
 template <typename T>
 __device__ __forceinline__ void extreme(const Axis& p) {
-    const Team team(32);
+    const Team team(p.code.to);
     if (team.item >= p.code.items) return;
     const T* input = static_cast<const T*>(p.input) + int64_t(team.item / p.inner) * p.axis * p.inner + team.item % p.inner;
     const Before<T> before{p.code.operation == 0, p.select_last == 1};
     // Lanes beyond a short row have its first element.
     const int axis = int(p.axis), first = team.lane < axis ? team.lane : 0;
     Found<T> best{input[first * p.inner], first};
-    for (int k = team.lane + 32; k < axis; k += 32) best = before(best, Found<T>{input[k * p.inner], k});
-#pragma unroll
-    for (int by = 16; by > 0; by /= 2) {
+    for (int k = team.lane + team.lanes; k < axis; k += team.lanes) best = before(best, Found<T>{input[k * p.inner], k});
+    for (int by = team.lanes / 2; by > 0; by /= 2) {
         const Found<T> other{__shfl_xor_sync(0xffffffff, best.value, by), __shfl_xor_sync(0xffffffff, best.position, by)};
         best = before(best, other);
     }
@@ -181,9 +180,9 @@ PLAIN(plain_softmax, Axis) {
     const unsigned axis = unsigned(p.axis);
     float most = -CUDART_INF_F, sum = 0.0f;
     for (unsigned k = team.lane; k < axis; k += team.lanes) most = Greater()(most, input[k * p.inner]);
-    most = folded(most, team.whole(), Greater());
+    most = folded(most, team, Greater());
     for (unsigned k = team.lane; k < axis; k += team.lanes) sum += expf(input[k * p.inner] - most);
-    sum = folded(sum, team.whole(), Sum());
+    sum = folded(sum, team, Sum());
     const float log_sum = logf(sum);
     for (unsigned k = team.lane; k < axis; k += team.lanes) {
         const float v = input[k * p.inner] - most;
@@ -200,12 +199,15 @@ __device__ __forceinline__ void normalise(const Team& team, const float* input, 
                                           const Activation& act, Channel channel) {
     float sum = 0.0f, squares = 0.0f;
     if (!keep_mean) {
+#pragma unroll 4
         for (unsigned i = team.lane; i < count; i += team.lanes) sum += input[i];
-        sum = folded(sum, team.whole(), Sum());
+        sum = folded(sum, team, Sum());
     }
     const float mean = sum / float(count);
+#pragma unroll 4
     for (unsigned i = team.lane; i < count; i += team.lanes) squares += (input[i] - mean) * (input[i] - mean);
-    const float deviation = sqrtf(folded(squares, team.whole(), Sum()) / float(count) + epsilon);
+    const float deviation = sqrtf(folded(squares, team, Sum()) / float(count) + epsilon);
+#pragma unroll 4
     for (unsigned i = team.lane; i < count; i += team.lanes) {
         const unsigned c = channel(i);
         const float v = (input[i] - mean) / deviation * (scale ? scale[c] : 1.0f) + (bias ? bias[c] : 0.0f);
@@ -339,13 +341,13 @@ PLAIN(plain_attention, Attention) {
                 for (unsigned i = 0; i < p.size; ++i) dot += p.query[q + i] * key[i * p.k.element];
                 score = p.scale * dot + (p.mask ? p.mask[m + number * p.m.element] : 0.0f);
             }
-            const float greatest = Greater()(most, folded(score, true, Greater()));
+            const float greatest = Greater()(most, folded(score, team, Greater()));
             // Of nothing but scores of −∞ nothing is known yet; there is nothing to shrink.
             const float base = greatest == -CUDART_INF_F ? 0.0f : greatest;
             const float weight = number < keys ? expf(score - base) : 0.0f;
             const float shrink = most == -CUDART_INF_F ? 0.0f : expf(most - base);
             weights[team.lane] = weight;
-            sum = sum * shrink + folded(weight, true, Sum());
+            sum = sum * shrink + folded(weight, team, Sum());
             __syncthreads();
             const unsigned count = keys - start < LANES ? keys - start : LANES;
 #pragma unroll

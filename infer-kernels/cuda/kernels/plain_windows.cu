@@ -320,8 +320,8 @@ namespace {
 
 __device__ __forceinline__ float sigmoid_of(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// One sequence in one direction, the block's own. The state alternates between two places of the work memory, and a
-// thread has every `blockDim.x`th element of it.
+// One sequence in one direction, the block's own. Its state lies in shared memory, and behind it the sums of its gates: a
+// thread computes every `blockDim.x`th of these, then as many elements of the next state.
 template <int N>
 struct Sequence {
     const Walk<N>& p;
@@ -329,24 +329,35 @@ struct Sequence {
     int hidden;
     int64_t state;
     const float* weights;
+    float* h;
+    float* sums;
 
     __device__ __forceinline__ Sequence(const Walk<N>& walk, int gates)
         : p(walk), direction(blockIdx.x / unsigned(walk.call.batch)), row(blockIdx.x % unsigned(walk.call.batch)),
           hidden(int(walk.call.hidden)) {
+        extern __shared__ float shared[];
         state = p.call.state.at(0, direction, row, 0);
         const int64_t panels = (hidden + BLOCK - 1) / BLOCK;
         weights = operand(1) + direction * gates * panels * hidden * BLOCK;
+        h = shared, sums = shared + hidden;
     }
 
     __device__ __forceinline__ float* operand(int index) const { return static_cast<float*>(p.operands[index]); }
 
-    // Σ h[k] · R[gate][j][k]
-    __device__ __forceinline__ float sum(int gate, int j, const float* h) const {
+    // Σ from[k] · R[gate][j][k]
+    __device__ __forceinline__ float product(int gate, int j, const float* from) const {
         const int panel = gate * ((hidden + BLOCK - 1) / BLOCK) + j / BLOCK;
-        const float* from = weights + int64_t(panel) * hidden * BLOCK + j % BLOCK;
+        const float* weight = weights + int64_t(panel) * hidden * BLOCK + j % BLOCK;
         float result = 0.0f;
-        for (int k = 0; k < hidden; ++k) result += h[k] * from[int64_t(k) * BLOCK];
+#pragma unroll 8
+        for (int k = 0; k < hidden; ++k) result += from[k] * weight[int64_t(k) * BLOCK];
         return result;
+    }
+
+    // The products of the first gates with h.
+    __device__ __forceinline__ void multiply(int gates) const {
+        for (int i = threadIdx.x; i < gates * hidden; i += blockDim.x) sums[i] = product(i / hidden, i % hidden, h);
+        __syncthreads();
     }
 
     // The first state, where there is one.
@@ -354,32 +365,34 @@ struct Sequence {
         return p.operands[index] ? operand(index)[state + j] : 0.0f;
     }
 
-    // All steps: `next(contributions of the inputs, h, next h)` computes one, `finish` what is left of the last h.
-    template <typename Next>
-    __device__ __forceinline__ void walk(int output, float* work, Next next) const {
-        float *h = work, *after = work + hidden;
+    // All steps: `next(contributions of the inputs, j)` gives an element of the next h, after `prepare(contributions)`.
+    template <typename Prepare, typename Next>
+    __device__ __forceinline__ void walk(int output, Prepare prepare, Next next) const {
         for (int j = threadIdx.x; j < hidden; j += blockDim.x) h[j] = first(2, j);
         __syncthreads();
         const bool backwards = direction == 1 || p.call.reverse == 1;
         const unsigned steps = unsigned(p.call.steps);
         for (unsigned number = 0; number < steps; ++number) {
             const unsigned step = backwards ? steps - 1 - number : number;
-            next(operand(0) + p.call.gates.at(step, direction, row, 0), h, after);
-            __syncthreads();
-            if (p.operands[output]) {
-                float* to = operand(output) + p.call.out.at(step, direction, row, 0);
-                for (int j = threadIdx.x; j < hidden; j += blockDim.x) to[j] = after[j];
+            const float* x = operand(0) + p.call.gates.at(step, direction, row, 0);
+            prepare(x);
+            float* to = p.operands[output] ? operand(output) + p.call.out.at(step, direction, row, 0) : nullptr;
+            for (int j = threadIdx.x; j < hidden; j += blockDim.x) {
+                const float v = next(x, j);
+                h[j] = v;
+                if (to) to[j] = v;
             }
-            float* before = h;
-            h = after, after = before;
+            __syncthreads();
         }
         for (int j = threadIdx.x; j < hidden; j += blockDim.x) operand(output + 1)[state + j] = h[j];
     }
 };
 
+#define SEQUENCES(NAME, N) extern "C" __global__ void __launch_bounds__(1024) NAME(const __grid_constant__ Walk<N> p)
+
 }  // namespace
 
-PLAIN(plain_lstm, Walk<8>) {
+SEQUENCES(plain_lstm, 8) {
     let_consumers_start();
     wait_for_producers();
     const Sequence<8> s(p, 4);
@@ -387,48 +400,40 @@ PLAIN(plain_lstm, Walk<8>) {
     // Each thread reads and writes its own elements of c alone.
     float* c = s.operand(6) + s.state;
     for (int j = threadIdx.x; j < hidden; j += blockDim.x) c[j] = s.first(3, j);
-    s.walk(4, s.operand(7) + int64_t(blockIdx.x) * 2 * hidden, [&](const float* x, const float* h, float* after) {
-        for (int j = threadIdx.x; j < hidden; j += blockDim.x) {
-            const float i = sigmoid_of(x[j] + s.sum(0, j, h)), o = sigmoid_of(x[hidden + j] + s.sum(1, j, h));
-            const float f = sigmoid_of(x[2 * hidden + j] + s.sum(2, j, h));
-            const float now = f * c[j] + i * tanhf(x[3 * hidden + j] + s.sum(3, j, h));
-            c[j] = now;
-            after[j] = o * tanhf(now);
-        }
+    s.walk(4, [&](const float*) { s.multiply(4); }, [&](const float* x, int j) {
+        const auto gate = [&](int index) { return x[index * hidden + j] + s.sums[index * hidden + j]; };
+        const float now = sigmoid_of(gate(2)) * c[j] + sigmoid_of(gate(0)) * tanhf(gate(3));
+        c[j] = now;
+        return sigmoid_of(gate(1)) * tanhf(now);
     });
 }
 
-PLAIN(plain_gru, Walk<7>) {
+SEQUENCES(plain_gru, 7) {
     let_consumers_start();
     wait_for_producers();
     const Sequence<7> s(p, 3);
     const int hidden = s.hidden;
     const float* bias = p.operands[3] ? s.operand(3) + s.direction * hidden : nullptr;
-    float* work = s.operand(6) + int64_t(blockIdx.x) * 4 * hidden;
-    float* reset = work + 2 * hidden;
+    float *reset = s.sums + hidden, *last = s.sums + 2 * hidden, *kept = s.sums + 3 * hidden;
     const bool late = p.call.linear_before_reset == 1;
-    s.walk(4, work, [&](const float* x, const float* h, float* after) {
+    s.walk(4, [&](const float* x) {
+        s.multiply(late ? 3 : 2);
         for (int j = threadIdx.x; j < hidden; j += blockDim.x) {
-            const float r = sigmoid_of(x[hidden + j] + s.sum(1, j, h));
-            reset[j] = late ? r : r * h[j];
+            reset[j] = sigmoid_of(x[hidden + j] + reset[j]);
+            kept[j] = reset[j] * s.h[j];
         }
         __syncthreads();
-        for (int j = threadIdx.x; j < hidden; j += blockDim.x) {
-            const float b = bias ? bias[j] : 0.0f, z = sigmoid_of(x[j] + s.sum(0, j, h));
-            const float sum = s.sum(2, j, late ? h : reset) + b;
-            const float n = tanhf(x[2 * hidden + j] + (late ? reset[j] * sum : sum));
-            after[j] = (1.0f - z) * n + z * h[j];
-        }
+    }, [&](const float* x, int j) {
+        const float b = bias ? bias[j] : 0.0f, z = sigmoid_of(x[j] + s.sums[j]);
+        const float sum = late ? reset[j] * (last[j] + b) : s.product(2, j, kept) + b;
+        return (1.0f - z) * tanhf(x[2 * hidden + j] + sum) + z * s.h[j];
     });
 }
 
-PLAIN(plain_rnn, Walk<6>) {
+SEQUENCES(plain_rnn, 6) {
     let_consumers_start();
     wait_for_producers();
     const Sequence<6> s(p, 1);
-    const int hidden = s.hidden;
-    s.walk(3, s.operand(5) + int64_t(blockIdx.x) * 2 * hidden, [&](const float* x, const float* h, float* after) {
-        for (int j = threadIdx.x; j < hidden; j += blockDim.x)
-            after[j] = activated(x[j] + s.sum(0, j, h), p.call.activation);
-    });
+    s.walk(3, [&](const float*) { s.multiply(1); },
+           [&](const float* x, int j) { return activated(x[j] + s.sums[j], p.call.activation); });
 }

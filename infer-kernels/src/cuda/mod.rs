@@ -9,12 +9,14 @@
 
 mod attention;
 mod conv;
+mod norm;
 mod picture;
 pub mod plain;
 mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
 pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_TF32, Tile};
+pub use norm::{GroupNorm, MOST_GROUPED};
 pub use picture::{Layout, Map, MapKind, Resize, STEM_CHANNELS, Stem, Window};
 pub use rows::{AXES, ElementOp, ElementType, Elementwise, Gather, Norm, Product, Reduction, ReductionKind};
 
@@ -57,6 +59,8 @@ modules! {
     CONV_F32 = "conv_f32";
     /// Convolution of f32 whose products round to tf32.
     CONV_TF32 = "conv_tf32";
+    /// Normalisation of pictures.
+    NORM = "norm";
     /// What else pictures go through.
     PICTURE = "picture";
     /// Row-major calls element by element.
@@ -119,8 +123,8 @@ impl CudaKernel {
 
 /// Every kernel.
 pub fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
-    let own = attention::KERNELS.iter().chain(conv::KERNELS).chain(picture::KERNELS).chain(rows::KERNELS);
-    own.chain(plain::kernels())
+    let pictures = conv::KERNELS.iter().chain(norm::KERNELS).chain(picture::KERNELS);
+    attention::KERNELS.iter().chain(pictures).chain(rows::KERNELS).chain(plain::kernels())
 }
 
 /// The kernel of that name.

@@ -97,9 +97,9 @@ const REDUCTIONS: &[&str] =
 enum Shape {
     /// A thread an item.
     Flat,
-    /// A warp an item.
+    /// A warp an item, or a thread where neighbours are read side by side.
     Warp,
-    /// A warp or a block an item, by how much is folded.
+    /// A warp or a block an item, by how much is folded, or a thread where neighbours are read side by side.
     Team,
     /// A block of 256 threads an item.
     Block,
@@ -107,37 +107,50 @@ enum Shape {
     Sequence,
 }
 
-/// Threads of a block, but for [`Shape::Sequence`].
+/// Threads of a block, but for [`Shape::Sequence`], and the most of one.
 const THREADS: u32 = 256;
+const MOST_THREADS: u64 = 1024;
+
+/// Elements of a state and of what is computed from it for all gates of a sequence: at most so many times the state.
+const STATES: u64 = 5;
+
+/// The most shared memory of a block that every architecture has.
+const SHARED_BYTES: u32 = 96 << 10;
 
 /// Elements from which a block is worth more than a warp.
 const LONG: u64 = 1024;
 
 impl Shape {
-    /// How many threads share an item of so much work.
-    fn width(self, work: u64) -> u32 {
+    /// How many threads share an item of so much work, where so many items are read side by side.
+    fn width(self, work: u64, neighbours: u64) -> u32 {
         match self {
             Shape::Flat => 1,
+            Shape::Warp | Shape::Team if neighbours >= 32 => 1,
             Shape::Warp => 32,
             Shape::Team if work < LONG => 32,
             Shape::Team | Shape::Block => THREADS,
-            Shape::Sequence => (work.min(u64::from(THREADS)) as u32).next_multiple_of(32).clamp(32, THREADS),
+            Shape::Sequence => work.clamp(1, MOST_THREADS).next_multiple_of(32) as u32,
         }
     }
 
     fn launch(self, params: &[u8]) -> Launch {
         let code = code_of(params);
-        let (grid, threads) = match self {
+        let grid = match self {
             Shape::Flat => return Launch::flat(code.items.into()),
-            Shape::Sequence => (code.items, code.to),
-            _ => (code.items.div_ceil(THREADS / code.to.clamp(1, THREADS)), THREADS),
+            Shape::Sequence => {
+                let p: &Recurrent = bytemuck::from_bytes(&params[..size_of::<Recurrent>()]);
+                let shared_bytes = (p.hidden * STATES) as u32 * 4;
+                return Launch { grid: [code.items, 1], cluster: 1, threads: code.to, shared_bytes };
+            }
+            _ => code.items.div_ceil(THREADS / code.to.clamp(1, THREADS)),
         };
-        Launch { grid: [grid, 1], cluster: 1, threads, shared_bytes: 0 }
+        Launch { grid: [grid, 1], cluster: 1, threads: THREADS, shared_bytes: 0 }
     }
 }
 
-/// How much there is to do: items, and the work of each, which threads count in 32 bits with sign.
-type Work = Option<(u64, u64)>;
+/// How much there is to do: items, and the work of each, which threads count in 32 bits with sign; and how many items lie
+/// side by side, while what is folded into each lies apart.
+type Work = Option<(u64, u64, u64)>;
 
 /// Kernels of the processor that one kernel here stands for.
 struct Family {
@@ -208,11 +221,11 @@ fn encode<P: Pod>(
 ) -> Result<Code, Invalid> {
     let p: &P =
         bytemuck::try_from_bytes(params).map_err(|_| Invalid("parameters of another size or alignment"))?;
-    let (items, work) = work(p).ok_or(Invalid("size overflows"))?;
+    let (items, work, neighbours) = work(p).ok_or(Invalid("size overflows"))?;
     if items > i32::MAX as u64 || work > i32::MAX as u64 {
         return Err(Invalid("more than 2^31 elements"));
     }
-    let to = if shape == Shape::Flat { to } else { shape.width(work) };
+    let to = if shape == Shape::Flat { to } else { shape.width(work, neighbours) };
     Ok(Code { operation, from, to, items: items as u32 })
 }
 
@@ -394,44 +407,50 @@ fn expect_extreme(code: &Code, ty: ElementType) -> Result<(), Invalid> {
 }
 
 fn of_elements(p: &Elementwise) -> Work {
-    Some((product(p.dims.get(..usize::try_from(p.rank).ok()?)?)?, 1))
+    Some((product(p.dims.get(..usize::try_from(p.rank).ok()?)?)?, 1, 1))
 }
 
 fn of_gather(p: &Gather) -> Work {
-    Some((product(&[p.outer, p.indices, p.inner])?, 1))
+    Some((product(&[p.outer, p.indices, p.inner])?, 1, 1))
 }
 
 fn of_map(p: &IndexMap) -> Work {
-    Some((product(p.out_dims.get(..usize::try_from(p.rank).ok()?)?)?, 1))
+    Some((product(p.out_dims.get(..usize::try_from(p.rank).ok()?)?)?, 1, 1))
 }
 
 fn of_reduction(p: &Reduce) -> Work {
     let kept = p.kept_dims.get(..usize::try_from(p.kept_rank).ok()?)?;
     let reduced = p.reduced_dims.get(..usize::try_from(p.reduced_rank).ok()?)?;
-    Some((product(kept)?, product(reduced)?))
+    let innermost = |dims: &[u64], strides: &[u64]| Some((*dims.last()?, strides[dims.len() - 1]));
+    let apart = innermost(reduced, &p.reduced_strides).is_some_and(|(_, stride)| stride > 1);
+    let neighbours = match innermost(kept, &p.kept_strides) {
+        Some((extent, 1)) if apart => extent,
+        _ => 1,
+    };
+    Some((product(kept)?, product(reduced)?, neighbours))
 }
 
 fn of_axis(p: &Axis) -> Work {
     let rows = if p.axis == 0 { 0 } else { product(&[p.outer, p.inner])? };
-    Some((rows, p.axis))
+    Some((rows, p.axis, p.inner))
 }
 
 fn of_layer_norm(p: &LayerNorm) -> Work {
-    Some((if p.inner == 0 { 0 } else { p.outer }, p.inner))
+    Some((if p.inner == 0 { 0 } else { p.outer }, p.inner, 1))
 }
 
 fn of_group_norm(p: &GroupNorm) -> Work {
     let inner = product(&[p.channels.checked_div(p.groups)?, p.inner])?;
-    Some((if inner == 0 { 0 } else { product(&[p.n, p.groups])? }, inner))
+    Some((if inner == 0 { 0 } else { product(&[p.n, p.groups])? }, inner, 1))
 }
 
 fn of_lrn(p: &Lrn) -> Work {
-    Some((product(&[p.n, p.channels, p.inner])?, p.size))
+    Some((product(&[p.n, p.channels, p.inner])?, p.size, 1))
 }
 
 fn of_attention(p: &Attention) -> Work {
     let rows = product(&[product(&p.lead)?, p.rows])?;
-    Some((if p.value_size == 0 { 0 } else { rows }, p.keys.max(p.size).max(p.value_size)))
+    Some((if p.value_size == 0 { 0 } else { rows }, p.keys.max(p.size).max(p.value_size), 1))
 }
 
 fn of_conv(p: &Conv) -> Work {
@@ -443,38 +462,37 @@ fn of_conv(p: &Conv) -> Work {
     };
     let rows = reach(p.out_h, p.stride_h, p.kernel_h, p.dilation_h)?;
     let columns = reach(p.out_w, p.stride_w, p.kernel_w, p.dilation_w)?;
-    Some((items, product(&[p.in_channels, p.kernel_h, p.kernel_w])?.max(rows).max(columns)))
+    Some((items, product(&[p.in_channels, p.kernel_h, p.kernel_w])?.max(rows).max(columns), 1))
 }
 
 fn of_pack(p: &PackB) -> Work {
     let block = BLOCK as u64;
-    Some((product(&[p.batch, p.n.div_ceil(block), p.k, block])?, 1))
+    Some((product(&[p.batch, p.n.div_ceil(block), p.k, block])?, 1, 1))
 }
 
 fn of_reorder(p: &Reorder) -> Work {
     let blocks = if p.block == 0 { 0 } else { p.channels.div_ceil(p.block) };
-    Some((product(&[p.n, blocks, p.h, p.w, p.block])?, 1))
+    Some((product(&[p.n, blocks, p.h, p.w, p.block])?, 1, 1))
 }
 
 fn of_conv_nd(p: &ConvNd) -> Work {
     let items = product(&[p.n, p.groups, p.out_channels, product(&p.output)?])?;
-    Some((items, product(&[p.in_channels, product(&p.kernel)?])?))
+    Some((items, product(&[p.in_channels, product(&p.kernel)?])?, 1))
 }
 
 fn of_pool(p: &PoolNd) -> Work {
-    Some((product(&[p.outer, product(&p.output)?])?, product(&p.kernel)?))
+    Some((product(&[p.outer, product(&p.output)?])?, product(&p.kernel)?, 1))
 }
 
 fn of_resize(p: &Resize) -> Work {
     let items = product(&[p.n, p.blocks, p.out_h, p.out_w, p.lanes])?;
-    Some((items, product(&[p.taps_h, p.taps_w])?.max(p.in_h).max(p.in_w)))
+    Some((items, product(&[p.taps_h, p.taps_w])?.max(p.in_h).max(p.in_w), 1))
 }
 
-fn of_recurrent(p: &Recurrent) -> Work {
-    // Beyond this the gates of a state could not be counted.
-    const MOST: u64 = 1 << 24;
+fn of_recurrent<const GATES: u64>(p: &Recurrent) -> Work {
+    let most = u64::from(SHARED_BYTES) / 4 / STATES;
     let rows = if p.hidden == 0 { 0 } else { product(&[p.directions, p.batch])? };
-    (p.hidden <= MOST && p.steps <= i32::MAX as u64).then_some((rows, p.hidden))
+    (p.hidden <= most && p.steps <= i32::MAX as u64).then_some((rows, p.hidden * GATES, 1))
 }
 
 macro_rules! families {
@@ -485,7 +503,10 @@ macro_rules! families {
                 module: concat!("plain_", $module),
                 validate: |call| check::<$params>(call, Shape::$shape, $work, $validate),
                 launch: |params| Shape::$shape.launch(params),
-                most_shared_bytes: 0,
+                most_shared_bytes: match Shape::$shape {
+                    Shape::Sequence => SHARED_BYTES,
+                    _ => 0,
+                },
             },
             find: $find,
             code: |found, params| encode::<$params>(found, params, Shape::$shape, $work),
@@ -549,11 +570,11 @@ families! {
         |call, code| expect_code(code, 1).and_then(|()| pool::validate_lp(call));
     "resize" "windows" Resize, Flat, of_resize; |name| only(name, "resize_f32"),
         |call, code| expect_code(code, 1).and_then(|()| resize::validate(call));
-    "lstm" "windows" Recurrent, Sequence, of_recurrent; |name| only(name, "lstm_f32"),
+    "lstm" "windows" Recurrent, Sequence, of_recurrent::<4>; |name| only(name, "lstm_f32"),
         |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_lstm(call));
-    "gru" "windows" Recurrent, Sequence, of_recurrent; |name| only(name, "gru_f32"),
+    "gru" "windows" Recurrent, Sequence, of_recurrent::<3>; |name| only(name, "gru_f32"),
         |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_gru(call));
-    "rnn" "windows" Recurrent, Sequence, of_recurrent; |name| only(name, "rnn_f32"),
+    "rnn" "windows" Recurrent, Sequence, of_recurrent::<1>; |name| only(name, "rnn_f32"),
         |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_rnn(call));
 }
 

@@ -157,7 +157,10 @@ impl<'e> CudaContext<'e> {
         finish(state, done)?;
         if state.failure.as_ref().is_some_and(|host| host.as_slice().iter().any(|&byte| byte != 0)) {
             state.counters.clear(flag)?;
-            return Err(Error::new(ErrorKind::Input, "an index is out of range"));
+            return Err(Error::new(
+                ErrorKind::Input,
+                "an index is out of range, or an integer is divided by zero",
+            ));
         }
         for (output, (host, _)) in outputs.iter_mut().zip(&state.outputs) {
             output.bytes_mut().copy_from_slice(host.as_slice());
