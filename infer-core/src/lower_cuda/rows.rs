@@ -52,7 +52,7 @@ struct Walk {
 }
 
 impl Lowering<'_> {
-    /// How the elements of a type are stored: types that no kernel computes on, by their size.
+    /// How the elements of a type are stored.
     pub(super) fn stored(&self, dtype: DataType) -> Result<ElementType, Reason> {
         Ok(match dtype {
             DataType::F32 if self.half => ElementType::F16,
@@ -69,11 +69,7 @@ impl Lowering<'_> {
             DataType::U16 => ElementType::U16,
             DataType::U8 => ElementType::U8,
             DataType::Bool => ElementType::Bool,
-            other => match other.size_bytes() {
-                1 => ElementType::U8,
-                8 => ElementType::U64,
-                _ => return Err(Reason::new(format!("{other} on the GPU"))),
-            },
+            other => return Err(Reason::new(format!("{other} on the GPU"))),
         })
     }
 
