@@ -78,7 +78,7 @@ pub struct Calls {
     /// How layers are to be computed, and what was decided for each.
     pub decisions: Decisions,
     /// Whether large products may run by Strassen's algorithm, and convolutions by Winograd's along rows.
-    pub strassen: bool,
+    pub fewer_products: bool,
     /// Calls that run once, before all others, from constants into prepared buffers.
     pub prepare: Vec<KernelCall>,
     constants: HashMap<u64, Vec<BufferId>>,

@@ -41,7 +41,7 @@ pub fn lower(
         halos: halos(graph),
         roots: vec![None; graph.values.len()],
     };
-    lowering.calls.strassen = winograd;
+    lowering.calls.fewer_products = winograd;
     lowering.share_halos();
     lowering.unwrap_pixels();
     lowering.place_ports();

@@ -401,7 +401,7 @@ impl MatMul {
             && (STRASSEN_ROWS..=STRASSEN_MAX_ROWS).contains(&rows)
             && k.is_multiple_of(2 * BLOCK)
             && columns.is_multiple_of(call::Strassen::COLUMNS as usize);
-        if !node.calls.strassen || !fits {
+        if !node.calls.fewer_products || !fits {
             return None;
         }
         let parts = (1..=halves)

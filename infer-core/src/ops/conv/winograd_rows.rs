@@ -22,7 +22,7 @@ const CALL: f64 = 10.0;
 pub fn is_chosen(node: &mut LowerNode<'_>, conv: &call::Conv, block: usize) -> bool {
     let steps = [conv.stride_h, conv.stride_w, conv.dilation_h, conv.dilation_w];
     let fits = block == BLOCK && conv.kernel_w == WINOGRAD_ROWS.taps && conv.groups == 1 && steps == [1; 4];
-    if !fits || node.half_weights || !node.calls.strassen {
+    if !fits || node.half_weights || !node.calls.fewer_products {
         return false;
     }
     let ways = [
