@@ -301,7 +301,7 @@ impl Inference {
             record.own_inputs = inputs.len() as u32;
             record.name.clone_from(&name);
             let original = Original { origin: origin.clone(), record: record.into() };
-            entries.push((Node { name, op, inputs, outputs }, original));
+            entries.push((Node { name, op: op.into(), inputs, outputs }, original));
         }
         for (from, to) in copies {
             entries.extend(self.identity(from, to, origin));
@@ -328,7 +328,7 @@ impl Inference {
             ..NodeRecord::default()
         };
         let op = import_record(&record, &crate::ops::find).ok()?;
-        let node = Node { name, op, inputs: vec![Some(from)], outputs: vec![Some(to)] };
+        let node = Node { name, op: op.into(), inputs: vec![Some(from)], outputs: vec![Some(to)] };
         Some((node, Original { origin: origin.clone(), record: record.into() }))
     }
 
@@ -386,7 +386,7 @@ impl Inference {
             };
             let inputs = inner.inputs.iter().map(value).collect();
             let outputs = inner.outputs.iter().map(value).collect();
-            entries.push((Node { name, op, inputs, outputs }, original));
+            entries.push((Node { name, op: op.into(), inputs, outputs }, original));
         }
         for ((inner, _), output) in body.outputs.iter().zip(&node.outputs) {
             let from = ids.get(*inner as usize).copied().flatten();

@@ -3,6 +3,8 @@
 mod text;
 mod verify;
 
+use std::sync::Arc;
+
 pub use verify::Broken;
 
 use crate::constant::Constant;
@@ -49,12 +51,12 @@ pub struct Value {
 }
 
 /// One application of an operator.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     /// The name in the model, or one made from its outputs.
     pub name: String,
-    /// The operator with its attributes.
-    pub op: Box<dyn Operator>,
+    /// The operator with its attributes; copies of a graph share it.
+    pub op: Arc<dyn Operator>,
     /// The inputs; `None` for an optional one left out.
     pub inputs: Vec<Option<ValueId>>,
     /// The outputs; `None` for one nobody asked for.
@@ -79,7 +81,7 @@ impl Node {
 }
 
 /// A model as a graph.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// The values, named by [`ValueId`].
     pub values: Vec<Value>,

@@ -99,6 +99,8 @@ fn write_elements(f: &mut fmt::Formatter<'_>, constant: &Constant) -> fmt::Resul
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use crate::calls::LowerNode;
     use crate::constant::Constant;
     use crate::diagnostic::Reason;
@@ -137,7 +139,7 @@ mod tests {
         graph.outputs.push(y);
         graph.nodes.push(Node {
             name: "n".into(),
-            op: Box::new(Scaled { by: 3 }),
+            op: Arc::new(Scaled { by: 3 }),
             inputs: vec![Some(x), None, Some(w), Some(w), Some(large)],
             outputs: vec![Some(y), None],
         });

@@ -109,6 +109,8 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use crate::calls::LowerNode;
     use crate::constant::Constant;
     use crate::diagnostic::Reason;
@@ -132,7 +134,7 @@ mod tests {
     }
 
     fn node(input: ValueId, output: ValueId) -> Node {
-        Node { name: "n".into(), op: Box::new(Same), inputs: vec![Some(input)], outputs: vec![Some(output)] }
+        Node { name: "n".into(), op: Arc::new(Same), inputs: vec![Some(input)], outputs: vec![Some(output)] }
     }
 
     fn chain() -> (Graph, [ValueId; 3]) {

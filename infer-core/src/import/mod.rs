@@ -479,7 +479,7 @@ impl<'a> Importer<'a> {
             Err(reason) => (Box::new(Refused(reason)), NodeRecord::default()),
         };
         let inputs = self.values(&input_ids);
-        self.graph.nodes.push(Node { name, op, inputs, outputs });
+        self.graph.nodes.push(Node { name, op: op.into(), inputs, outputs });
         self.originals.push(Original { origin, record: Arc::new(record) });
     }
 

@@ -74,6 +74,31 @@ impl Lowered {
     ///
     /// All nodes that have no kernels.
     pub fn of(graph: &Graph, precision: Precision, info: ModelInfo) -> Result<Self, Failures> {
+        Lowered::or_refusals(graph, precision, info).map_err(|refusals| {
+            let mut failures = Failures::default();
+            for Refusal { place, reason } in refusals {
+                place.add_to(&mut failures, graph, reason);
+            }
+            failures
+        })
+    }
+
+    /// [`Lowered::of`], or else each node without kernels by its position in the graph, and why. An input or output that
+    /// cannot be converted counts for the nodes that read or write it; there may be none.
+    pub(crate) fn or_nodes(
+        graph: &Graph,
+        precision: Precision,
+        info: ModelInfo,
+    ) -> Result<Self, Vec<(usize, Reason)>> {
+        Lowered::or_refusals(graph, precision, info).map_err(|refusals| {
+            let nodes = |Refusal { place, reason }: Refusal| {
+                place.nodes(graph).into_iter().map(move |node| (node, reason.clone()))
+            };
+            refusals.into_iter().flat_map(nodes).collect()
+        })
+    }
+
+    fn or_refusals(graph: &Graph, precision: Precision, info: ModelInfo) -> Result<Self, Vec<Refusal>> {
         let ports = |ids: &[ValueId]| -> Vec<Port> {
             ids.iter()
                 .map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() })
@@ -128,6 +153,46 @@ impl Lowered {
         let mut bytes = Vec::with_capacity(parts.total_bytes() as usize);
         parts.write_to(&mut bytes).map_err(|error| failed(error.to_string()))?;
         Ok((bytes, parts.weight_bytes(), memory.arena_bytes))
+    }
+}
+
+/// What has no kernels, and why.
+struct Refusal {
+    place: Place,
+    reason: Reason,
+}
+
+/// What a [`Refusal`] is about: a node, an input or an output of the graph by its position.
+#[derive(Clone, Copy)]
+enum Place {
+    Node(usize),
+    Input(usize),
+    Output(usize),
+}
+
+impl Place {
+    /// The nodes that would have to run elsewhere.
+    fn nodes(self, graph: &Graph) -> Vec<usize> {
+        match self {
+            Place::Node(index) => vec![index],
+            Place::Input(port) => graph.readers().swap_remove(graph.inputs[port].index()),
+            Place::Output(port) => graph.writers()[graph.outputs[port].index()].into_iter().collect(),
+        }
+    }
+
+    fn add_to(self, failures: &mut Failures, graph: &Graph, reason: Reason) {
+        let port = |kind: &str, id: ValueId| (graph.value(id).name.clone(), kind.to_owned(), Vec::new());
+        let (name, op_type, types) = match self {
+            Place::Node(index) => {
+                let node = &graph.nodes[index];
+                let known = node.inputs.iter().flatten();
+                let types = known.map(|&id| (graph.value(id).name.clone(), graph.ty(id).clone())).collect();
+                (node.name.clone(), node.op.name().to_owned(), types)
+            }
+            Place::Input(index) => port("input", graph.inputs[index]),
+            Place::Output(index) => port("output", graph.outputs[index]),
+        };
+        failures.add(&name, &Origin { op_type, opset: 0 }, reason, types);
     }
 }
 
@@ -194,7 +259,7 @@ fn int(value: usize) -> Result<i32, Reason> {
 }
 
 /// The calls of a graph that [`passes::simplify`] has prepared, convolutions without their tactics.
-fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
+fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Vec<Refusal>> {
     let forms = forms(graph);
     let mut lowering = Lowering {
         graph,
@@ -211,7 +276,7 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
         failed: false,
         node: String::new(),
     };
-    let mut failures = Failures::default();
+    let mut refusals = Vec::new();
     let readers = graph.readers();
     for (port, &id) in graph.inputs.iter().enumerate() {
         if lowering.forms[id.index()] == Form::Rows {
@@ -224,30 +289,25 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Failures> {
         }
         lowering.node = graph.value(id).name.clone();
         if let Err(reason) = lowering.convert_input(port, id) {
-            let origin = Origin { op_type: "input".into(), opset: 0 };
-            failures.add(&lowering.node, &origin, reason, Vec::new());
+            refusals.push(Refusal { place: Place::Input(port), reason });
         }
     }
-    for node in &graph.nodes {
+    for (index, node) in graph.nodes.iter().enumerate() {
         lowering.node = node.name.clone();
         if let Err(reason) = lowering.lower_node(node) {
             lowering.failed = true;
-            let origin = Origin { op_type: node.op.name().into(), opset: 0 };
-            let known = node.inputs.iter().flatten();
-            let types = known.map(|&id| (graph.value(id).name.clone(), graph.ty(id).clone())).collect();
-            failures.add(&node.name, &origin, reason, types);
+            refusals.push(Refusal { place: Place::Node(index), reason });
         }
     }
-    if failures.is_empty() {
+    if refusals.is_empty() {
         for (port, &id) in graph.outputs.iter().enumerate() {
             lowering.node = graph.value(id).name.clone();
             if let Err(reason) = lowering.convert_output(port, id) {
-                let origin = Origin { op_type: "output".into(), opset: 0 };
-                failures.add(&lowering.node, &origin, reason, Vec::new());
+                refusals.push(Refusal { place: Place::Output(port), reason });
             }
         }
     }
-    if failures.is_empty() { Ok(lowering.calls) } else { Err(failures) }
+    if refusals.is_empty() { Ok(lowering.calls) } else { Err(refusals) }
 }
 
 /// Whether a view's picture has its input's memory.

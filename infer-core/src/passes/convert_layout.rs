@@ -6,6 +6,7 @@
 //! Precondition: every other pass has run. Bit-exact.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::graph::{Graph, Layout, Node, ValueId};
 use crate::ops::Blocking;
@@ -81,7 +82,7 @@ impl Converter {
         graph.value_mut(form).layout = wanted;
         self.nodes.push(Node {
             name,
-            op: Box::new(Reorder),
+            op: Arc::new(Reorder),
             inputs: vec![Some(id)],
             outputs: vec![Some(form)],
         });

@@ -13,6 +13,8 @@
 mod mask;
 mod walk;
 
+use std::sync::Arc;
+
 use infer_kernels::call::{self, Activation, HeadView, residual};
 
 use self::mask::{Causal, HIDDEN, Known, Mask, Source, combined, constant_mask, leaves_each_row_something};
@@ -261,7 +263,7 @@ impl Found {
                 let [yes, no] = if when { [hidden, zero] } else { [zero, hidden] };
                 let node = Node {
                     name: unused,
-                    op: Box::new(Where),
+                    op: Arc::new(Where),
                     inputs: vec![Some(condition), Some(yes), Some(no)],
                     outputs: vec![Some(mask)],
                 };
@@ -273,7 +275,7 @@ impl Found {
         let [query, key, value] = self.inputs;
         graph.nodes[place] = Node {
             name,
-            op: Box::new(FusedAttention { call: self.call, output }),
+            op: Arc::new(FusedAttention { call: self.call, output }),
             inputs: vec![Some(query), Some(key), Some(value), mask],
             outputs: vec![Some(self.output)],
         };

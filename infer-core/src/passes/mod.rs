@@ -29,6 +29,8 @@ pub mod strided;
 #[cfg(test)]
 pub(crate) mod test_support;
 
+use std::sync::Arc;
+
 use crate::graph::{Graph, Node, ValueId};
 
 /// A pass: changes the graph, or says that there was nothing to do.
@@ -167,9 +169,10 @@ pub fn remove_nodes(graph: &mut Graph, removed: &[usize]) {
     graph.nodes.retain(|_| gone.next() != Some(true));
 }
 
-/// A node's operator as `O`, to change.
+/// A node's operator as `O`, to change; `None` too where a copy of the graph shares it, as none does before
+/// [`simplify`] is done.
 pub fn op_mut<O: crate::ops::Operator>(node: &mut Node) -> Option<&mut O> {
-    (&mut *node.op as &mut dyn std::any::Any).downcast_mut()
+    (Arc::get_mut(&mut node.op)? as &mut dyn std::any::Any).downcast_mut()
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //!
 //! Precondition: only the view reads t, and it keeps the last axis; w is a matrix, b a row or not there. Bit-exact.
 
+use std::sync::Arc;
+
 use infer_kernels::call::residual;
 
 use crate::constant::Constant;
@@ -65,11 +67,11 @@ pub fn move_reshape(graph: &mut Graph) -> bool {
         }
         graph.nodes[index] = Node {
             name: unused,
-            op: Box::new(Reshape { allow_zero: true }),
+            op: Arc::new(Reshape { allow_zero: true }),
             inputs: vec![Some(x), Some(extents)],
             outputs: vec![Some(moved)],
         };
-        graph.nodes[view] = Node { name, op: Box::new(op), inputs, outputs: vec![Some(y)] };
+        graph.nodes[view] = Node { name, op: Arc::new(op), inputs, outputs: vec![Some(y)] };
         changed = true;
     }
     changed

@@ -1,5 +1,7 @@
 //! Reading patterns of nodes backwards from a value, and writing what they stand for.
 
+use std::sync::Arc;
+
 use crate::constant::Constant;
 use crate::graph::{Graph, Node, ValueId};
 use crate::ops::Operator;
@@ -107,7 +109,7 @@ impl<'g> Pattern<'g> {
 pub fn replace(graph: &mut Graph, index: usize, op: impl Operator, inputs: Vec<Option<ValueId>>) -> bool {
     let old = &graph.nodes[index];
     let Some(output) = old.output(0) else { return false };
-    let node = Node { name: old.name.clone(), op: Box::new(op), inputs, outputs: vec![Some(output)] };
+    let node = Node { name: old.name.clone(), op: Arc::new(op), inputs, outputs: vec![Some(output)] };
     let types = graph.try_with_types(&node, |types| node.op.infer(types));
     let fits = matches!(types, Some(Ok(types)) if types.first() == Some(graph.ty(output)));
     if fits {
