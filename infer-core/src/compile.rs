@@ -9,18 +9,18 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use crate::decisions::{Decisions, Layer};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Reason};
 use crate::graph::{Graph, ValueId};
-use crate::import::import;
+use crate::import::{Failures, Origin, import};
 use crate::lower::lower;
 use crate::onnx::{self, ModelFile};
 use crate::options::{Backends, Options, Precision};
 use crate::partition::{Partition, partition};
 use crate::passes;
 use crate::plan::{ModelInfo, PlanParts, Port};
-use crate::record::NodeRecord;
+use crate::record::{GraphRecord, NodeRecord};
 use crate::schedule::plan_memory;
-use crate::session::{self, Parts};
+use crate::session::{self, PartPlan, Parts, RunsOn};
 use crate::shape_inference::infer;
 use crate::tactics::Tactics;
 use crate::tensor_type::TensorType;
@@ -57,8 +57,23 @@ pub struct Summary {
     pub opset: i64,
     /// The modules that hold the kernels of the plan for GPUs; none where there is no such plan.
     pub cuda_modules: Vec<String>,
+    /// The processor's kernels in the plan for GPUs.
+    pub cuda_kernels: Vec<String>,
+    /// The parts of the plan for GPUs, in order; none where there is no such plan.
+    pub cuda_parts: Vec<Placed>,
     /// What is worth knowing but no error.
     pub notes: Vec<String>,
+}
+
+/// Nodes that run at a time, on a GPU or on the processor, where a model is compiled for GPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Whether a GPU runs them.
+    pub on_gpu: bool,
+    /// How many they are, once the model is simplified.
+    pub count: u64,
+    /// Those that the processor runs, with their operators, for messages.
+    pub nodes: Vec<String>,
 }
 
 /// A compiled model.
@@ -66,7 +81,7 @@ pub struct Summary {
 pub struct Compiled {
     /// The bytes of the processor's plan; none where the model is compiled for GPUs alone.
     pub plan: Vec<u8>,
-    /// The bytes of the plan for GPUs.
+    /// The bytes of the plan for GPUs, whose parts run there and on the processor where not all has kernels there.
     pub cuda_plan: Option<Vec<u8>>,
     /// What they are.
     pub summary: Summary,
@@ -170,6 +185,8 @@ pub fn compile_with(
         }),
         opset: info.opset(),
         cuda_modules: Vec::new(),
+        cuda_kernels: Vec::new(),
+        cuda_parts: Vec::new(),
         notes: info.notes,
     };
     let mut planner = Planner {
@@ -177,42 +194,18 @@ pub fn compile_with(
         sha256,
         precision: options.precision,
         backends: options.backends,
-        cuda_plan: None,
         winograd: options.winograd,
+        least_gpu_work: options.least_gpu_work,
+        on_processor: Failures::default(),
         summary: &mut summary,
         clock: &mut clock,
         decisions: Decisions::kept(tactics),
     };
-    let plan = match partition {
-        Partition::Static(graph) => planner.plan(graph, true)?,
-        Partition::Program(record, regions) => {
-            let count = regions.len();
-            let nodes = record.nodes.len() - count;
-            planner.without_cuda(&format!(
-                "only the run knows shapes or values of {nodes} nodes, which the GPU does not run"
-            ))?;
-            let (mut plans, mut layers) = (Vec::with_capacity(count), Vec::with_capacity(count));
-            for graph in regions {
-                plans.push(planner.plan(graph, false)?);
-                layers.push(std::mem::take(&mut planner.decisions.layers));
-            }
-            planner.decisions.layers =
-                record.nodes.iter().flat_map(|node| layers_of(node, &mut layers)).collect();
-            planner.summary.kernels.clear();
-            planner.summary.run_time_nodes = (record.nodes.len() - count) as u64;
-            let alone = record.nodes.iter().filter(|node| !session::is_region(node));
-            let named = alone.map(|node| format!("{} ({})", onnx::quote(&node.name), node.op_type));
-            planner.summary.run_time_examples = named.take(RUN_TIME_EXAMPLES).collect();
-            let parts = Parts {
-                inputs: planner.summary.inputs.clone(),
-                outputs: planner.summary.outputs.clone(),
-                graph: record,
-                plans: plans.iter().map(|plan| plan.len() as u64).collect(),
-            };
-            parts.write(&plans).map_err(|error| mistake(&file.name, error.to_string()))?
-        }
+    let (plan, cuda_plan) = match partition {
+        Partition::Static(graph) => planner.whole(graph)?,
+        Partition::Program(record, regions) => planner.program(record, regions)?,
     };
-    let (decisions, cuda_plan) = (planner.decisions, planner.cuda_plan);
+    let decisions = planner.decisions;
     Ok(Compiled { plan, cuda_plan, summary, sources: file.sources, timings: clock.timings, decisions })
 }
 
@@ -222,33 +215,117 @@ struct Planner<'a> {
     sha256: [u8; 32],
     precision: Precision,
     backends: Backends,
-    cuda_plan: Option<Vec<u8>>,
     winograd: bool,
+    least_gpu_work: u64,
+    /// The nodes that run on the processor where the model runs on a GPU, and why.
+    on_processor: Failures,
     summary: &'a mut Summary,
     clock: &'a mut Clock,
     decisions: Decisions,
 }
 
+/// A plan, and where it runs.
+type PlanOn = (RunsOn, Vec<u8>);
+
+/// A plan of the processor with what is known of it.
+struct Made {
+    plan: Vec<u8>,
+    kernels: Vec<String>,
+    weight_bytes: u64,
+    arena_bytes: u64,
+    flops: u64,
+}
+
 impl Planner<'_> {
-    /// The processor's plan of a graph, which is the whole model or a part of it. Of a whole one the plan for GPUs is
-    /// made too, or it alone, as the options ask.
-    fn plan(&mut self, mut graph: Graph, is_whole: bool) -> Result<Vec<u8>, Vec<Diagnostic>> {
-        let file = self.file;
-        let ports = |ids: &[ValueId]| -> Vec<Port> {
-            ids.iter()
-                .map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() })
-                .collect()
-        };
-        let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
-        passes::simplify(&mut graph, |_, _| {}).map_err(|error| mistake(file, error.0))?;
-        if is_whole && self.backends != Backends::Cpu {
-            self.clock.stage("passes");
-            self.plan_for_cuda(&graph)?;
-            self.clock.stage("lower for GPUs");
-            if self.backends == Backends::Cuda {
-                return Ok(Vec::new());
-            }
+    /// The plans of a model that is known as a whole: the processor's, which may be empty, and that for GPUs.
+    fn whole(&mut self, mut graph: Graph) -> Result<(Vec<u8>, Option<Vec<u8>>), Vec<Diagnostic>> {
+        self.simplify(&mut graph)?;
+        let gpu = self.plan_for_gpus(&graph)?;
+        self.tell(gpu.is_some())?;
+        let mut plan = Vec::new();
+        if self.backends != Backends::Cuda {
+            let made = self.plan_for_processor(graph)?;
+            self.count(&made);
+            self.summary.kernels = made.kernels;
+            plan = made.plan;
         }
+        Ok((plan, gpu.map(|(_, plan)| plan)))
+    }
+
+    /// The programs of a model of which only the run knows some shapes or values, and whose static parts are `regions`.
+    fn program(
+        &mut self,
+        record: GraphRecord,
+        regions: Vec<Graph>,
+    ) -> Result<(Vec<u8>, Option<Vec<u8>>), Vec<Diagnostic>> {
+        let count = regions.len();
+        let alone = || record.nodes.iter().filter(|node| !session::is_region(node));
+        self.summary.run_time_nodes = (record.nodes.len() - count) as u64;
+        let named = |node: &NodeRecord| format!("{} ({})", onnx::quote(&node.name), node.op_type);
+        self.summary.run_time_examples = alone().take(RUN_TIME_EXAMPLES).map(named).collect();
+        for node in alone() {
+            let origin = Origin { op_type: node.op_type.clone(), opset: 0 };
+            let why = Reason::new("only the run knows its shapes or values");
+            self.on_processor.add(&node.name, &origin, why, Vec::new());
+        }
+
+        let (mut plans, mut gpu_plans) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let (mut layers, mut placed) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for mut graph in regions {
+            self.simplify(&mut graph)?;
+            let gpu = self.plan_for_gpus(&graph)?;
+            placed.push(std::mem::take(&mut self.summary.cuda_parts));
+            if self.backends != Backends::Cuda || gpu.is_none() {
+                let made = self.plan_for_processor(graph)?;
+                self.count(&made);
+                plans.push((RunsOn::Processor, made.plan));
+            }
+            gpu_plans.push(gpu);
+            layers.push(std::mem::take(&mut self.decisions.layers));
+        }
+        self.decisions.layers = record.nodes.iter().flat_map(|node| layers_of(node, &mut layers)).collect();
+        let on_gpu = gpu_plans.iter().any(Option::is_some);
+        self.tell(on_gpu)?;
+
+        let mut parts = Parts {
+            inputs: self.summary.inputs.clone(),
+            outputs: self.summary.outputs.clone(),
+            graph: record,
+            plans: Vec::new(),
+        };
+        let failed = |error: crate::Error| mistake(self.file, error.to_string());
+        let mut plan = Vec::new();
+        if self.backends != Backends::Cuda {
+            parts.plans = plans.iter().map(part_plan).collect();
+            plan = parts.write(plans.iter().map(|(_, plan)| plan.as_slice())).map_err(failed)?;
+        }
+        if !on_gpu {
+            return Ok((plan, None));
+        }
+        // Where there is no processor's program, its plans are of the parts that have no other.
+        let mut plans = plans.iter();
+        let mut chosen: Vec<&PlanOn> = Vec::with_capacity(count);
+        for gpu in &gpu_plans {
+            let own = if self.backends != Backends::Cuda || gpu.is_none() { plans.next() } else { None };
+            chosen.extend(gpu.as_ref().or(own));
+        }
+        parts.plans = chosen.iter().copied().map(part_plan).collect();
+        let cuda_plan = parts.write(chosen.iter().map(|(_, plan)| plan.as_slice())).map_err(failed)?;
+        self.summary.cuda_parts =
+            parts.graph.nodes.iter().flat_map(|node| placed_of(node, &mut placed)).fold(Vec::new(), joined);
+        Ok((plan, Some(cuda_plan)))
+    }
+
+    fn simplify(&mut self, graph: &mut Graph) -> Result<(), Vec<Diagnostic>> {
+        passes::simplify(graph, |_, _| {}).map_err(|error| mistake(self.file, error.0))?;
+        self.clock.stage("passes");
+        Ok(())
+    }
+
+    /// The processor's plan of a graph that [`passes::simplify`] has prepared.
+    fn plan_for_processor(&mut self, mut graph: Graph) -> Result<Made, Vec<Diagnostic>> {
+        let file = self.file;
+        let (inputs, outputs) = (graph_ports(&graph, &graph.inputs), graph_ports(&graph, &graph.outputs));
         passes::finish(&mut graph, |_, _| {}).map_err(|error| mistake(file, error.0))?;
         let flops = flops(&graph);
         self.clock.stage("passes");
@@ -261,68 +338,197 @@ impl Planner<'_> {
         self.clock.stage("lower");
         let memory = plan_memory(&calls).map_err(|conflict| mistake(file, conflict.to_string()))?;
         self.clock.stage("schedule");
-        let info = ModelInfo { sha256: self.sha256, opset: self.summary.opset as u32, flops };
-        let parts = PlanParts::new(&calls, &memory, &inputs, &outputs, info)
+        let parts = PlanParts::new(&calls, &memory, &inputs, &outputs, self.info(flops))
             .map_err(|error| mistake(file, error.to_string()))?;
         let mut plan = Vec::with_capacity(parts.total_bytes() as usize);
         parts.write_to(&mut plan).map_err(|error| mistake(file, error.to_string()))?;
         self.clock.stage("write");
-        self.summary.kernels = parts.kernels().iter().map(|&kernel| kernel.to_owned()).collect();
-        self.summary.weight_bytes += parts.weight_bytes();
-        self.summary.arena_bytes += memory.arena_bytes;
-        self.summary.flops += flops;
-        Ok(plan)
+        Ok(Made {
+            plan,
+            kernels: parts.kernels().iter().map(|&kernel| kernel.to_owned()).collect(),
+            weight_bytes: parts.weight_bytes(),
+            arena_bytes: memory.arena_bytes,
+            flops,
+        })
+    }
+
+    /// Counts a plan for the summary.
+    fn count(&mut self, made: &Made) {
+        self.summary.weight_bytes += made.weight_bytes;
+        self.summary.arena_bytes += made.arena_bytes;
+        self.summary.flops += made.flops;
+    }
+
+    fn info(&self, flops: u64) -> ModelInfo {
+        ModelInfo { sha256: self.sha256, opset: self.summary.opset as u32, flops }
     }
 }
 
 impl Planner<'_> {
-    /// Makes the plan for GPUs of a graph that [`passes::simplify`] has prepared.
+    /// The plan for GPUs of a graph that [`passes::simplify`] has prepared, where any of it runs there; what does not is
+    /// [`Planner::on_processor`].
     #[cfg(feature = "cuda")]
-    fn plan_for_cuda(&mut self, graph: &Graph) -> Result<(), Vec<Diagnostic>> {
-        use crate::lower_cuda::Lowered;
-        let flops = flops(graph);
-        let info = ModelInfo { sha256: self.sha256, opset: self.summary.opset as u32, flops };
-        let lowered = match Lowered::of(graph, self.precision, info) {
-            Ok(lowered) => lowered,
-            Err(failures) => {
-                let what = failures.into_diagnostic(self.file);
-                return match self.backends {
-                    Backends::Cuda => Err(vec![what]),
-                    _ => self.without_cuda(&what.message),
-                };
-            }
-        };
-        let (plan, weight_bytes, arena_bytes) =
-            lowered.write().map_err(|error| mistake(self.file, error.message))?;
-        self.summary.cuda_modules = lowered.modules().into_iter().map(str::to_owned).collect();
-        if self.backends == Backends::Cuda {
-            self.summary.weight_bytes += weight_bytes;
-            self.summary.arena_bytes += arena_bytes;
-            self.summary.flops += flops;
+    fn plan_for_gpus(&mut self, graph: &Graph) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
+        use crate::cut::{self, Body};
+        use crate::plan::parts;
+        use crate::runtime::Backend;
+
+        if self.backends == Backends::Cpu {
+            return Ok(None);
         }
-        self.cuda_plan = Some(plan);
-        Ok(())
+        let cut = cut::cut(graph, self.precision, self.info(flops(graph)), self.least_gpu_work);
+        self.clock.stage("lower for GPUs");
+        let spared = cut.spared.iter().map(|&node| (node, Reason::new(SPARED)));
+        for (index, why) in cut.refused.iter().cloned().chain(spared) {
+            let node = &graph.nodes[index];
+            let known = node.inputs.iter().flatten();
+            let types = known.map(|&id| (graph.value(id).name.clone(), graph.ty(id).clone())).collect();
+            let origin = Origin { op_type: node.op.name().to_owned(), opset: 0 };
+            self.on_processor.add(&node.name, &origin, why, types);
+        }
+        let placed = |on_gpu: bool, nodes: &[usize]| Placed {
+            on_gpu,
+            count: nodes.len() as u64,
+            nodes: nodes
+                .iter()
+                .filter(|_| !on_gpu)
+                .map(|&index| {
+                    let node = &graph.nodes[index];
+                    format!("{} ({})", onnx::quote(&node.name), node.op.name())
+                })
+                .collect(),
+        };
+        if cut.parts.is_empty() {
+            let all: Vec<usize> = (0..graph.nodes.len()).collect();
+            self.summary.cuda_parts.push(placed(false, &all));
+            return Ok(None);
+        }
+
+        let is_whole = cut.is_whole();
+        let mut plans = Vec::with_capacity(cut.parts.len());
+        let mut parts = Vec::with_capacity(cut.parts.len());
+        for part in cut.parts {
+            let on_gpu = matches!(part.body, Body::Gpu(_));
+            if !part.nodes.is_empty() {
+                self.summary.cuda_parts.push(placed(on_gpu, &part.nodes));
+            }
+            let made = match part.body {
+                Body::Gpu(lowered) => {
+                    let (plan, weight_bytes, arena_bytes) =
+                        lowered.write().map_err(|error| mistake(self.file, error.message))?;
+                    insert(&mut self.summary.cuda_modules, lowered.modules().into_iter().map(str::to_owned));
+                    Made { plan, kernels: Vec::new(), weight_bytes, arena_bytes, flops: 0 }
+                }
+                Body::Processor(graph) => {
+                    let (layers, choices) = (self.decisions.layers.len(), self.decisions.choices.len());
+                    let made = self.plan_for_processor(graph)?;
+                    if self.backends != Backends::Cuda {
+                        // What is reported is how the processor computes the model alone.
+                        self.decisions.layers.truncate(layers);
+                        self.decisions.choices.truncate(choices);
+                    }
+                    Made { flops: 0, ..made }
+                }
+            };
+            if self.backends == Backends::Cuda {
+                self.count(&made);
+            }
+            insert(&mut self.summary.cuda_kernels, made.kernels);
+            parts.push(parts::Part {
+                backend: if on_gpu { Backend::Cuda } else { Backend::Cpu },
+                plan: 0..made.plan.len(),
+                inputs: part.inputs,
+                outputs: part.outputs,
+            });
+            plans.push(made.plan);
+        }
+        if self.backends == Backends::Cuda {
+            self.summary.flops += flops(graph);
+        }
+        if is_whole {
+            return Ok(plans.pop().map(|plan| (RunsOn::Gpu, plan)));
+        }
+        let inputs = graph_ports(graph, &graph.inputs);
+        let outputs = graph_ports(graph, &graph.outputs).into_iter().zip(cut.outputs).collect();
+        let plan = parts::Parts { inputs, outputs, parts }.write(&plans);
+        self.clock.stage("write");
+        Ok(Some((RunsOn::Both, plan)))
     }
 
     /// What asks for GPUs was built without them.
     #[cfg(not(feature = "cuda"))]
-    fn plan_for_cuda(&mut self, _: &Graph) -> Result<(), Vec<Diagnostic>> {
-        self.without_cuda("the compiler was built without the feature `cuda`")
+    fn plan_for_gpus(&mut self, _: &Graph) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
+        Ok(None)
     }
 
-    /// There is no plan for GPUs, and this is why.
-    fn without_cuda(&mut self, why: &str) -> Result<(), Vec<Diagnostic>> {
-        match self.backends {
-            Backends::Cpu => {}
-            Backends::Cuda => {
-                return Err(vec![Diagnostic::argument("backend", format!("{}: {why}", self.file))]);
-            }
-            Backends::Auto => {
-                self.summary.notes.push(format!("not compiled for GPUs, it runs on the processor: {why}"))
-            }
+    /// Notes what runs on the processor where the model is compiled for GPUs. That nothing is for GPUs is an error where
+    /// it was asked for them alone.
+    fn tell(&mut self, on_gpu: bool) -> Result<(), Vec<Diagnostic>> {
+        if self.backends == Backends::Cpu {
+            return Ok(());
         }
+        let failures = std::mem::take(&mut self.on_processor);
+        let why = match (cfg!(feature = "cuda"), failures.is_empty()) {
+            (false, _) => "the compiler was built without the feature `cuda`".to_owned(),
+            (true, true) if on_gpu => return Ok(()),
+            (true, true) => "it has no nodes".to_owned(),
+            (true, false) => failures.into_diagnostic(self.file).message,
+        };
+        if on_gpu {
+            let what = "these nodes run on the processor where the model runs on a GPU";
+            self.summary.notes.push(format!("{what}: {why}"));
+            return Ok(());
+        }
+        self.summary.cuda_parts.clear();
+        if self.backends == Backends::Cuda {
+            let what = format!("{}: nothing of the model runs on GPUs: {why}", self.file);
+            return Err(vec![Diagnostic::argument("backend", what)]);
+        }
+        self.summary.notes.push(format!("not compiled for GPUs, it runs on the processor: {why}"));
         Ok(())
     }
+}
+
+/// Why nodes run on the processor that have kernels on GPUs.
+#[cfg(feature = "cuda")]
+const SPARED: &str = "it is too little work for a GPU beside what the processor does before and after it";
+
+/// Adds what is new to a sorted list.
+#[cfg(feature = "cuda")]
+fn insert(sorted: &mut Vec<String>, names: impl IntoIterator<Item = String>) {
+    sorted.extend(names);
+    sorted.sort_unstable();
+    sorted.dedup();
+}
+
+/// Inputs or outputs of a graph.
+fn graph_ports(graph: &Graph, ids: &[ValueId]) -> Vec<Port> {
+    ids.iter().map(|&id| Port { name: graph.value(id).name.clone(), ty: graph.ty(id).clone() }).collect()
+}
+
+fn part_plan((runs_on, plan): &PlanOn) -> PartPlan {
+    PartPlan { runs_on: *runs_on, bytes: plan.len() as u64 }
+}
+
+/// The parts of a program's node: those of the static part that it stands for, else itself.
+fn placed_of(node: &NodeRecord, regions: &mut [Vec<Placed>]) -> Vec<Placed> {
+    if let Some(placed) = session::region_of(node).and_then(|index| regions.get_mut(index)) {
+        return std::mem::take(placed);
+    }
+    let name = format!("{} ({})", onnx::quote(&node.name), node.op_type);
+    vec![Placed { on_gpu: false, count: 1, nodes: vec![name] }]
+}
+
+/// Adds a part to a list, in which those that follow each other on the processor are one.
+fn joined(mut parts: Vec<Placed>, part: Placed) -> Vec<Placed> {
+    match parts.last_mut() {
+        Some(last) if !last.on_gpu && !part.on_gpu => {
+            last.count += part.count;
+            last.nodes.extend(part.nodes);
+        }
+        _ => parts.push(part),
+    }
+    parts
 }
 
 /// The layers of a program's node: those of the static part that it stands for, else itself.

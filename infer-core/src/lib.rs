@@ -49,6 +49,8 @@ pub mod cache;
 pub mod codegen;
 #[cfg(feature = "compiler")]
 pub mod compile;
+#[cfg(all(feature = "compiler", feature = "cuda"))]
+pub mod cut;
 #[cfg(feature = "compiler")]
 pub mod graph;
 #[cfg(feature = "compiler")]

@@ -40,9 +40,10 @@ pub enum Backends {
     /// The processor alone.
     #[default]
     Cpu,
-    /// NVIDIA GPUs alone: what has no kernel there is an error.
+    /// NVIDIA GPUs: what has no kernel there runs on the processor, and is a note. A model of which nothing runs on
+    /// GPUs is an error.
     Cuda,
-    /// The processor, and NVIDIA GPUs if all of the model has kernels there; why not is a note otherwise.
+    /// The processor alone, and NVIDIA GPUs with the processor's help.
     Auto,
 }
 
@@ -83,7 +84,14 @@ pub struct Options {
     pub winograd: bool,
     /// What to compile for.
     pub backends: Backends,
+    /// Where not all of a model has kernels on GPUs, the most work of a part of it that is not worth the copies, and runs
+    /// on the processor with the rest: floating-point operations, and elements that are read and written.
+    pub least_gpu_work: u64,
 }
+
+/// [`Options::least_gpu_work`] where nobody says: what a processor does in about the time that copying to a GPU and back,
+/// and waiting for it, take.
+pub const LEAST_GPU_WORK: u64 = 1 << 16;
 
 impl Options {
     /// The model at `model` with the defaults.
@@ -95,6 +103,7 @@ impl Options {
             tactics: None,
             winograd: true,
             backends: Backends::default(),
+            least_gpu_work: LEAST_GPU_WORK,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::diagnostic::{Reason, quote};
+use crate::error::{Error, ErrorKind};
 use crate::execute::{Backend, execute};
 use crate::node_values::NodeValues;
 use crate::ops::{self, Attributes, ImportNode, Operator, Row};
@@ -19,6 +20,25 @@ const MAX_DEPTH: usize = 32;
 
 /// The most values of a graph: each takes memory in every run.
 const MAX_VALUES: usize = 1 << 22;
+
+/// Why a node cannot be computed, and of what kind an error that is.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub kind: ErrorKind,
+    pub reason: Reason,
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Failure { kind: ErrorKind::Input, reason }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure { kind: error.kind(), reason: Reason::new(error.to_string()) }
+    }
+}
 
 /// A node of a [`Program`].
 #[derive(Debug)]
@@ -159,34 +179,42 @@ impl Program {
         around: &[Option<Value>],
         backend: &Backend,
     ) -> Result<Vec<Value>, Reason> {
-        self.run_with(inputs, around, |node, inputs| execute(&*node.op, inputs, &node.asked, backend))
+        self.run_with(inputs, around, |node, inputs| {
+            execute(&*node.op, inputs, &node.asked, backend).map_err(Failure::from)
+        })
+        .map_err(|failure| failure.reason)
     }
 
-    /// [`Program::run`], of which `each` learns how long each of [`Program::steps`] took.
+    /// [`Program::run`] of a whole model; `each` learns how long each of [`Program::steps`] took.
     ///
     /// # Errors
     ///
-    /// Those of [`Program::run`].
-    pub(crate) fn run_timed(
+    /// Those of [`Program::run`], and those of the engines of static parts, each of its kind.
+    pub(crate) fn run_parts(
         &self,
         inputs: &[Value],
         backend: &Backend,
-        each: &mut dyn FnMut(usize, Duration),
-    ) -> Result<Vec<Value>, Reason> {
+        mut each: Option<&mut dyn FnMut(usize, Duration)>,
+    ) -> Result<Vec<Value>, Failure> {
         let mut first = 0;
-        self.run_with(inputs, &[], |node, inputs| match &node.region {
-            Some(region) => {
+        self.run_with(inputs, &[], |node, inputs| match (&node.region, &mut each) {
+            (Some(region), None) => {
+                region.compute_with(&NodeValues { inputs, outputs: &node.asked, backend }, None)
+            }
+            (Some(region), Some(each)) => {
                 let begin = first;
-                first += region.engine().step_count();
+                first += region.steps().len();
                 let values = NodeValues { inputs, outputs: &node.asked, backend };
                 region.compute_with(&values, Some(&mut |index, time| each(begin + index, time)))
             }
-            None => {
+            (None, each) => {
                 let start = Instant::now();
-                let results = execute(&*node.op, inputs, &node.asked, backend);
-                each(first, start.elapsed());
-                first += 1;
-                results
+                let results = execute(&*node.op, inputs, &node.asked, backend)?;
+                if let Some(each) = each {
+                    each(first, start.elapsed());
+                    first += 1;
+                }
+                Ok(results)
             }
         })
     }
@@ -196,7 +224,7 @@ impl Program {
         let mut steps = Vec::new();
         for node in &self.nodes {
             match &node.region {
-                Some(region) => steps.extend(region.engine().info().steps),
+                Some(region) => steps.extend(region.steps()),
                 None => steps.push(StepInfo::of_node(&node.name, node.op.name())),
             }
         }
@@ -208,11 +236,11 @@ impl Program {
         &self,
         inputs: &[Value],
         around: &[Option<Value>],
-        mut each: impl FnMut(&Node, &[Option<Value>]) -> Result<Vec<Value>, Reason>,
-    ) -> Result<Vec<Value>, Reason> {
+        mut each: impl FnMut(&Node, &[Option<Value>]) -> Result<Vec<Value>, Failure>,
+    ) -> Result<Vec<Value>, Failure> {
         if inputs.len() != self.inputs.len() {
             let (given, wanted) = (inputs.len(), self.inputs.len());
-            return Err(Reason::new(format!("{given} inputs for a graph of {wanted}")));
+            return Err(Reason::new(format!("{given} inputs for a graph of {wanted}")).into());
         }
         let mut values: Vec<Option<Value>> = vec![None; self.values];
         for (id, value) in &self.constants {
@@ -229,10 +257,11 @@ impl Program {
                 node.inputs.iter().map(|id| id.and_then(|id| values[id].clone())).collect();
             let missing = node.inputs.iter().zip(&inputs).any(|(id, value)| id.is_some() && value.is_none());
             let results =
-                if missing { Err(Reason::new("an input has no value")) } else { each(node, &inputs) };
-            let results = results.map_err(|mut reason| {
-                reason.what = format!("node {} ({}): {}", quote(&node.name), node.op.name(), reason.what);
-                reason
+                if missing { Err(Reason::new("an input has no value").into()) } else { each(node, &inputs) };
+            let results = results.map_err(|mut failure| {
+                let what = &failure.reason.what;
+                failure.reason.what = format!("node {} ({}): {what}", quote(&node.name), node.op.name());
+                failure
             })?;
             drop(inputs);
             for (id, value) in node.outputs.iter().zip(results) {
@@ -245,7 +274,7 @@ impl Program {
             }
         }
         let missing = || Reason::new("an output has no value");
-        self.outputs.iter().map(|&id| values[id].clone().ok_or_else(missing)).collect()
+        self.outputs.iter().map(|&id| values[id].clone().ok_or_else(|| missing().into())).collect()
     }
 }
 

@@ -357,6 +357,7 @@ fn request_key(options: &Options) -> Sha256 {
         update(&mut key, part.as_bytes());
     }
     update(&mut key, &[u8::from(options.winograd), u8::from(cfg!(feature = "cuda"))]);
+    update(&mut key, &options.least_gpu_work.to_le_bytes());
     let mut dims = options.dims.clone();
     dims.sort();
     for (symbol, extent) in dims {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 use super::hex;
-use crate::compile::Summary;
+use crate::compile::{Placed, Summary};
 use crate::value::ValuePort;
 
 /// The content of an `.entry` file.
@@ -88,6 +88,13 @@ impl Entry {
         for module in &summary.cuda_modules {
             lines.push("cuda_module", module);
         }
+        for kernel in &summary.cuda_kernels {
+            lines.push("cuda_kernel", kernel);
+        }
+        for Placed { on_gpu, count, nodes } in &summary.cuda_parts {
+            let side = if *on_gpu { "gpu" } else { "cpu" };
+            lines.push("cuda_part", [&[format!("{side} {count}")], nodes.as_slice()].concat().join("\n"));
+        }
         for note in &summary.notes {
             lines.push("note", note);
         }
@@ -116,6 +123,8 @@ impl Entry {
             model_sha256: lines.one("model_sha256")?,
             opset: lines.one("opset")?.parse().ok()?,
             cuda_modules: lines.all("cuda_module"),
+            cuda_kernels: lines.all("cuda_kernel"),
+            cuda_parts: lines.all("cuda_part").iter().map(|part| parse_part(part)).collect::<Option<_>>()?,
             notes: lines.all("note"),
         };
         lines.0.is_empty().then_some(Entry { model, plan, cuda_plan, summary })
@@ -125,6 +134,16 @@ impl Entry {
 fn parse_plan(text: &str) -> Option<(u64, String)> {
     let (bytes, sha256) = text.split_once(' ')?;
     Some((bytes.parse().ok()?, sha256.to_owned()))
+}
+
+fn parse_part(text: &str) -> Option<Placed> {
+    let mut lines = text.split('\n');
+    let (side, count) = lines.next()?.split_once(' ')?;
+    Some(Placed {
+        on_gpu: side == "gpu",
+        count: count.parse().ok()?,
+        nodes: lines.map(str::to_owned).collect(),
+    })
 }
 
 fn parse_port(text: &str) -> Option<ValuePort> {

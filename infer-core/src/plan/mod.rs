@@ -4,6 +4,8 @@
 
 mod bytes;
 mod format;
+#[cfg(feature = "cuda")]
+pub mod parts;
 mod read;
 #[cfg(feature = "compiler")]
 mod write;

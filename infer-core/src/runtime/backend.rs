@@ -6,8 +6,12 @@ use infer_kernels::cuda::Module;
 
 #[cfg(feature = "cuda")]
 use super::cuda::{CudaContext, CudaEngine, CudaOptions, probe};
+#[cfg(feature = "cuda")]
+use super::parts::{PartsContext, PartsEngine};
 use super::{Context, Engine, EngineOptions, Output, PlanBytes};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "cuda")]
+use crate::plan::{PlanView, parts::is_parts};
 
 /// What computes a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,9 +28,21 @@ pub enum Backend {
 pub struct Plans<'k> {
     /// The processor's, and the kernels that it names.
     pub cpu: Option<(PlanBytes, &'k [&'static Kernel])>,
-    /// That for GPUs, and the modules that hold its kernels.
+    /// That for GPUs.
     #[cfg(feature = "cuda")]
-    pub cuda: Option<(PlanBytes, &'k [&'static Module])>,
+    pub cuda: Option<CudaPlan<'k>>,
+}
+
+/// A model's plan for GPUs, or, where not all of it has kernels there, that of its parts on either.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Debug)]
+pub struct CudaPlan<'k> {
+    /// The bytes.
+    pub plan: PlanBytes,
+    /// The modules that hold its kernels.
+    pub modules: &'k [&'static Module],
+    /// The kernels of its parts on the processor.
+    pub kernels: &'k [&'static Kernel],
 }
 
 /// A model's engine, on either backend.
@@ -37,6 +53,9 @@ pub enum AnyEngine {
     /// A GPU's.
     #[cfg(feature = "cuda")]
     Cuda(CudaEngine),
+    /// A GPU's for some parts, the processor's for the others.
+    #[cfg(feature = "cuda")]
+    Parts(PartsEngine),
 }
 
 /// Refuses a backend that a model was not compiled for.
@@ -50,6 +69,38 @@ pub(crate) fn expect_cpu(options: &EngineOptions) -> Result<()> {
     }
 }
 
+/// The plan that is to run.
+pub(crate) enum Chosen<'k> {
+    /// The processor's, and the kernels that it names.
+    Cpu(PlanBytes, &'k [&'static Kernel]),
+    /// That for GPUs.
+    #[cfg(feature = "cuda")]
+    Cuda(CudaPlan<'k>),
+}
+
+impl<'k> Plans<'k> {
+    /// The plan of the backend that the options name; where they name none, that for GPUs, or the processor's where
+    /// there is no driver or it reports no GPU. Any other failure of a GPU is an error.
+    pub(crate) fn choose(self, options: &EngineOptions) -> Result<Chosen<'k>> {
+        #[cfg(feature = "cuda")]
+        if let Some(plan) = self.cuda
+            && options.backend != Some(Backend::Cpu)
+        {
+            let may_fall_back = options.backend.is_none() && self.cpu.is_some();
+            match probe() {
+                Ok(()) => return Ok(Chosen::Cuda(plan)),
+                Err(error) if may_fall_back && is_absence(&error) => {}
+                Err(error) => return Err(error),
+            }
+            let (plan, kernels) = self.cpu.ok_or_else(no_plan)?;
+            return Ok(Chosen::Cpu(plan, kernels));
+        }
+        expect_cpu(options)?;
+        let (plan, kernels) = self.cpu.ok_or_else(no_plan)?;
+        Ok(Chosen::Cpu(plan, kernels))
+    }
+}
+
 impl AnyEngine {
     /// Opens the plan of the backend that the options name; where they name none, that for GPUs, or the processor's
     /// where there is no driver or it reports no GPU. Any other failure of a GPU is an error.
@@ -60,25 +111,37 @@ impl AnyEngine {
     #[cfg_attr(feature = "cuda", doc = "[`CudaEngine::open`].")]
     #[cfg_attr(not(feature = "cuda"), doc = "engines on GPUs.")]
     pub fn open(plans: Plans<'_>, options: EngineOptions) -> Result<Self> {
-        #[cfg(feature = "cuda")]
-        if let Some((plan, modules)) = plans.cuda
-            && options.backend != Some(Backend::Cpu)
-        {
-            let may_fall_back = options.backend.is_none() && plans.cpu.is_some();
-            match probe() {
-                Ok(()) => {
-                    let options = CudaOptions { device: options.device };
-                    return CudaEngine::open(plan, modules, options).map(AnyEngine::Cuda);
-                }
-                Err(error) if may_fall_back && is_absence(&error) => {}
-                Err(error) => return Err(error),
+        match plans.choose(&options)? {
+            Chosen::Cpu(plan, kernels) => Self::open_cpu(plan, kernels, options),
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(CudaPlan { plan, modules, kernels }) => {
+                Self::open_cuda(plan, modules, &|view| linked_kernels(view, kernels), options)
             }
-            let (plan, kernels) = plans.cpu.ok_or_else(no_plan)?;
-            return Engine::open(plan, kernels, EngineOptions { backend: Some(Backend::Cpu), ..options })
-                .map(AnyEngine::Cpu);
         }
-        let (plan, kernels) = plans.cpu.ok_or_else(no_plan)?;
+    }
+
+    /// Opens a plan for the processor.
+    pub(crate) fn open_cpu(
+        plan: PlanBytes,
+        kernels: &[&'static Kernel],
+        options: EngineOptions,
+    ) -> Result<Self> {
+        let options = EngineOptions { backend: Some(Backend::Cpu), ..options };
         Engine::open(plan, kernels, options).map(AnyEngine::Cpu)
+    }
+
+    /// Opens a plan for GPUs, or one in parts; `kernels` gives those that a plan for the processor names.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn open_cuda(
+        plan: PlanBytes,
+        modules: &[&'static Module],
+        kernels: &dyn Fn(&PlanView<'_>) -> Result<Vec<&'static Kernel>>,
+        options: EngineOptions,
+    ) -> Result<Self> {
+        if is_parts(plan.as_slice()) {
+            return PartsEngine::open(&plan, modules, kernels, options).map(AnyEngine::Parts);
+        }
+        CudaEngine::open(plan, modules, CudaOptions { device: options.device }).map(AnyEngine::Cuda)
     }
 
     /// What computes.
@@ -86,7 +149,7 @@ impl AnyEngine {
         match self {
             AnyEngine::Cpu(_) => Backend::Cpu,
             #[cfg(feature = "cuda")]
-            AnyEngine::Cuda(_) => Backend::Cuda,
+            AnyEngine::Cuda(_) | AnyEngine::Parts(_) => Backend::Cuda,
         }
     }
 
@@ -100,6 +163,8 @@ impl AnyEngine {
             AnyEngine::Cpu(engine) => engine.run(inputs, outputs),
             #[cfg(feature = "cuda")]
             AnyEngine::Cuda(engine) => engine.run(inputs, outputs),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Parts(engine) => engine.context().run(inputs, outputs),
         }
     }
 
@@ -109,8 +174,22 @@ impl AnyEngine {
             AnyEngine::Cpu(engine) => AnyContext::Cpu(engine.context()),
             #[cfg(feature = "cuda")]
             AnyEngine::Cuda(engine) => AnyContext::Cuda(engine.context()),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Parts(engine) => AnyContext::Parts(engine.context()),
         }
     }
+}
+
+/// The kernels that a plan names, among those that the program is linked with.
+#[cfg(feature = "cuda")]
+fn linked_kernels(view: &PlanView<'_>, linked: &[&'static Kernel]) -> Result<Vec<&'static Kernel>> {
+    let find = |name: &&str| {
+        linked.iter().copied().find(|kernel| kernel.name == *name).ok_or_else(|| {
+            let what = format!("the plan names the kernel `{name}`, which the program lacks");
+            Error::new(ErrorKind::Plan, what)
+        })
+    };
+    view.kernels().iter().map(find).collect()
 }
 
 /// Whether the machine has no GPU, rather than one that fails.
@@ -131,6 +210,9 @@ pub enum AnyContext<'e> {
     /// A GPU's.
     #[cfg(feature = "cuda")]
     Cuda(CudaContext<'e>),
+    /// A GPU's for some parts, the processor's for the others.
+    #[cfg(feature = "cuda")]
+    Parts(PartsContext<'e>),
 }
 
 impl AnyContext<'_> {
@@ -144,6 +226,8 @@ impl AnyContext<'_> {
             AnyContext::Cpu(context) => context.run(inputs, outputs),
             #[cfg(feature = "cuda")]
             AnyContext::Cuda(context) => context.run(inputs, outputs),
+            #[cfg(feature = "cuda")]
+            AnyContext::Parts(context) => context.run(inputs, outputs),
         }
     }
 }

@@ -55,7 +55,7 @@ impl<'a> Output<'a> {
     }
 
     /// Writes the output `port`, where [`Output::check`] lets it; a `bool` becomes 0 or 1.
-    #[cfg(feature = "dynamic")]
+    #[cfg(any(feature = "cuda", feature = "dynamic"))]
     pub(crate) fn write(&mut self, port: &Port, data: &[u8]) -> Result<()> {
         self.check(port)?;
         check_size("output", port, data)?;

@@ -26,7 +26,7 @@ pub enum PlanBytes {
 
 impl PlanBytes {
     /// A part of the bytes, which must begin at a multiple of 64.
-    #[cfg(feature = "dynamic")]
+    #[cfg(any(feature = "cuda", feature = "dynamic"))]
     pub(crate) fn part(&self, range: Range<usize>) -> Result<PlanBytes> {
         if self.as_slice().get(range.clone()).is_none() {
             return Err(Error::new(ErrorKind::Plan, "the plan is damaged: a part of it lies outside of it"));

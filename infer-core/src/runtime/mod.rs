@@ -11,15 +11,19 @@ mod element;
 mod engine;
 #[cfg(feature = "dynamic")]
 mod nested;
+#[cfg(feature = "cuda")]
+mod parts;
 mod prepare;
 
+#[cfg(feature = "dynamic")]
+pub(crate) use backend::Chosen;
 pub use backend::{AnyContext, AnyEngine, Backend, Plans};
+#[cfg(feature = "cuda")]
+pub use backend::CudaPlan;
 pub use context::{Context, Output};
 pub use element::Element;
 pub use engine::{Engine, EngineInfo, EngineOptions, PlanBytes, StepInfo};
 
-#[cfg(feature = "dynamic")]
-pub(crate) use backend::expect_cpu;
 #[cfg(feature = "dynamic")]
 pub(crate) use context::{check_count, check_size};
 #[cfg(feature = "dynamic")]
@@ -28,6 +32,10 @@ pub use engine::registered_kernels;
 pub(crate) use engine::thread_count;
 #[cfg(feature = "dynamic")]
 pub use nested::Nested;
+#[cfg(all(feature = "cuda", feature = "dynamic"))]
+pub(crate) use parts::PartEngine;
+#[cfg(feature = "cuda")]
+pub use parts::{PartsContext, PartsEngine};
 
 #[cfg(all(test, feature = "compiler"))]
 mod tests;

@@ -20,7 +20,7 @@ use crate::value::ValuePort;
 const MAGIC: [u8; 8] = *b"INFRPROG";
 
 /// The version of the format that this crate writes, and the only one it reads.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Magic, version, four bytes of zero, checksum and size of the program.
 const HEADER_BYTES: usize = 32;
@@ -37,8 +37,28 @@ pub(crate) struct Parts {
     pub outputs: Vec<ValuePort>,
     /// The nodes.
     pub graph: GraphRecord,
-    /// The sizes of the plans, in order.
-    pub plans: Vec<u64>,
+    /// The plans, in order.
+    pub plans: Vec<PartPlan>,
+}
+
+/// The plan of a static part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartPlan {
+    /// What runs it.
+    pub runs_on: RunsOn,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What runs a static part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RunsOn {
+    /// The processor.
+    Processor,
+    /// A GPU.
+    Gpu,
+    /// A GPU and the processor: the plan is one in parts.
+    Both,
 }
 
 /// Whether `bytes` begin as such a model does.
@@ -49,7 +69,7 @@ pub(crate) fn is_program(bytes: &[u8]) -> bool {
 impl Parts {
     /// The model's bytes.
     #[cfg(feature = "compiler")]
-    pub(crate) fn write(&self, plans: &[Vec<u8>]) -> Result<Vec<u8>> {
+    pub(crate) fn write<'p>(&self, plans: impl Iterator<Item = &'p [u8]>) -> Result<Vec<u8>> {
         let program = postcard::to_allocvec(self).map_err(|error| {
             Error::new(ErrorKind::Plan, format!("the program cannot be written: {error}"))
         })?;
@@ -68,7 +88,7 @@ impl Parts {
     }
 
     /// What [`Parts::write`] wrote, and where the plans lie.
-    pub(crate) fn read(bytes: &[u8]) -> Result<(Self, Vec<Range<usize>>)> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<(Self, Vec<(RunsOn, Range<usize>)>)> {
         let damaged = |what: &str| {
             Error::new(ErrorKind::Plan, format!("the plan is damaged: {what}; compile the model again"))
         };
@@ -97,14 +117,14 @@ impl Parts {
         let parts: Parts = postcard::from_bytes(program).map_err(|error| damaged(&error.to_string()))?;
         let mut end = HEADER_BYTES + size;
         let mut plans = Vec::with_capacity(parts.plans.len().min(bytes.len()));
-        for &plan in &parts.plans {
+        for plan in &parts.plans {
             let start = end.next_multiple_of(ALIGNMENT);
-            end = usize::try_from(plan)
+            end = usize::try_from(plan.bytes)
                 .ok()
                 .and_then(|plan| start.checked_add(plan))
                 .filter(|&end| end <= bytes.len())
                 .ok_or_else(|| damaged("a part of it ends early"))?;
-            plans.push(start..end);
+            plans.push((plan.runs_on, start..end));
         }
         Ok((parts, plans))
     }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-pub(crate) use format::{Parts, REGION};
+#[cfg(feature = "compiler")]
+pub(crate) use format::PartPlan;
+pub(crate) use format::{Parts, REGION, RunsOn};
 use infer_kernels::Isa;
 pub use typed::{FromValue, Item, Outputs, SessionContext, ToValue};
 
@@ -18,17 +20,22 @@ use crate::execute::Backend;
 use crate::node_values::NodeValues;
 use crate::ops::Operator;
 use crate::plan::{AlignedBytes, PlanView, Port};
-use crate::program::Program;
+use crate::program::{Failure, Program};
 use crate::record::{Attribute, INTERNAL_DOMAIN, NodeRecord};
+#[cfg(feature = "cuda")]
+use crate::plan::parts::is_parts;
+#[cfg(feature = "cuda")]
+use crate::runtime::{CudaPlan, PartEngine};
 use crate::runtime::{
-    Engine, EngineOptions, Output, PlanBytes, StepInfo, check_count, check_size, expect_cpu,
-    registered_kernels, thread_count,
+    self, AnyContext, AnyEngine, Chosen, Engine, EngineOptions, Output, PlanBytes, Plans, StepInfo, check_count,
+    check_size, registered_kernels, thread_count,
 };
 use crate::value::{Value, ValuePort};
 
 /// A compiled model, ready to run. Any number of threads may share it.
 #[derive(Debug)]
 pub struct Session {
+    backend: runtime::Backend,
     inputs: Vec<ValuePort>,
     outputs: Vec<ValuePort>,
     body: Body,
@@ -43,34 +50,59 @@ enum Body {
 }
 
 impl Session {
-    /// Opens what [`compile`](crate::compile::compile) makes.
+    /// Opens what [`compile`](crate::compile::compile) makes for the processor.
     ///
     /// # Errors
     ///
     /// If the plan is damaged or of another version; if `INFER_ISA`, `INFER_THREADS` or the options ask for what is not
     /// there.
     pub fn open(plan: impl Into<PlanBytes>, options: EngineOptions) -> Result<Self> {
-        let plan = plan.into();
+        Session::open_any(Plans { cpu: Some((plan.into(), &[])), ..Plans::default() }, options)
+    }
+
+    /// Opens the plan of the backend that the options name; where they name none, that for GPUs, or the processor's
+    /// where there is no driver or it reports no GPU. Any other failure of a GPU is an error. The kernels of the
+    /// processor are found by their names: those in `plans` do not count.
+    ///
+    /// # Errors
+    ///
+    /// If there is no plan for the backend; those of [`Session::open`]; on a GPU one of a kind of its own for no driver,
+    /// too old a driver, no such GPU, too old an architecture and too little memory.
+    pub fn open_any(plans: Plans<'_>, options: EngineOptions) -> Result<Self> {
+        let (plan, modules, backend): (_, Modules<'_>, _) = match plans.choose(&options)? {
+            Chosen::Cpu(plan, _) => (plan, &[], runtime::Backend::Cpu),
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(CudaPlan { plan, modules, .. }) => (plan, modules, runtime::Backend::Cuda),
+        };
         if !format::is_program(plan.as_slice()) {
-            let region = Region::open(plan, options)?;
-            let info = region.0.info();
+            let runs_on = match backend {
+                #[cfg(feature = "cuda")]
+                runtime::Backend::Cuda if is_parts(plan.as_slice()) => RunsOn::Both,
+                runtime::Backend::Cuda => RunsOn::Gpu,
+                runtime::Backend::Cpu => RunsOn::Processor,
+            };
+            let region = Region::open(plan, runs_on, modules, options)?;
             let ports = |ports: &[Port]| ports.iter().cloned().map(ValuePort::from).collect();
-            let (inputs, outputs) = (ports(info.inputs), ports(info.outputs));
-            return Ok(Session { inputs, outputs, body: Body::Plan(region) });
+            let (inputs, outputs) = (ports(&region.inputs), ports(&region.outputs));
+            return Ok(Session { backend, inputs, outputs, body: Body::Plan(region) });
         }
-        expect_cpu(&options)?;
         let (parts, plans) = Parts::read(plan.as_slice())?;
         let isa = Isa::selected().map_err(|error| Error::new(ErrorKind::Configuration, error.to_string()))?;
         let threads = thread_count(options.threads)?;
         let mut regions = Vec::with_capacity(plans.len());
-        for range in plans {
-            regions.push(Arc::new(Region::open(plan.part(range)?, options)?));
+        for (runs_on, range) in plans {
+            regions.push(Arc::new(Region::open(plan.part(range)?, runs_on, modules, options)?));
         }
         let program = Program::with(&parts.graph, &regions).map_err(|reason| {
             Error::new(ErrorKind::Plan, format!("the plan cannot be used: {}", reason.what))
         })?;
         let body = Body::Program(program, Backend::Processor { isa, threads });
-        Ok(Session { inputs: parts.inputs, outputs: parts.outputs, body })
+        Ok(Session { backend, inputs: parts.inputs, outputs: parts.outputs, body })
+    }
+
+    /// What computes: a GPU where any part of the model runs there.
+    pub fn backend(&self) -> runtime::Backend {
+        self.backend
     }
 
     /// The inputs, in the model's order.
@@ -83,26 +115,27 @@ impl Session {
         &self.outputs
     }
 
-    /// The engine, where all of the model is known while compiling.
+    /// The engine, where all of the model is known while compiling, and runs on the processor.
     pub fn engine(&self) -> Option<&Engine> {
         match &self.body {
-            Body::Plan(region) => Some(&region.0),
+            Body::Plan(region) => region.cpu(),
             Body::Program(..) => None,
         }
     }
 
-    /// What runs, in order: kernel calls, and nodes whose shapes or values only the run knows.
+    /// What runs, in order: kernel calls of the processor, what runs on a GPU at a time, and nodes whose shapes or values
+    /// only the run knows.
     pub fn steps(&self) -> Vec<StepInfo<'_>> {
         match &self.body {
-            Body::Plan(region) => region.0.info().steps,
+            Body::Plan(region) => region.steps(),
             Body::Program(program, _) => program.steps(),
         }
     }
 
-    /// The instruction set its kernels use.
+    /// The instruction set that its kernels on the processor use.
     pub fn isa(&self) -> Isa {
         match &self.body {
-            Body::Plan(region) => region.0.info().isa,
+            Body::Plan(region) => region.cpu().map_or(Isa::Scalar, |engine| engine.info().isa),
             Body::Program(_, Backend::Processor { isa, .. }) => *isa,
             Body::Program(_, Backend::Reference) => Isa::Scalar,
         }
@@ -111,7 +144,7 @@ impl Session {
     /// The most threads that take part in an inference.
     pub fn threads(&self) -> usize {
         match &self.body {
-            Body::Plan(region) => region.0.info().threads,
+            Body::Plan(region) => region.cpu().map_or(1, |engine| engine.info().threads),
             Body::Program(_, Backend::Processor { threads, .. }) => *threads,
             Body::Program(_, Backend::Reference) => 1,
         }
@@ -160,11 +193,8 @@ impl Session {
                 Ok(region.run(&inputs, each)?.into_iter().map(Value::Tensor).collect())
             }
             Body::Program(program, backend) => {
-                let outputs = match each {
-                    None => program.run(inputs, &[], backend),
-                    Some(each) => program.run_timed(inputs, backend, each),
-                };
-                let outputs = outputs.map_err(|reason| Error::new(ErrorKind::Input, reason.what))?;
+                let outputs = program.run_parts(inputs, backend, each);
+                let outputs = outputs.map_err(|failure| Error::new(failure.kind, failure.reason.what))?;
                 for (port, value) in self.outputs.iter().zip(&outputs) {
                     if !port.ty.admits(value) {
                         let (name, ty, found) = (&port.name, &port.ty, value.describe());
@@ -230,19 +260,82 @@ pub(crate) fn region_of(node: &NodeRecord) -> Option<usize> {
     }
 }
 
+/// The kernels for GPUs that a program is linked with.
+#[cfg(feature = "cuda")]
+type Modules<'k> = &'k [&'static infer_kernels::cuda::Module];
+/// The kernels for GPUs that a program is linked with: none.
+#[cfg(not(feature = "cuda"))]
+type Modules<'k> = &'k [()];
+
 /// A static part of a model.
 #[derive(Debug)]
-pub(crate) struct Region(Engine);
+pub(crate) struct Region {
+    engine: AnyEngine,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
 
 impl Region {
-    fn open(plan: PlanBytes, options: EngineOptions) -> Result<Self> {
-        let kernels = registered_kernels(&PlanView::read(plan.as_slice())?)?;
-        Engine::open(plan, &kernels, options).map(Region)
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "there are no modules"))]
+    fn open(
+        plan: PlanBytes,
+        runs_on: RunsOn,
+        modules: Modules<'_>,
+        options: EngineOptions,
+    ) -> Result<Self> {
+        let engine = match runs_on {
+            RunsOn::Processor => {
+                let kernels = registered_kernels(&PlanView::read(plan.as_slice())?)?;
+                AnyEngine::open_cpu(plan, &kernels, options)?
+            }
+            #[cfg(feature = "cuda")]
+            RunsOn::Gpu | RunsOn::Both => {
+                if is_parts(plan.as_slice()) != (runs_on == RunsOn::Both) {
+                    let what = "the plan is damaged: a part of it is of another kind; compile the model again";
+                    return Err(Error::new(ErrorKind::Plan, what));
+                }
+                AnyEngine::open_cuda(plan, modules, &registered_kernels, options)?
+            }
+            #[cfg(not(feature = "cuda"))]
+            RunsOn::Gpu | RunsOn::Both => {
+                let what = "the plan is for GPUs, for which the program lacks the feature `cuda`";
+                return Err(Error::new(ErrorKind::Configuration, what));
+            }
+        };
+        let (inputs, outputs) = match &engine {
+            AnyEngine::Cpu(engine) => (engine.info().inputs.to_vec(), engine.info().outputs.to_vec()),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(engine) => (engine.info().inputs.to_vec(), engine.info().outputs.to_vec()),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Parts(engine) => (engine.inputs().to_vec(), engine.outputs().cloned().collect()),
+        };
+        Ok(Region { engine, inputs, outputs })
     }
 
-    /// The engine that runs it.
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.0
+    /// The engine of a part that runs on the processor.
+    fn cpu(&self) -> Option<&Engine> {
+        match &self.engine {
+            AnyEngine::Cpu(engine) => Some(engine),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(_) | AnyEngine::Parts(_) => None,
+        }
+    }
+
+    /// What runs, in order: see [`Session::steps`].
+    pub(crate) fn steps(&self) -> Vec<StepInfo<'_>> {
+        match &self.engine {
+            AnyEngine::Cpu(engine) => engine.info().steps,
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(engine) => vec![on_gpu(engine)],
+            #[cfg(feature = "cuda")]
+            AnyEngine::Parts(engine) => {
+                let steps = |part| match part {
+                    &PartEngine::Cpu(ref engine) => engine.info().steps,
+                    PartEngine::Cuda(engine) => vec![on_gpu(engine)],
+                };
+                engine.parts().flat_map(steps).collect()
+            }
+        }
     }
 
     fn run(
@@ -250,9 +343,8 @@ impl Region {
         inputs: &[&Constant],
         each: Option<&mut dyn FnMut(usize, Duration)>,
     ) -> Result<Vec<Constant>> {
-        let info = self.0.info();
         let mut aligned = Vec::new();
-        for (input, port) in inputs.iter().zip(info.inputs) {
+        for (input, port) in inputs.iter().zip(&self.inputs) {
             // The element types' own alignment is at most this.
             let is_aligned = input.data().as_ptr().addr().is_multiple_of(16) || port.ty.bytes() == 0;
             aligned.push(if is_aligned { None } else { Some(AlignedBytes::copy_of(input.data())?) });
@@ -262,47 +354,64 @@ impl Region {
             .zip(&aligned)
             .map(|(input, copy)| copy.as_ref().map_or(&**input.data(), AlignedBytes::as_slice))
             .collect();
-        let mut memory = Vec::with_capacity(info.outputs.len());
-        for port in info.outputs {
+        let mut memory = Vec::with_capacity(self.outputs.len());
+        for port in &self.outputs {
             memory.push(AlignedBytes::zeroed(port.ty.bytes())?);
         }
         let mut outputs: Vec<Output<'_>> =
             memory.iter_mut().map(|bytes| bytes.as_mut_slice().into()).collect();
-        let mut context = self.0.context();
+        let mut context = self.engine.context();
         match each {
             None => context.run(&inputs, &mut outputs)?,
-            Some(each) => context.run_timed(&inputs, &mut outputs, each)?,
+            Some(each) => match &mut context {
+                AnyContext::Cpu(context) => context.run_timed(&inputs, &mut outputs, each)?,
+                #[cfg(feature = "cuda")]
+                AnyContext::Parts(context) => context.run_timed(&inputs, &mut outputs, each)?,
+                #[cfg(feature = "cuda")]
+                AnyContext::Cuda(context) => {
+                    let start = std::time::Instant::now();
+                    context.run(&inputs, &mut outputs)?;
+                    each(0, start.elapsed());
+                }
+            },
         }
         drop(outputs);
         let lost = || Error::new(ErrorKind::Plan, "an output has another size than its type");
-        let tensors = info.outputs.iter().zip(memory);
+        let tensors = self.outputs.iter().zip(memory);
         tensors
             .map(|(port, bytes)| Constant::new(port.ty.clone(), Bytes::from_owner(bytes)).ok_or_else(lost))
             .collect()
     }
 }
 
+/// All that a GPU runs at a time as one step, named by its first node.
+#[cfg(feature = "cuda")]
+fn on_gpu(engine: &runtime::cuda::CudaEngine) -> StepInfo<'_> {
+    StepInfo::of_node(engine.first_node(), "GPU")
+}
+
 impl Region {
-    /// The outputs for the inputs of its node; `each` as for [`Context::run_timed`](crate::runtime::Context::run_timed).
+    /// The outputs for the inputs of its node; `each` learns how long each of [`Region::steps`] took.
     pub(crate) fn compute_with(
         &self,
         node: &NodeValues<'_>,
         each: Option<&mut dyn FnMut(usize, Duration)>,
-    ) -> Result<Vec<Value>, Reason> {
-        let wanted = self.0.info().inputs.len();
+    ) -> Result<Vec<Value>, Failure> {
+        let wanted = self.inputs.len();
         if node.inputs.len() != wanted {
-            return Err(Reason::new(format!("{} inputs for a part of {wanted}", node.inputs.len())));
+            return Err(Reason::new(format!("{} inputs for a part of {wanted}", node.inputs.len())).into());
         }
         let mut tensors = Vec::with_capacity(wanted);
-        for (index, port) in self.0.info().inputs.iter().enumerate() {
+        for (index, port) in self.inputs.iter().enumerate() {
             let tensor = node.tensor(index)?;
             if *tensor.ty() != port.ty {
                 let (name, ty, found) = (&port.name, &port.ty, tensor.ty());
-                return Err(Reason::new(format!("value `{name}` is {found} where the model declares {ty}")));
+                let what = format!("value `{name}` is {found} where the model declares {ty}");
+                return Err(Reason::new(what).into());
             }
             tensors.push(tensor);
         }
-        let outputs = self.run(&tensors, each).map_err(|error| Reason::new(error.to_string()))?;
+        let outputs = self.run(&tensors, each)?;
         Ok(outputs.into_iter().map(Value::Tensor).collect())
     }
 }
@@ -313,6 +422,6 @@ impl Operator for Arc<Region> {
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        self.compute_with(node, None).map(Some)
+        self.compute_with(node, None).map(Some).map_err(|failure| failure.reason)
     }
 }

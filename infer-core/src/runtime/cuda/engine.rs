@@ -189,6 +189,12 @@ impl CudaEngine {
         CudaContext::new(self)
     }
 
+    /// The node of the first kernel call.
+    #[cfg(feature = "dynamic")]
+    pub(crate) fn first_node(&self) -> &str {
+        self.steps.first().map_or("", |step| &step.node)
+    }
+
     /// What the engine is.
     pub fn info(&self) -> CudaInfo<'_> {
         CudaInfo {
