@@ -51,6 +51,8 @@ pub use half::{bf16, f16};
 #[doc(hidden)]
 pub mod __private {
     pub use infer_core::plan::VERSION as PLAN_VERSION;
+    #[cfg(feature = "cuda")]
+    pub use infer_core::runtime::CudaPlan;
     pub use infer_core::runtime::{AnyContext, AnyEngine, Backend, Context, Engine, Plans};
     #[cfg(feature = "dynamic")]
     pub use infer_core::session::{FromValue, Session, SessionContext};

@@ -240,7 +240,7 @@ impl Planner<'_> {
     /// The plans of a model that is known as a whole: the processor's, which may be empty, and that for GPUs.
     fn whole(&mut self, mut graph: Graph) -> Result<(Vec<u8>, Option<Vec<u8>>), Vec<Diagnostic>> {
         self.simplify(&mut graph)?;
-        let gpu = self.plan_for_gpus(&graph)?;
+        let gpu = self.plan_for_gpus(&graph, true)?;
         self.tell(gpu.is_some())?;
         let mut plan = Vec::new();
         if self.backends != Backends::Cuda {
@@ -273,7 +273,7 @@ impl Planner<'_> {
         let (mut layers, mut placed) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for mut graph in regions {
             self.simplify(&mut graph)?;
-            let gpu = self.plan_for_gpus(&graph)?;
+            let gpu = self.plan_for_gpus(&graph, false)?;
             placed.push(std::mem::take(&mut self.summary.cuda_parts));
             if self.backends != Backends::Cuda || gpu.is_none() {
                 let made = self.plan_for_processor(graph)?;
@@ -368,7 +368,11 @@ impl Planner<'_> {
     /// The plan for GPUs of a graph that [`passes::simplify`] has prepared, where any of it runs there; what does not is
     /// [`Planner::on_processor`].
     #[cfg(feature = "cuda")]
-    fn plan_for_gpus(&mut self, graph: &Graph) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
+    fn plan_for_gpus(
+        &mut self,
+        graph: &Graph,
+        is_model: bool,
+    ) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
         use crate::cut::{self, Body};
         use crate::plan::parts;
         use crate::runtime::Backend;
@@ -376,7 +380,9 @@ impl Planner<'_> {
         if self.backends == Backends::Cpu {
             return Ok(None);
         }
-        let cut = cut::cut(graph, self.precision, self.info(flops(graph)), self.least_gpu_work);
+        let (precision, info) = (self.precision, self.info(flops(graph)));
+        let request = cut::Request { precision, info, least_work: self.least_gpu_work, is_model };
+        let cut = cut::cut(graph, &request);
         self.clock.stage("lower for GPUs");
         let spared = cut.spared.iter().map(|&node| (node, Reason::new(SPARED)));
         for (index, why) in cut.refused.iter().cloned().chain(spared) {
@@ -457,7 +463,7 @@ impl Planner<'_> {
 
     /// What asks for GPUs was built without them.
     #[cfg(not(feature = "cuda"))]
-    fn plan_for_gpus(&mut self, _: &Graph) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
+    fn plan_for_gpus(&mut self, _: &Graph, _: bool) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
         Ok(None)
     }
 

@@ -72,6 +72,8 @@ impl Compiler {
             model_sha256: hex(&Sha256::digest(&model)),
             opset: 13,
             cuda_modules: Vec::new(),
+            cuda_kernels: Vec::new(),
+            cuda_parts: Vec::new(),
             notes: Vec::new(),
         };
         let files = [Some(&options.model), options.tactics.as_ref()].into_iter().flatten().cloned();

@@ -284,6 +284,11 @@ mod tests {
                 model_sha256: "cd".repeat(32),
                 opset: 13,
                 cuda_modules: vec!["picture".to_owned()],
+                cuda_kernels: vec!["lstm_f32".to_owned()],
+                cuda_parts: vec![
+                    Placed { on_gpu: true, count: 12, nodes: Vec::new() },
+                    Placed { on_gpu: false, count: 2, nodes: vec!["`a b` (LSTM)".to_owned(), String::new()] },
+                ],
                 notes: vec!["a note\nof two lines".to_owned(), String::new()],
             },
         }

@@ -70,21 +70,25 @@ struct Item {
 ///
 /// If a path that the code has to name is not UTF-8, or an input or output has a type that no Rust type stands for.
 pub fn generate(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
-    let items = generate_items(request)?;
+    let mut items = generate_items(request)?;
     let Request { visibility, name, crate_path: krate, .. } = request;
+    let mut unless = |feature: &str, why: String| {
+        let error = quote::quote_spanned!(request.span=> ::core::compile_error!(#why));
+        let stand_ins = stand_ins(visibility, name, &error);
+        let there = format_ident!("if_{feature}");
+        items = quote!(#krate::__private::#there! { { #items } else { #stand_ins } });
+    };
+    if let Some(why) = needs_session(request) {
+        unless("dynamic", why);
+    }
     if request.stored.cuda_plan.is_some() {
         let why = format!(
             "{}: the model is compiled for GPUs\nhelp: such models need a feature of infer-embed: write `features = [\"cuda\"]` in Cargo.toml",
             request.file_name
         );
-        let error = quote::quote_spanned!(request.span=> ::core::compile_error!(#why));
-        let stand_ins = stand_ins(visibility, name, &error);
-        return Ok(quote!(#krate::__private::if_cuda! { { #items } else { #stand_ins } }));
+        unless("cuda", why);
     }
-    let Some(why) = needs_session(request) else { return Ok(items) };
-    let error = quote::quote_spanned!(request.span=> ::core::compile_error!(#why));
-    let stand_ins = stand_ins(visibility, name, &error);
-    Ok(quote!(#krate::__private::if_dynamic! { { #items } else { #stand_ins } }))
+    Ok(items)
 }
 
 /// The names that would have been defined, where only an error can be.

@@ -43,12 +43,8 @@ impl Runner {
             return Runner {
                 engine: quote!(#krate::__private::Session),
                 context: quote!(#krate::__private::SessionContext<'a>),
-                open: quote! {
-                    ::core::result::Result::Ok(Self {
-                        engine: #krate::__private::Session::open(#module::plan(), options)?,
-                    })
-                },
-                backend: quote!(#krate::Backend::Cpu),
+                open: session_open(request, module),
+                backend: quote!(self.engine.backend()),
                 infer: quote! {
                     let mut outputs = self.engine.infer(#arguments)?;
                     ::core::result::Result::Ok(#outputs_name { #(#fields: outputs.take()?),* })
@@ -83,6 +79,9 @@ impl Runner {
             let modules = &request.stored.summary.cuda_modules;
             let module_count = modules.len();
             let modules = modules.iter().map(|module| format_ident!("{}", module.to_uppercase()));
+            let helpers = &request.stored.summary.cuda_kernels;
+            let helper_count = helpers.len();
+            let helpers = helpers.iter().map(|kernel| format_ident!("{}", kernel.to_uppercase()));
             let (table, cpu) = match request.stored.plan_bytes {
                 0 => (quote!(), quote!(::core::option::Option::None)),
                 _ => (table, quote!(::core::option::Option::Some((#module::plan().into(), &KERNELS)))),
@@ -91,9 +90,15 @@ impl Runner {
                 #table
                 static MODULES: [&#krate::__private::cuda::Module; #module_count] =
                     [#(&#krate::__private::cuda::#modules),*];
+                static HELPERS: [&#krate::__private::Kernel; #helper_count] =
+                    [#(&#krate::__private::kernels::#helpers),*];
                 let plans = #krate::__private::Plans {
                     cpu: #cpu,
-                    cuda: ::core::option::Option::Some((#module::cuda_plan().into(), &MODULES)),
+                    cuda: ::core::option::Option::Some(#krate::__private::CudaPlan {
+                        plan: #module::cuda_plan().into(),
+                        modules: &MODULES,
+                        kernels: &HELPERS,
+                    }),
                 };
                 ::core::result::Result::Ok(Self { engine: #krate::__private::AnyEngine::open(plans, options)? })
             };
@@ -121,7 +126,45 @@ impl Runner {
             run: quote!(self.engine.run(inputs, outputs)),
             zero: quote!(#krate::zeroed()),
             infer_into: in_context,
-            allocations: "After the first call of a context nothing is allocated.",
+            allocations: match request.stored.summary.cuda_parts.len() {
+                0 | 1 => "After the first call of a context nothing is allocated.",
+                _ => {
+                    "After the first call of a context nothing is allocated; where parts run on a GPU and on the \
+                     processor, but for lists of what each reads and writes."
+                }
+            },
         }
+    }
+}
+
+/// The body of `open` where a session runs the model.
+fn session_open(request: &Request<'_>, module: &Ident) -> TokenStream {
+    let krate = &request.crate_path;
+    if request.stored.cuda_plan.is_none() {
+        return quote! {
+            ::core::result::Result::Ok(Self {
+                engine: #krate::__private::Session::open(#module::plan(), options)?,
+            })
+        };
+    }
+    let modules = &request.stored.summary.cuda_modules;
+    let module_count = modules.len();
+    let modules = modules.iter().map(|module| format_ident!("{}", module.to_uppercase()));
+    let cpu = match request.stored.plan_bytes {
+        0 => quote!(::core::option::Option::None),
+        _ => quote!(::core::option::Option::Some((#module::plan().into(), &[]))),
+    };
+    quote! {
+        static MODULES: [&#krate::__private::cuda::Module; #module_count] =
+            [#(&#krate::__private::cuda::#modules),*];
+        let plans = #krate::__private::Plans {
+            cpu: #cpu,
+            cuda: ::core::option::Option::Some(#krate::__private::CudaPlan {
+                plan: #module::cuda_plan().into(),
+                modules: &MODULES,
+                kernels: &[],
+            }),
+        };
+        ::core::result::Result::Ok(Self { engine: #krate::__private::Session::open_any(plans, options)? })
     }
 }

@@ -85,7 +85,11 @@ impl Lowered {
 
     /// [`Lowered::of`], or else each node without kernels by its position in the graph, and why. An input or output that
     /// cannot be converted counts for the nodes that read or write it; there may be none.
-    pub(crate) fn or_nodes(
+    ///
+    /// # Errors
+    ///
+    /// These nodes.
+    pub fn or_nodes(
         graph: &Graph,
         precision: Precision,
         info: ModelInfo,

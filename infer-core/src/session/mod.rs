@@ -135,7 +135,7 @@ impl Session {
     /// The instruction set that its kernels on the processor use.
     pub fn isa(&self) -> Isa {
         match &self.body {
-            Body::Plan(region) => region.cpu().map_or(Isa::Scalar, |engine| engine.info().isa),
+            Body::Plan(region) => region.any_cpu().map_or(Isa::Scalar, |engine| engine.info().isa),
             Body::Program(_, Backend::Processor { isa, .. }) => *isa,
             Body::Program(_, Backend::Reference) => Isa::Scalar,
         }
@@ -144,7 +144,7 @@ impl Session {
     /// The most threads that take part in an inference.
     pub fn threads(&self) -> usize {
         match &self.body {
-            Body::Plan(region) => region.cpu().map_or(1, |engine| engine.info().threads),
+            Body::Plan(region) => region.any_cpu().map_or(1, |engine| engine.info().threads),
             Body::Program(_, Backend::Processor { threads, .. }) => *threads,
             Body::Program(_, Backend::Reference) => 1,
         }
@@ -321,6 +321,20 @@ impl Region {
         }
     }
 
+    /// An engine of the processor, where any of the part runs there.
+    fn any_cpu(&self) -> Option<&Engine> {
+        match &self.engine {
+            AnyEngine::Cpu(engine) => Some(engine),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(_) => None,
+            #[cfg(feature = "cuda")]
+            AnyEngine::Parts(engine) => engine.parts().find_map(|part| match part {
+                PartEngine::Cpu(engine) => Some(engine),
+                PartEngine::Cuda(_) => None,
+            }),
+        }
+    }
+
     /// What runs, in order: see [`Session::steps`].
     pub(crate) fn steps(&self) -> Vec<StepInfo<'_>> {
         match &self.engine {
@@ -329,11 +343,11 @@ impl Region {
             AnyEngine::Cuda(engine) => vec![on_gpu(engine)],
             #[cfg(feature = "cuda")]
             AnyEngine::Parts(engine) => {
-                let steps = |part| match part {
-                    &PartEngine::Cpu(ref engine) => engine.info().steps,
+                let each = engine.parts().map(|part| match part {
+                    PartEngine::Cpu(engine) => engine.info().steps,
                     PartEngine::Cuda(engine) => vec![on_gpu(engine)],
-                };
-                engine.parts().flat_map(steps).collect()
+                });
+                each.flatten().collect()
             }
         }
     }

@@ -93,6 +93,16 @@ fn node(text: &str) -> NodeProto {
 /// output y
 /// ```
 pub fn model(text: &str) -> Graph {
+    let proto = proto(text);
+    let imported =
+        import_with("test.onnx", &proto, &[], &ops::find).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
+    let graph = shape_inference::infer(imported).unwrap_or_else(|e| panic!("{e:?}\n{text}")).graph;
+    graph.verify().unwrap();
+    graph
+}
+
+/// What [`model`] imports.
+pub fn proto(text: &str) -> ModelProto {
     let mut graph = GraphProto::default();
     let mut version = 17;
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -135,17 +145,12 @@ pub fn model(text: &str) -> Graph {
             _ => graph.node.push(node(line)),
         }
     }
-    let proto = ModelProto {
+    ModelProto {
         ir_version: Some(8),
         opset_import: vec![OperatorSetIdProto { domain: String::new(), version }],
         graph: Some(graph),
         ..ModelProto::default()
-    };
-    let imported =
-        import_with("test.onnx", &proto, &[], &ops::find).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
-    let graph = shape_inference::infer(imported).unwrap_or_else(|e| panic!("{e:?}\n{text}")).graph;
-    graph.verify().unwrap();
-    graph
+    }
 }
 
 /// Values for the inputs of a graph.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use infer_core::options::{Options, Precision};
+use infer_core::options::{Backends, Options, Precision};
+use infer_core::runtime;
 
 use crate::compare::Tolerance;
 use crate::dims::Dims;
@@ -93,7 +94,7 @@ pub struct EngineArguments {
     /// The most threads that take part [default: what INFER_THREADS says, or as many as there are processors]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// What to run on: cpu or cuda
+    /// What to run on: cpu, cuda, or auto, which is a GPU where there is one
     #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     pub backend: Backend,
 }
@@ -104,19 +105,36 @@ pub enum Backend {
     /// The processor
     #[default]
     Cpu,
-    /// An NVIDIA GPU
+    /// An NVIDIA GPU, and the processor for what has no kernels there
     Cuda,
+    /// An NVIDIA GPU where there is one that runs any of the model, else the processor
+    Auto,
 }
 
 impl Backend {
-    /// Refuses what this build, or the command, cannot run on.
-    pub fn expect_cpu(self) -> anyhow::Result<()> {
+    /// Refuses what this build cannot run on.
+    pub fn check(self) -> anyhow::Result<()> {
+        if self == Backend::Cuda && !cfg!(feature = "cuda") {
+            bail!("this build of infer has no CUDA; --backend cpu is what it has");
+        }
+        Ok(())
+    }
+
+    /// What a model is compiled for.
+    pub fn compiled_for(self) -> Backends {
         match self {
-            Backend::Cpu => Ok(()),
-            Backend::Cuda if cfg!(feature = "cuda") => {
-                bail!("only `infer bench` runs on GPUs; --backend cpu is what this command has")
-            }
-            Backend::Cuda => bail!("this build of infer has no CUDA; --backend cpu is what it has"),
+            Backend::Cpu => Backends::Cpu,
+            Backend::Cuda => Backends::Cuda,
+            Backend::Auto => Backends::BUILT,
+        }
+    }
+
+    /// What a compiled model is opened on.
+    pub fn opened_on(self) -> Option<runtime::Backend> {
+        match self {
+            Backend::Cpu => Some(runtime::Backend::Cpu),
+            Backend::Cuda => Some(runtime::Backend::Cuda),
+            Backend::Auto => None,
         }
     }
 }
@@ -284,7 +302,8 @@ Examples:
 
 The suite lies in DIR/<group>/<case>/model.onnx with tolerance.json and test_data_set_<i> beside. Each case runs in a \
 process of its own for 30 seconds at most; an error, a crash and a hang are that case's failure. A file for --expect \
-has one `group/case reason` a line for each case that is known to fail.
+has one `group/case reason` a line for each case that is known to fail. With --backend cuda each case runs on a GPU as \
+far as there are kernels, however little work that is, and the end says how many did so as a whole.
 
 Exit code 1 where a case fails, or, with --expect, where a case fails that is not listed or passes though it is.")]
 pub struct ConformanceArguments {
@@ -299,7 +318,7 @@ pub struct ConformanceArguments {
     /// The file of cases that are known to fail
     #[arg(long, value_name = "FILE")]
     pub expect: Option<PathBuf>,
-    /// What to run on: cpu or cuda
+    /// What to run on: cpu, cuda, or auto, which is a GPU where there is one
     #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     pub backend: Backend,
 }
@@ -312,6 +331,9 @@ pub struct CaseArguments {
     /// The most threads that take part
     #[arg(long)]
     pub threads: Option<usize>,
+    /// What to run on
+    #[arg(long, value_enum, default_value_t)]
+    pub backend: Backend,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

@@ -17,8 +17,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use infer_core::onnx::proto::ModelProto;
-use infer_core::plan::AlignedBytes;
-use infer_core::runtime::EngineOptions;
 use infer_core::session::Session;
 use infer_core::value::Value;
 
@@ -26,8 +24,6 @@ use self::layers::Layers;
 use self::report::Report;
 use self::statistics::Statistics;
 pub use self::target::Target;
-#[cfg(feature = "cuda")]
-use crate::arguments::Backend;
 use crate::arguments::BenchArguments;
 use crate::model::File;
 use crate::progress::Timer;
@@ -39,11 +35,7 @@ const LEAST_QUERIES: usize = 10;
 
 /// Runs the command.
 pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Verdict> {
-    #[cfg(feature = "cuda")]
-    if arguments.engine.backend == Backend::Cuda {
-        return cuda::bench(arguments);
-    }
-    arguments.engine.backend.expect_cpu()?;
+    arguments.engine.backend.check()?;
     let path = &arguments.model.model;
     let mut file = File::read(path)?;
     // The compiler reads it again; weights need not be there twice.
@@ -51,18 +43,19 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Verdict> {
     let given = dims::given(&arguments.model.dims);
     let (inputs, dims) = inputs(&file, arguments.inputs.as_deref(), given)?;
 
-    let options = arguments.engine.compile.options(path, dims);
+    let mut options = arguments.engine.compile.options(path, dims);
+    options.backends = arguments.engine.backend.compiled_for();
     let start = Instant::now();
     let compiled = model::compiled(&options, arguments.engine.compile.strict)?;
     let compile_seconds = start.elapsed().as_secs_f64();
-    let plan = AlignedBytes::copy_of(&compiled.plan)?;
-    drop(compiled.plan);
+    #[cfg(feature = "cuda")]
+    if cuda::is_whole(&compiled, arguments.engine.backend) {
+        return cuda::bench(arguments, cuda::Model { file, options, inputs, compiled, compile_seconds });
+    }
 
     forget_peak_memory();
-    let mut engine = EngineOptions::default();
-    engine.threads = arguments.engine.threads;
     let start = Instant::now();
-    let session = Session::open(plan, engine)?;
+    let session = model::open(&compiled, arguments.engine.threads, arguments.engine.backend.opened_on())?;
     let load_seconds = start.elapsed().as_secs_f64();
     let inputs = match inputs {
         Some(inputs) => inputs,
@@ -82,6 +75,7 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Verdict> {
         dims: options.dims,
         precision: options.precision,
         summary: compiled.summary,
+        backend: session.backend(),
         isa: session.isa(),
         threads: session.threads(),
         compile_seconds,

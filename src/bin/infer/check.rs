@@ -15,7 +15,7 @@ const DEFAULT: Tolerance = Tolerance { rtol: 1e-3, atol: 1e-5, integers: false }
 
 /// Runs the command.
 pub fn check(arguments: &CheckArguments) -> anyhow::Result<Verdict> {
-    arguments.engine.backend.expect_cpu()?;
+    arguments.engine.backend.check()?;
     let file = File::read(&arguments.model.model)?;
     let recorded = files::read(&arguments.case, "output", &file.outputs)?;
     let stated = Tolerance::read(&arguments.model.model.with_file_name("tolerance.json"))?.unwrap_or(DEFAULT);
@@ -29,6 +29,7 @@ pub fn check(arguments: &CheckArguments) -> anyhow::Result<Verdict> {
     let mut runner = Runner::new(&arguments.model.model, file);
     runner.compile = Some(arguments.engine.compile.clone());
     runner.threads = arguments.engine.threads;
+    runner.backend = arguments.engine.backend;
     let inputs = runner.read_inputs(&arguments.case)?;
     let (outputs, _) = runner.run(&inputs, &dims::given(&arguments.model.dims), &arguments.case)?;
 
@@ -55,6 +56,9 @@ pub fn check(arguments: &CheckArguments) -> anyhow::Result<Verdict> {
             }
         };
         writeln!(out, "{line}")?;
+    }
+    if let Some(placement) = runner.placement() {
+        writeln!(out, "{placement}")?;
     }
     if verdict == Verdict::Bad {
         writeln!(

@@ -11,13 +11,14 @@ use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use infer_core::diagnostic::quote;
 use wait_timeout::ChildExt;
 
 use crate::Verdict;
-use crate::arguments::ConformanceArguments;
+use crate::arguments::{Backend, ConformanceArguments};
 use crate::progress::Counter;
-use crate::suite::{self, Case};
+use crate::suite::{self, Case, Ran};
 
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -27,7 +28,7 @@ const LONGEST_REASON: usize = 400;
 
 /// Runs the command.
 pub fn conformance(arguments: &ConformanceArguments) -> anyhow::Result<Verdict> {
-    arguments.backend.expect_cpu()?;
+    arguments.backend.check()?;
     let mut cases = suite::cases(&arguments.dir)?;
     let expected = match &arguments.expect {
         Some(path) => expected_failures(path)?,
@@ -51,11 +52,11 @@ pub fn conformance(arguments: &ConformanceArguments) -> anyhow::Result<Verdict> 
         );
     }
 
-    let failures = run_all(&cases, arguments.jobs)?;
+    let results = run_all(&cases, arguments)?;
     let mut out = io::stdout().lock();
     let mut groups: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     let mut surprises = 0;
-    for (case, failure) in cases.iter().zip(&failures) {
+    for (case, Outcome { failure, .. }) in cases.iter().zip(&results) {
         let (passed, all) = groups.entry(&case.group).or_default();
         *all += 1;
         *passed += usize::from(failure.is_none());
@@ -80,9 +81,37 @@ pub fn conformance(arguments: &ConformanceArguments) -> anyhow::Result<Verdict> 
     if arguments.expect.is_some() {
         writeln!(out, "{surprises} not as expected")?;
     }
-    let failed = failures.iter().flatten().count();
-    writeln!(out, "{} passed, {failed} failed", failures.len() - failed)?;
+    if arguments.backend != Backend::Cpu {
+        write_places(&mut out, &results)?;
+    }
+    let failed = results.iter().filter(|result| result.failure.is_some()).count();
+    writeln!(out, "{} passed, {failed} failed", results.len() - failed)?;
     Ok(if surprises > 0 { Verdict::Bad } else { Verdict::Good })
+}
+
+/// What became of a case.
+#[derive(Clone, Debug, Default)]
+struct Outcome {
+    /// Why it fails, if it does.
+    failure: Option<String>,
+    /// Where it ran, and whether its inputs and outputs are of floats, where it was asked and came so far.
+    place: Option<(Ran, bool)>,
+}
+
+/// How many cases ran where, of those of floats and of all.
+fn write_places(out: &mut impl Write, results: &[Outcome]) -> io::Result<()> {
+    for (of, only_floats) in [("of floats", true), ("in all", false)] {
+        let counted = |result: &&Outcome| !only_floats || result.place.is_some_and(|(_, floats)| floats);
+        for (place, what) in Ran::ALL {
+            let there = results.iter().filter(counted).filter(|r| r.place.is_some_and(|(ran, _)| ran == place));
+            let (all, passed) = there.fold((0, 0), |(all, passed), result| {
+                (all + 1, passed + usize::from(result.failure.is_none()))
+            });
+            writeln!(out, "cases {of} {what}: {all}, of which {passed} passed, {} failed", all - passed)?;
+        }
+    }
+    let nowhere = results.iter().filter(|result| result.place.is_none()).count();
+    writeln!(out, "cases that did not come so far as to run: {nowhere}")
 }
 
 /// The cases that are known to fail, with the reasons: `group/name reason…` a line, `#` before comments.
@@ -109,14 +138,15 @@ fn expected_failures(path: &Path) -> anyhow::Result<HashMap<String, String>> {
     Ok(expected)
 }
 
-/// For each case why it fails, if it does.
-fn run_all(cases: &[Case], jobs: Option<usize>) -> anyhow::Result<Vec<Option<String>>> {
+/// What becomes of each case.
+fn run_all(cases: &[Case], arguments: &ConformanceArguments) -> anyhow::Result<Vec<Outcome>> {
     let program = env::current_exe().context("cannot find the program to start for each case")?;
     let processors = thread::available_parallelism().map_or(1, usize::from);
+    let (jobs, backend) = (arguments.jobs, arguments.backend);
     let jobs = jobs.unwrap_or(processors).clamp(1, cases.len());
     // Cases share the processors, unless the user says how many threads each may have.
     let threads = env::var_os("INFER_THREADS").is_none().then(|| (processors / jobs).max(1));
-    let mut failures = vec![None; cases.len()];
+    let mut outcomes = vec![Outcome::default(); cases.len()];
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         let (done, results) = mpsc::channel();
@@ -127,8 +157,8 @@ fn run_all(cases: &[Case], jobs: Option<usize>) -> anyhow::Result<Vec<Option<Str
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     cases.get(index).map(|case| (index, case))
                 } {
-                    let failure = run_one(program, &case.path, threads);
-                    if done.send((index, failure)).is_err() {
+                    let outcome = run_one(program, &case.path, threads, backend);
+                    if done.send((index, outcome)).is_err() {
                         return;
                     }
                 }
@@ -137,27 +167,32 @@ fn run_all(cases: &[Case], jobs: Option<usize>) -> anyhow::Result<Vec<Option<Str
         drop(done);
         let mut counter = Counter::new(cases.len());
         let mut failed = 0;
-        for (index, failure) in results {
-            failed += usize::from(failure.is_some());
-            failures[index] = failure;
+        for (index, outcome) in results {
+            failed += usize::from(outcome.failure.is_some());
+            outcomes[index] = outcome;
             counter.advance(failed);
         }
         counter.finish();
     });
-    Ok(failures)
+    Ok(outcomes)
 }
 
-/// Why the case in `folder` fails, if it does.
-fn run_one(program: &Path, folder: &Path, threads: Option<usize>) -> Option<String> {
+/// What becomes of the case in `folder`.
+fn run_one(program: &Path, folder: &Path, threads: Option<usize>, backend: Backend) -> Outcome {
     let mut command = Command::new(program);
     command.arg("case").arg(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("RUST_BACKTRACE", "0");
     if let Some(threads) = threads {
         command.arg("--threads").arg(threads.to_string());
     }
+    if let Some(value) = backend.to_possible_value().filter(|_| backend != Backend::Cpu) {
+        command.arg("--backend").arg(value.get_name());
+    }
     let mut child = match command.spawn() {
         Ok(child) => child,
-        Err(error) => return Some(format!("the process does not start: {error}")),
+        Err(error) => {
+            return Outcome { failure: Some(format!("the process does not start: {error}")), place: None };
+        }
     };
     // Read while it runs: a full pipe would stop it.
     let output = child.stdout.take().map(|pipe| thread::spawn(move || text_of(pipe)));
@@ -171,12 +206,13 @@ fn run_one(program: &Path, folder: &Path, threads: Option<usize>) -> Option<Stri
         reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
     };
     let (output, errors) = (text(output), text(errors));
-    match status {
+    let failure = match status {
         Ok(Some(status)) if status.success() => None,
         Ok(Some(status)) => Some(shortened(&reason(status, &output, &errors))),
         Ok(None) => Some(format!("it takes longer than {} s", LIMIT.as_secs())),
         Err(error) => Some(format!("waiting for the process failed: {error}")),
-    }
+    };
+    Outcome { failure, place: Ran::read(&output) }
 }
 
 fn text_of(mut pipe: impl Read) -> String {

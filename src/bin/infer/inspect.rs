@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use anyhow::anyhow;
-use infer_core::compile::Summary;
+use infer_core::compile::{Placed, Summary};
 use infer_core::diagnostic::printable;
 use infer_core::onnx::normalize_domain;
 use infer_core::onnx::proto::{AttributeProto, GraphProto, ModelProto};
@@ -15,6 +15,9 @@ use crate::arguments::InspectArguments;
 use crate::fusions::{self, Fusions, Histogram};
 use crate::model::{self, Declared, File};
 use crate::{Verdict, chain, dims, explain};
+
+/// How many nodes of a part on the processor are named; JSON has all.
+const NAMED: usize = 20;
 
 /// Runs the command.
 pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<Verdict> {
@@ -210,6 +213,11 @@ impl Facts {
                 })).collect::<Vec<_>>(),
                 "kernels": summary.kernels,
                 "cuda_modules": summary.cuda_modules,
+                "cuda_parts": summary.cuda_parts.iter().map(|part| json!({
+                    "backend": if part.on_gpu { "cuda" } else { "cpu" },
+                    "count": part.count,
+                    "nodes": part.nodes,
+                })).collect::<Vec<_>>(),
                 "sha256": summary.model_sha256,
                 "notes": summary.notes,
             }),
@@ -263,16 +271,35 @@ fn text_of_compiled(summary: &Summary, fusions: &Fusions) -> String {
     line("flops", &grouped(summary.flops));
     line("weights", &bytes(summary.weight_bytes));
     line("arena", &bytes(summary.arena_bytes));
-    if !summary.cuda_modules.is_empty() {
-        line(
-            "GPUs",
-            &format!("compiled for NVIDIA GPUs too, with the kernels of {}", summary.cuda_modules.join(", ")),
-        );
+    if !summary.cuda_parts.is_empty() {
+        let (gpu, cpu) = model::placed(&summary.cuda_parts);
+        let beside = if cpu == 0 { String::new() } else { format!(", {cpu} on the processor") };
+        let modules = summary.cuda_modules.join(", ");
+        line("GPUs", &format!("compiled for NVIDIA GPUs: {gpu} nodes{beside}, with the kernels of {modules}"));
+    }
+    if summary.cuda_parts.len() > 1 {
+        for part in &summary.cuda_parts {
+            line("  part", &part_text(part));
+        }
     }
     for note in &summary.notes {
         line("note", note);
     }
     text
+}
+
+/// Where a part runs, and which nodes it is of where that is the processor.
+fn part_text(part: &Placed) -> String {
+    let (count, s) = (part.count, if part.count == 1 { "" } else { "s" });
+    if part.on_gpu {
+        return format!("cuda: {count} node{s}");
+    }
+    let named: Vec<&str> = part.nodes.iter().take(NAMED).map(String::as_str).collect();
+    let more = match part.nodes.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("cpu: {count} node{s}: {}{more}", named.join(", "))
 }
 
 /// The operators with the most nodes first.

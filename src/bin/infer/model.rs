@@ -5,7 +5,7 @@ use std::path::Path;
 use std::{fmt, fs};
 
 use anyhow::{Context, anyhow, bail};
-use infer_core::compile::{Compiled, compile};
+use infer_core::compile::{Compiled, Placed, compile};
 use infer_core::diagnostic::Diagnostic;
 use infer_core::onnx::proto::{
     Dimension, GraphProto, ModelProto, TypeProto, ValueInfoProto, dimension, type_proto,
@@ -13,7 +13,7 @@ use infer_core::onnx::proto::{
 use infer_core::onnx::{self, STRING};
 use infer_core::options::Options;
 use infer_core::plan::AlignedBytes;
-use infer_core::runtime::EngineOptions;
+use infer_core::runtime::{Backend, EngineOptions, Plans};
 use infer_core::session::Session;
 use infer_core::tensor_type::DataType;
 use infer_core::value::{ElementType, ValueType};
@@ -145,9 +145,30 @@ impl File {
     }
 }
 
-/// A model, compiled and opened.
-pub fn open(options: &Options, strict: bool, threads: Option<usize>) -> anyhow::Result<Session> {
-    open_plan(&compiled(options, strict)?.plan, threads)
+/// A compiled model, opened on the backend, or where none is named on a GPU if there is one.
+pub fn open(compiled: &Compiled, threads: Option<usize>, backend: Option<Backend>) -> anyhow::Result<Session> {
+    let mut engine = EngineOptions::default();
+    engine.threads = threads;
+    engine.backend = backend;
+    let mut plans = Plans::default();
+    if !compiled.plan.is_empty() {
+        plans.cpu = Some((AlignedBytes::copy_of(&compiled.plan)?.into(), &[]));
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(plan) = &compiled.cuda_plan {
+        plans.cuda = Some(infer_core::runtime::CudaPlan {
+            plan: AlignedBytes::copy_of(plan)?.into(),
+            modules: infer_kernels::cuda::MODULES,
+            kernels: &[],
+        });
+    }
+    Ok(Session::open_any(plans, engine)?)
+}
+
+/// How many nodes run on a GPU, and how many on the processor beside it.
+pub fn placed(parts: &[Placed]) -> (u64, u64) {
+    let count = |on_gpu: bool| parts.iter().filter(|part| part.on_gpu == on_gpu).map(|part| part.count).sum();
+    (count(true), count(false))
 }
 
 /// A plan, opened.

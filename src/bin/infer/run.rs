@@ -15,13 +15,14 @@ use crate::{Verdict, dims, files};
 
 /// Runs the command.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<Verdict> {
-    arguments.engine.backend.expect_cpu()?;
+    arguments.engine.backend.check()?;
     let file = File::read(&arguments.model.model)?;
     let names: Vec<String> = file.outputs.iter().map(|output| quote(&output.name)).collect();
     let given = dims::given(&arguments.model.dims);
     let mut runner = Runner::new(&arguments.model.model, file);
     runner.compile = Some(arguments.engine.compile.clone());
     runner.threads = arguments.engine.threads;
+    runner.backend = arguments.engine.backend;
     let (outputs, seconds) = match &arguments.inputs {
         Some(folder) => {
             let inputs = runner.read_inputs(folder)?;
@@ -43,6 +44,9 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<Verdict> {
     for (index, (name, value)) in names.iter().zip(&outputs).enumerate() {
         let file = files.get(index).map_or_else(String::new, |file| format!(" → {file}"));
         writeln!(out, "output {name}: {}{}{file}", value.describe(), summary(value))?;
+    }
+    if let Some(placement) = runner.placement() {
+        writeln!(out, "{placement}")?;
     }
     writeln!(out, "{:.3} ms", seconds * 1e3)?;
     Ok(Verdict::Good)

@@ -1,19 +1,23 @@
 //! Cases: a model, its data, and what it should compute.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 use infer_core::diagnostic::quote;
 use infer_core::onnx::proto::{GraphProto, ModelProto, NodeProto};
-use infer_core::options::Options;
+use infer_core::compile::Placed;
+use infer_core::options::{Backends, Options};
+use infer_core::runtime;
 use infer_core::session::Session;
-use infer_core::value::Value;
+use infer_core::tensor_type::DataType;
+use infer_core::value::{ElementType, Value, ValueType};
 
-use crate::arguments::CompileArguments;
+use crate::arguments::{Backend, CompileArguments};
 use crate::compare::{Tolerance, compare};
-use crate::model::File;
+use crate::model::{Declared, File};
 use crate::{dims, files, model};
 
 /// What is tolerated in a case without tolerance.json: what ONNX's own runner tolerates.
@@ -27,8 +31,20 @@ pub struct Runner {
     pub compile: Option<CompileArguments>,
     /// The most threads that take part.
     pub threads: Option<usize>,
+    /// What to run on.
+    pub backend: Backend,
+    /// Whether all that has kernels on GPUs runs there, however little work it is, and what has none does not matter.
+    pub wherever: bool,
     /// The last one, with its dimensions.
-    session: Option<(Vec<(String, u64)>, Session)>,
+    session: Option<Opened>,
+}
+
+/// A model that has been opened.
+struct Opened {
+    dims: Vec<(String, u64)>,
+    session: Session,
+    /// Where its nodes run, where a GPU runs any.
+    parts: Vec<Placed>,
 }
 
 impl Runner {
@@ -36,7 +52,15 @@ impl Runner {
     pub fn new(path: &Path, mut file: File) -> Self {
         // The compiler reads it again; weights need not be there twice.
         file.proto = ModelProto::default();
-        Runner { path: path.to_owned(), file, compile: None, threads: None, session: None }
+        Runner {
+            path: path.to_owned(),
+            file,
+            compile: None,
+            threads: None,
+            backend: Backend::Cpu,
+            wherever: false,
+            session: None,
+        }
     }
 
     /// The inputs in `folder`.
@@ -57,6 +81,13 @@ impl Runner {
         self.run_with(inputs, &dims)
     }
 
+    /// Compiles the model for `inputs`, which lie in `folder`.
+    pub fn compile_for(&mut self, inputs: &[Value], folder: &Path) -> anyhow::Result<()> {
+        files::expect_types(&self.file.inputs, inputs, folder)?;
+        let dims = dims::bind(&self.file.inputs, inputs, &[])?;
+        self.session(&dims).map(drop)
+    }
+
     /// The outputs for `inputs` with all dimensions given, and how long that took in seconds.
     pub fn run_with(
         &mut self,
@@ -71,15 +102,43 @@ impl Runner {
 
     /// The model, compiled for `dims`.
     pub fn session(&mut self, dims: &[(String, u64)]) -> anyhow::Result<&Session> {
-        if self.session.as_ref().is_none_or(|(known, _)| known != dims) {
-            let options = match &self.compile {
+        if self.session.as_ref().is_none_or(|opened| opened.dims != dims) {
+            let mut options = match &self.compile {
                 Some(compile) => compile.options(&self.path, dims.to_vec()),
                 None => Options { dims: dims.to_vec(), ..Options::new(&self.path) },
             };
+            options.backends = self.backend.compiled_for();
+            let mut backend = self.backend.opened_on();
+            if self.wherever && self.backend == Backend::Cuda {
+                (options.backends, options.least_gpu_work) = (Backends::Auto, 0);
+            }
             let strict = self.compile.as_ref().is_some_and(|compile| compile.strict);
-            self.session = Some((dims.to_vec(), model::open(&options, strict, self.threads)?));
+            let compiled = model::compiled(&options, strict)?;
+            if self.wherever && compiled.cuda_plan.is_none() {
+                backend = Some(runtime::Backend::Cpu);
+            }
+            let session = model::open(&compiled, self.threads, backend)?;
+            let on_gpu = session.backend() == runtime::Backend::Cuda;
+            let parts = if on_gpu { compiled.summary.cuda_parts } else { Vec::new() };
+            self.session = Some(Opened { dims: dims.to_vec(), session, parts });
         }
-        self.session.as_ref().map(|(_, session)| session).context("the model has not been compiled")
+        self.session.as_ref().map(|opened| &opened.session).context("the model has not been compiled")
+    }
+
+    /// Where the nodes of the last model run; `None` where all run on the processor.
+    pub fn placed(&self) -> Option<(u64, u64)> {
+        let parts = self.session.as_ref().map(|opened| &opened.parts).filter(|parts| !parts.is_empty());
+        parts.map(|parts| model::placed(parts))
+    }
+
+    /// Where the nodes of the last model run, as a line; nothing is said of the processor alone, where nobody asked for
+    /// more.
+    pub fn placement(&self) -> Option<String> {
+        match self.placed() {
+            Some((gpu, cpu)) => Some(format!("runs on a GPU: {gpu} nodes there, {cpu} on the processor")),
+            None if self.backend == Backend::Auto => Some("runs on the processor alone".to_owned()),
+            None => None,
+        }
     }
 }
 
@@ -88,18 +147,25 @@ impl Runner {
 /// # Errors
 ///
 /// If it fails, why.
-pub fn run_case(folder: &Path, threads: Option<usize>) -> anyhow::Result<()> {
+pub fn run_case(folder: &Path, threads: Option<usize>, backend: Backend) -> anyhow::Result<()> {
     let path = folder.join("model.onnx");
     let file = File::read(&path)?;
+    let is_of_floats = is_of_floats(&file);
     let mut tolerance = Tolerance::read(&folder.join("tolerance.json"))?.unwrap_or(DEFAULT);
     tolerance.integers = has_quantized_nodes(&file.proto);
     let outputs = file.outputs.clone();
     let mut runner = Runner::new(&path, file);
     runner.threads = threads;
+    (runner.backend, runner.wherever) = (backend, true);
     let sets = data_sets(folder)?;
     for data in &sets {
-        let run = || {
+        let mut run = || {
             let inputs = runner.read_inputs(data)?;
+            runner.compile_for(&inputs, data)?;
+            if backend != Backend::Cpu {
+                let ran = Ran::of(runner.placed());
+                writeln!(io::stdout(), "{}", ran.line(is_of_floats))?;
+            }
             let ours = runner.run(&inputs, &[], data)?.0;
             let recorded = files::read(data, "output", &outputs)?;
             for ((port, ours), recorded) in outputs.iter().zip(&ours).zip(&recorded) {
@@ -113,7 +179,7 @@ pub fn run_case(folder: &Path, threads: Option<usize>) -> anyhow::Result<()> {
             }
             Ok(())
         };
-        let result: anyhow::Result<()> = { run }();
+        let result: anyhow::Result<()> = run();
         // With one set there is nothing to tell apart.
         match data.file_name().filter(|_| sets.len() > 1) {
             Some(name) => result.with_context(|| name.display().to_string())?,
@@ -121,6 +187,66 @@ pub fn run_case(folder: &Path, threads: Option<usize>) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where a case ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ran {
+    /// All of it on a GPU.
+    Natively,
+    /// On a GPU, with the processor's help.
+    Helped,
+    /// On the processor alone.
+    Alone,
+}
+
+impl Ran {
+    /// Every place, with what one says of it.
+    pub const ALL: [(Ran, &'static str); 3] = [
+        (Ran::Natively, "on a GPU"),
+        (Ran::Helped, "on a GPU with the processor's help"),
+        (Ran::Alone, "on the processor alone"),
+    ];
+
+    /// What `infer case` begins the line with that says where the case ran.
+    const LINE: &'static str = "ran ";
+
+    fn of(placed: Option<(u64, u64)>) -> Self {
+        match placed {
+            None => Ran::Alone,
+            Some((_, 0)) => Ran::Natively,
+            Some(_) => Ran::Helped,
+        }
+    }
+
+    fn line(self, is_of_floats: bool) -> String {
+        let what = Self::ALL.iter().find(|(ran, _)| *ran == self).map_or("", |(_, what)| what);
+        format!("{}{what}, {}", Self::LINE, if is_of_floats { "of floats" } else { "of other types" })
+    }
+
+    /// Where a case ran by what it printed, and whether its inputs and outputs are of floats.
+    pub fn read(output: &str) -> Option<(Self, bool)> {
+        let line = output.lines().find_map(|line| line.strip_prefix(Self::LINE))?;
+        let (place, types) = line.rsplit_once(", ")?;
+        let (ran, _) = Self::ALL.iter().find(|(_, what)| *what == place)?;
+        Some((*ran, types == "of floats"))
+    }
+}
+
+/// Whether inputs and outputs are tensors of floats of 16, 32 and 64 bits, at least one, and else of integers and flags.
+fn is_of_floats(file: &File) -> bool {
+    let dtype = |port: &Declared| match &port.ty {
+        Some(ValueType::Tensor { element: ElementType::Number(dtype), .. }) => Some(*dtype),
+        _ => None,
+    };
+    let floats = [DataType::F16, DataType::Bf16, DataType::F32, DataType::F64];
+    let others = |dtype: DataType| {
+        let small = dtype.is_small_float() || matches!(dtype, DataType::C64 | DataType::C128);
+        !small && dtype.packed_bits() == 8 * dtype.size_bytes()
+    };
+    let ports: Vec<Option<DataType>> = file.inputs.iter().chain(&file.outputs).map(dtype).collect();
+    ports.iter().flatten().any(|dtype| floats.contains(dtype))
+        && ports.iter().all(|dtype| dtype.is_some_and(|dtype| floats.contains(&dtype) || others(dtype)))
 }
 
 /// The folders `test_data_set_<i>`, by number.

@@ -7,21 +7,22 @@ use std::time::Instant;
 use std::{fs, iter};
 
 use anyhow::{Context, bail};
-use infer_core::options::Backends;
+use infer_core::compile::Compiled;
+use infer_core::options::Options;
 use infer_core::plan::AlignedBytes;
 use infer_core::runtime::Output;
-use infer_core::runtime::cuda::{CudaContext, CudaEngine, CudaOptions, CudaQuery};
+use infer_core::runtime::cuda::{CudaContext, CudaEngine, CudaOptions, CudaQuery, probe};
 use infer_core::value::{Value, ValuePort};
 use infer_kernels::cuda::MODULES;
 use serde_json::json;
 
 use super::LEAST_QUERIES;
 use super::statistics::Statistics;
-use crate::arguments::BenchArguments;
+use crate::arguments::{Backend, BenchArguments};
 use crate::inspect::bytes;
 use crate::model::File;
 use crate::random::Random;
-use crate::{Verdict, dims, model};
+use crate::{Verdict, dims};
 
 /// More variation, in per cent, and the numbers are not to be trusted.
 const MOST_VARIATION: f64 = 2.5;
@@ -29,17 +30,35 @@ const MOST_VARIATION: f64 = 2.5;
 /// How often each call is launched in a row for `--layers`.
 const LAUNCHES: usize = 20;
 
-/// Runs the command.
-pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Verdict> {
-    let path = &arguments.model.model;
-    let file = File::read(path)?;
-    let given = dims::given(&arguments.model.dims);
-    let (inputs, dims) = super::inputs(&file, arguments.inputs.as_deref(), given)?;
-    let mut options = arguments.engine.compile.options(path, dims);
-    options.backends = Backends::Cuda;
-    let start = Instant::now();
-    let compiled = model::compiled(&options, arguments.engine.compile.strict)?;
-    let compile_seconds = start.elapsed().as_secs_f64();
+/// A compiled model, all of which runs on a GPU.
+pub struct Model {
+    /// Its file.
+    pub file: File,
+    /// How it was compiled.
+    pub options: Options,
+    /// Its inputs, where they were given.
+    pub inputs: Option<Vec<Value>>,
+    /// What it is.
+    pub compiled: Compiled,
+    /// How long compiling took.
+    pub compile_seconds: f64,
+}
+
+/// Whether a model runs on a GPU as a whole, so that its clock can measure it.
+pub fn is_whole(compiled: &Compiled, backend: Backend) -> bool {
+    let summary = &compiled.summary;
+    let is_one = summary.run_time_nodes == 0 && summary.cuda_parts.iter().all(|part| part.on_gpu);
+    let is_there = match backend {
+        Backend::Cpu => false,
+        Backend::Cuda => true,
+        Backend::Auto => probe().is_ok(),
+    };
+    compiled.cuda_plan.is_some() && is_one && is_there
+}
+
+/// Measures a model.
+pub fn bench(arguments: &BenchArguments, model: Model) -> anyhow::Result<Verdict> {
+    let Model { file, options, inputs, compiled, compile_seconds } = model;
     let Some(plan) = compiled.cuda_plan else { bail!("the model has no plan for GPUs") };
     let plan = AlignedBytes::copy_of(&plan)?;
     let start = Instant::now();

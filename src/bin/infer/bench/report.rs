@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 
 use infer_core::compile::Summary;
 use infer_core::options::Precision;
+use infer_core::runtime::Backend;
 use infer_kernels::Isa;
 use serde_json::{Map, Value as Json, json};
 
 use super::layers::Layers;
 use super::statistics::Statistics;
-use crate::dims;
 use crate::inspect::bytes;
+use crate::{dims, model};
 
 /// More variation, in per cent, and the numbers are not to be trusted.
 const MOST_VARIATION: f64 = 2.5;
@@ -25,6 +26,8 @@ pub struct Report {
     pub precision: Precision,
     /// What it is.
     pub summary: Summary,
+    /// What it runs on.
+    pub backend: Backend,
     /// The instruction set.
     pub isa: Isa,
     /// The most threads that take part.
@@ -73,7 +76,14 @@ impl Report {
         }
         let s = if self.threads == 1 { "" } else { "s" };
         let (isa, threads, precision) = (self.isa.name(), self.threads, self.precision.name());
-        line("runs on", &format!("cpu, {isa}, {threads} thread{s}, {precision}"));
+        let gpu = match self.backend {
+            Backend::Cuda => {
+                let (gpu, cpu) = model::placed(&self.summary.cuda_parts);
+                format!("a GPU ({gpu} nodes) and ({cpu} nodes) ")
+            }
+            _ => String::new(),
+        };
+        line("runs on", &format!("{gpu}cpu, {isa}, {threads} thread{s}, {precision}"));
         line("compiling", &format!("{:.3} s", self.compile_seconds));
         line("loading", &format!("{:.3} ms", self.load_seconds * 1e3));
         line("first", &format!("{:.3} ms", self.first_seconds * 1e3));
@@ -108,7 +118,7 @@ impl Report {
             "sha256": self.summary.model_sha256,
             "dims": dims,
             "precision": self.precision.name(),
-            "backend": "cpu",
+            "backend": if self.backend == Backend::Cuda { "cuda" } else { "cpu" },
             "isa": self.isa.name(),
             "threads": self.threads,
             "latency_ms": self.latency.to_json(),
