@@ -1,6 +1,9 @@
 //! What an application sees of the processor and of GPUs: which of them computes, and what is an error.
 
+use data::load;
 use infer_embed::{Backend, Element, ErrorKind, Model, model, zeroed};
+
+mod data;
 
 #[model("examples/digits/digits.onnx")]
 struct Both;
@@ -10,6 +13,13 @@ struct Processor;
 
 #[model("examples/digits/digits.onnx", backend = "cuda", precision = "fp16")]
 struct Gpu;
+
+/// Quantised values, between its convolutions, have no kernels on GPUs.
+#[model("tests/data/parts.onnx")]
+struct InParts;
+
+#[model("tests/data/parts.onnx", backend = "cuda")]
+struct GpuInParts;
 
 /// Nothing of it has a kernel on GPUs.
 #[model("tests/data/small_types.onnx", backend = "auto")]
@@ -84,4 +94,83 @@ fn notes_say_why_there_is_no_plan_for_gpus() {
     let names_it = |note: &&str| note.contains("not compiled for GPUs") && note.contains("Transpose");
     assert!(Neither::NOTES.iter().any(names_it), "{:?}", Neither::NOTES);
     assert_eq!(Neither::new().unwrap().backend(), Backend::Cpu);
+}
+
+#[test]
+fn what_has_no_kernel_on_gpus_runs_on_the_processor() {
+    for notes in [InParts::NOTES, GpuInParts::NOTES] {
+        let [note] = notes else { panic!("{notes:?}") };
+        assert!(note.contains("run on the processor") && note.contains("(QuantizeLinear)"), "{note}");
+    }
+    let there = has_gpu();
+    let input: Box<[[[[f32; 32]; 32]; 3]; 1]> = load("parts", "input", 0);
+    let expected: Box<[[[[f32; 32]; 32]; 8]; 1]> = load("parts", "output", 0);
+    // One level of quantisation more or less, where a value lies between two, times the weights that read it.
+    let check = |found: &[f32]| {
+        for (found, expected) in found.iter().zip(expected.as_elements()) {
+            assert!((found - expected).abs() <= 2e-2, "{found} {expected}");
+        }
+    };
+    let model = InParts::new().unwrap();
+    assert_eq!(model.backend(), if there { Backend::Cuda } else { Backend::Cpu });
+    check(model.infer(&input).unwrap().y.as_elements());
+    let (mut context, mut outputs) = (model.context(), InPartsOutputs::zeroed());
+    for _ in 0..3 {
+        context.infer_into(&input, &mut outputs).unwrap();
+        check(outputs.y.as_elements());
+    }
+    let mut y: Box<[[[[f32; 32]; 32]; 8]; 1]> = zeroed();
+    Model::run(&model, &[input.as_bytes()], &mut [y.as_output()]).unwrap();
+    check(y.as_elements());
+    let processor = InParts::builder().backend(Backend::Cpu).build().unwrap();
+    check(processor.infer(&input).unwrap().y.as_elements());
+
+    match GpuInParts::new() {
+        Ok(model) => check(model.infer(&input).unwrap().y.as_elements()),
+        Err(error) => {
+            assert!(!there);
+            assert!(matches!(error.kind(), ErrorKind::NoDriver | ErrorKind::NoDevice), "{error}");
+        }
+    }
+}
+
+#[cfg(feature = "dynamic")]
+mod dynamic {
+    use super::*;
+
+    /// Its convolution is known while compiling; how many positions there are is not.
+    #[model("tests/data/found.onnx")]
+    struct Found;
+
+    #[model("tests/data/found.onnx", backend = "cuda")]
+    struct GpuFound;
+
+    #[test]
+    fn static_parts_of_what_only_the_run_knows_run_on_gpus() {
+        let there = has_gpu();
+        for notes in [Found::NOTES, GpuFound::NOTES] {
+            let [note] = notes else { panic!("{notes:?}") };
+            assert!(note.contains("only the run knows") && note.contains("(NonZero)"), "{note}");
+        }
+        let input: Box<[[[[f32; 32]; 32]; 3]; 1]> = load("parts", "input", 0);
+        let processor = Found::builder().backend(Backend::Cpu).build().unwrap();
+        assert_eq!(processor.backend(), Backend::Cpu);
+        let expected = processor.infer(&input).unwrap();
+        let any = Found::new().unwrap();
+        assert_eq!(any.backend(), if there { Backend::Cuda } else { Backend::Cpu });
+        let found = any.infer(&input).unwrap();
+        for (found, expected) in found.y.as_elements().iter().zip(expected.y.as_elements()) {
+            assert!((found - expected).abs() <= 1e-4, "{found} {expected}");
+        }
+        // A value next to zero may be on either side.
+        let (found, expected) = (found.positions.shape()[1], expected.positions.shape()[1]);
+        assert!(found.abs_diff(expected) <= 2, "{found} {expected}");
+        match GpuFound::new() {
+            Ok(model) => assert_eq!(model.infer(&input).unwrap().positions.shape()[0], 4),
+            Err(error) => {
+                assert!(!there);
+                assert!(matches!(error.kind(), ErrorKind::NoDriver | ErrorKind::NoDevice), "{error}");
+            }
+        }
+    }
 }

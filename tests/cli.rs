@@ -346,12 +346,52 @@ fn models_and_dimensions_that_are_not_there_are_said() {
         let error = bad(2, &[&"run", &model, &"--dims", &dims]);
         assert!(error.contains(message), "{error}");
     }
-    let error = bad(1, &[&"run", &model, &"--backend", &"cuda"]);
-    assert!(error.contains("this build of infer has no CUDA"), "{error}");
+    if !cfg!(feature = "cuda") {
+        let error = bad(1, &[&"run", &model, &"--backend", &"cuda"]);
+        assert!(error.contains("this build of infer has no CUDA"), "{error}");
+    }
     let error = bad(2, &[&"run", &model, &"--precision", &"fp8"]);
     assert!(error.contains("fp32 or tf32 or fp16"), "{error}");
     let error = bad(1, &[&"run", &data("convnet.onnx"), &"--threads", &"0"]);
     assert!(error.contains("0 threads are asked for"), "{error}");
+}
+
+/// Of the model, the two nodes between its convolutions have no kernels on GPUs.
+#[cfg(feature = "cuda")]
+#[test]
+fn commands_say_what_runs_on_a_gpu() {
+    let model = data("parts.onnx");
+    let text = good(&[&"inspect", &model]);
+    for part in [
+        "compiled for NVIDIA GPUs: 2 nodes, 2 on the processor",
+        "\n  part      cuda: 1 node\n  part      cpu: 2 nodes: `QuantizeLinear_2` (QuantizeLinear), ",
+        "note        these nodes run on the processor where the model runs on a GPU: ",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in\n{text}");
+    }
+    let json = good(&[&"inspect", &model, &"--json"]);
+    assert!(json.contains("\"cuda_parts\"") && json.contains("\"backend\": \"cpu\""), "{json}");
+    for command in [&["inspect"][..], &["run", "--backend", "cuda"]] {
+        let mut words: Vec<&dyn AsRef<std::ffi::OsStr>> = command.iter().map(|word| word as &dyn AsRef<_>).collect();
+        words.extend([&model as &dyn AsRef<_>, &"--strict"]);
+        let error = bad(1, &words);
+        assert!(error.contains("QuantizeLinear"), "{error}");
+    }
+
+    let text = good(&[&"run", &model, &"--backend", &"auto"]);
+    let there = text.contains("runs on a GPU: 2 nodes there, 2 on the processor");
+    assert!(there || text.contains("runs on the processor alone"), "{text}");
+    assert!(!good(&[&"run", &model]).contains("runs on"));
+    let suite = folder("conformance_on_gpus");
+    let case = suite.join("group/parts");
+    fs::create_dir_all(case.join("test_data_set_0")).unwrap();
+    write_double(&case.join("model.onnx"));
+    write_tensor(&case.join("test_data_set_0/input_0.pb"), &[1.0, 2.0]);
+    write_tensor(&case.join("test_data_set_0/output_0.pb"), &[2.0, 4.0]);
+    let text = good(&[&"conformance", &suite, &"--backend", &"auto"]);
+    let places = ["on a GPU", "on the processor alone"];
+    let place = places.map(|place| format!("cases of floats {place}: 1, of which 1 passed, 0 failed"));
+    assert!(place.iter().any(|place| text.contains(place)), "{text}");
 }
 
 #[test]

@@ -8,14 +8,20 @@ extern crate infer_core;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
+use infer_core::compile::compile_file;
 use infer_core::lower_cuda::Lowered;
-use infer_core::options::Precision;
+use infer_core::onnx::ModelFile;
+use infer_core::options::{Backends, Options, Precision};
 use infer_core::passes;
-use infer_core::plan::ModelInfo;
+use infer_core::plan::{AlignedBytes, ModelInfo};
 use infer_core::runtime::cuda::{CudaEngine, CudaOptions, probe};
+use infer_core::runtime::{Backend, CudaPlan, EngineOptions, Plans};
+use infer_core::session::Session;
 use infer_kernels::cuda::MODULES;
-use support::{inputs, model, reference};
+use prost::Message;
+use support::{inputs, model, proto, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
@@ -65,6 +71,15 @@ pub unsafe extern "C" fn cuGetErrorName(_: c_int, name: *mut *const c_char) -> c
 }
 "#;
 
+/// Quantised values have no kernels on GPUs.
+const PARTS: &str = "input x 1,8,5,7
+                     floats scale [] 0.5
+                     a = Relu(x)
+                     q = QuantizeLinear(a, scale)
+                     d = DequantizeLinear(q, scale)
+                     y = Exp(d)
+                     output y";
+
 const TEXT: &str = "input x 1,8,5,7
                     y = Relu(x)
                     output y";
@@ -79,6 +94,25 @@ fn child() {
     let found = probe().map_or_else(|error| format!("{:?}", error.kind()), |()| "there".to_owned());
     let error = CudaEngine::open(plan, MODULES, CudaOptions::default()).unwrap_err();
     println!("probed {found}, opened {:?}: {error}", error.kind());
+    // A model of which only parts are for GPUs: on one it fails alike; where nobody asks for one and there is none, the
+    // processor runs all of it.
+    let parts = |backend| {
+        let proto = proto(PARTS);
+        let bytes = proto.encode_to_vec().into();
+        let file = ModelFile { name: "test.onnx".to_owned(), bytes, proto, sources: Vec::new() };
+        let mut options = Options::new("test.onnx");
+        (options.backends, options.least_gpu_work) = (Backends::Auto, 0);
+        let compiled = compile_file(file, &options, Instant::now()).unwrap();
+        let cuda = compiled.cuda_plan.unwrap();
+        let plan = AlignedBytes::copy_of(&cuda).unwrap().into();
+        let cpu = Some((AlignedBytes::copy_of(&compiled.plan).unwrap().into(), &[][..]));
+        let plans = Plans { cpu, cuda: Some(CudaPlan { plan, modules: MODULES, kernels: &[] }) };
+        let mut options = EngineOptions::default();
+        options.backend = backend;
+        let opened = Session::open_any(plans, options);
+        opened.map_or_else(|error| format!("{:?}", error.kind()), |session| format!("{:?}", session.backend()))
+    };
+    println!("in parts {}, anywhere {}", parts(Some(Backend::Cuda)), parts(None));
     // The processor's engines are not concerned.
     let graph = model(TEXT);
     let given = inputs(&graph);
@@ -128,12 +162,12 @@ fn expect(name: &str, environment: &[(&str, &str)], parts: &[&str]) {
 
 #[test]
 fn a_driver_too_old_is_an_error_of_its_kind() {
-    expect("old", &[("FAKE_VERSION", "12040")], &["probed Driver, opened Driver", "CUDA 12.4", "580"]);
+    expect("old", &[("FAKE_VERSION", "12040")], &["probed Driver, opened Driver", "CUDA 12.4", "580", "in parts Driver, anywhere Driver"]);
 }
 
 #[test]
 fn a_driver_without_a_gpu_is_an_absence() {
-    expect("none", &[("FAKE_VERSION", "13000")], &["probed NoDevice, opened NoDevice"]);
+    expect("none", &[("FAKE_VERSION", "13000")], &["probed NoDevice, opened NoDevice", "in parts NoDevice, anywhere Cpu"]);
     // CUDA_ERROR_NO_DEVICE
     let environment = [("FAKE_VERSION", "13000"), ("FAKE_INIT", "100")];
     expect("refused", &environment, &["probed NoDevice, opened NoDevice"]);
@@ -142,13 +176,14 @@ fn a_driver_without_a_gpu_is_an_absence() {
 #[test]
 fn a_driver_that_fails_is_no_absence() {
     let environment = [("FAKE_VERSION", "13000"), ("FAKE_INIT", "999")];
-    expect("failing", &environment, &["probed Device, opened Device", "CUDA_ERROR_OF_A_TEST"]);
+    let expected = ["probed Device, opened Device", "CUDA_ERROR_OF_A_TEST", "in parts Device, anywhere Device"];
+    expect("failing", &environment, &expected);
 }
 
 #[test]
 fn a_gpu_too_old_is_an_error_of_its_kind() {
     let environment = [("FAKE_VERSION", "13000"), ("FAKE_COUNT", "1"), ("FAKE_ARCHITECTURE", "7")];
-    expect("architecture", &environment, &["probed there, opened Architecture", "7.5", "8.0"]);
+    expect("architecture", &environment, &["probed there, opened Architecture", "7.5", "8.0", "in parts Architecture"]);
 }
 
 #[test]

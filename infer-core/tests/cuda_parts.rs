@@ -1,0 +1,307 @@
+//! Models of which a GPU runs some parts and the processor the others: what is compiled, what it says, and, where there is
+//! a GPU, what it computes.
+//!
+//! Without a GPU what needs one says why it is skipped; `INFER_CUDA_REQUIRED=1` makes that a failure.
+#![cfg(all(feature = "compiler", feature = "cuda"))]
+
+extern crate infer_core;
+
+use std::time::{Duration, Instant};
+
+use infer_core::compile::{Compiled, compile_file};
+use infer_core::constant::Constant;
+use infer_core::diagnostic::Diagnostic;
+use infer_core::onnx::ModelFile;
+use infer_core::options::{Backends, LEAST_GPU_WORK, Options, Precision};
+use infer_core::plan::AlignedBytes;
+use infer_core::runtime::cuda::probe;
+use infer_core::runtime::{Backend, CudaPlan, EngineOptions, Plans};
+use infer_core::session::Session;
+use infer_core::value::Value;
+use infer_core::{Error, ErrorKind};
+use infer_kernels::cuda::MODULES;
+use prost::Message;
+use support::{assert_close, inputs, model, proto, reference};
+
+#[allow(dead_code, reason = "shared with the tests of the processor")]
+mod support;
+
+/// Quantised values have no kernels on GPUs.
+const MIDDLE: &str = "input x 1,3,20,20
+     random w 16,3,3,3
+     random v 8,16,3,3
+     floats scale [] 0.015625
+     a = Conv(x, w) pads=[1,1,1,1]
+     b = Relu(a)
+     levels = QuantizeLinear(b, scale)
+     c = DequantizeLinear(levels, scale)
+     y = Conv(c, v) pads=[1,1,1,1]
+     output y";
+
+/// Two branches, of which one has such a node, and outputs between the parts.
+const BRANCHES: &str = "input x 2,4,12,12
+     input m 2,4,12,1
+     random w 6,4,3,3
+     random v 6,4,3,3
+     floats scale [] 0.015625
+     a = Conv(x, w) pads=[1,1,1,1]
+     b = Sigmoid(a)
+     g = Mul(x, m)
+     q = QuantizeLinear(g, scale)
+     h = DequantizeLinear(q, scale)
+     i = Conv(h, v) pads=[1,1,1,1]
+     y = Add(b, i)
+     output y
+     output h
+     output b";
+
+/// Positions, of which only the run knows how many there are, between what is static.
+const POSITIONS: &str = "input x 1,3,16,16
+     random w 4,3,3,3
+     ints last -1
+     a = Conv(x, w) pads=[1,1,1,1]
+     b = Relu(a)
+     places = NonZero(b)
+     t = Transpose(places) perm=[1,0]
+     output b
+     output t";
+
+fn compiled(text: &str, change: impl Fn(&mut Options)) -> Result<Compiled, Vec<Diagnostic>> {
+    let proto = proto(text);
+    let bytes = proto.encode_to_vec().into();
+    let file = ModelFile { name: "test.onnx".to_owned(), bytes, proto, sources: Vec::new() };
+    let mut options = Options::new("test.onnx");
+    options.backends = Backends::Auto;
+    change(&mut options);
+    compile_file(file, &options, Instant::now())
+}
+
+fn session(compiled: &Compiled, backend: Option<Backend>) -> Result<Session, Error> {
+    let mut plans = Plans::default();
+    if !compiled.plan.is_empty() {
+        plans.cpu = Some((AlignedBytes::copy_of(&compiled.plan)?.into(), &[]));
+    }
+    if let Some(plan) = &compiled.cuda_plan {
+        let plan = AlignedBytes::copy_of(plan)?.into();
+        plans.cuda = Some(CudaPlan { plan, modules: MODULES, kernels: &[] });
+    }
+    let mut options = EngineOptions::default();
+    options.backend = backend;
+    Session::open_any(plans, options)
+}
+
+/// A session on a GPU, or why there is none.
+fn on_gpu(compiled: &Compiled) -> Option<Session> {
+    match session(compiled, Some(Backend::Cuda)) {
+        Ok(session) => Some(session),
+        Err(error) if matches!(error.kind(), ErrorKind::NoDriver | ErrorKind::NoDevice) => {
+            let required = std::env::var_os("INFER_CUDA_REQUIRED").is_some_and(|value| value == "1");
+            assert!(!required, "{error}");
+            println!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn values(constants: &[Constant]) -> Vec<Value> {
+    constants.iter().cloned().map(Value::Tensor).collect()
+}
+
+fn tensors(values: Vec<Value>) -> Vec<Constant> {
+    values.into_iter().map(|value| value.as_tensor().unwrap().clone()).collect()
+}
+
+/// `gpu 2, cpu 1`: how many nodes each part has.
+fn parts(compiled: &Compiled) -> String {
+    let part = |part: &infer_core::compile::Placed| {
+        assert!(part.on_gpu || part.nodes.len() as u64 == part.count);
+        format!("{} {}", if part.on_gpu { "gpu" } else { "cpu" }, part.count)
+    };
+    compiled.summary.cuda_parts.iter().map(part).collect::<Vec<_>>().join(", ")
+}
+
+/// The model on the processor, and, where there is one, on a GPU, against the reference. Levels of quantisation that are
+/// off by one show in what follows.
+fn check(text: &str, precision: Precision, tolerance: f32) {
+    let compiled = compiled(text, |options| options.precision = precision).unwrap();
+    assert!(compiled.cuda_plan.is_some(), "{text}");
+    let graph = model(text);
+    let given = inputs(&graph);
+    let expected = reference(&graph, &given);
+    let processor = session(&compiled, Some(Backend::Cpu)).unwrap();
+    assert_eq!(processor.backend(), Backend::Cpu);
+    assert_close(&tensors(processor.run(&values(&given)).unwrap()), &expected, tolerance, text);
+    let Some(gpu) = on_gpu(&compiled) else { return };
+    assert_eq!(gpu.backend(), Backend::Cuda);
+    for _ in 0..3 {
+        assert_close(&tensors(gpu.run(&values(&given)).unwrap()), &expected, tolerance, text);
+    }
+    // The steps are as many as are timed.
+    let mut times = vec![Duration::ZERO; gpu.steps().len()];
+    gpu.run_timed(&values(&given), &mut |step, time| times[step] += time).unwrap();
+    assert!(times.iter().all(|time| !time.is_zero()), "{times:?}");
+}
+
+#[test]
+fn what_has_no_kernel_runs_on_the_processor() {
+    let made = compiled(MIDDLE, |_| {}).unwrap();
+    assert_eq!(parts(&made), "gpu 1, cpu 2, gpu 1");
+    let [note] = made.summary.notes.as_slice() else { panic!("{:?}", made.summary.notes) };
+    for part in ["these nodes run on the processor", "`levels` (QuantizeLinear)", "`c` (DequantizeLinear)"] {
+        assert!(note.contains(part), "`{part}` is not in {note}");
+    }
+    assert_eq!(made.summary.cuda_parts[1].nodes, ["`levels` (QuantizeLinear)", "`c` (DequantizeLinear)"]);
+    check(MIDDLE, Precision::Fp32, 2e-2);
+    check(MIDDLE, Precision::Fp16, 4e-2);
+}
+
+#[test]
+fn branches_meet_again() {
+    let made = compiled(BRANCHES, |options| options.least_gpu_work = 0).unwrap();
+    assert_eq!(made.summary.cuda_parts.iter().filter(|part| part.on_gpu).count(), 2, "{}", parts(&made));
+    check(BRANCHES, Precision::Fp32, 2e-2);
+}
+
+#[test]
+fn small_parts_stay_on_the_processor() {
+    let made = compiled(MIDDLE, |options| options.least_gpu_work = 400_000).unwrap();
+    assert_eq!(parts(&made), "cpu 3, gpu 1");
+    assert!(made.summary.notes[0].contains("too little work for a GPU"), "{:?}", made.summary.notes);
+    let made = compiled(MIDDLE, |options| options.least_gpu_work = u64::MAX).unwrap();
+    assert!(made.cuda_plan.is_none() && made.summary.cuda_parts.is_empty());
+    assert!(made.summary.notes[0].starts_with("not compiled for GPUs"), "{:?}", made.summary.notes);
+    const { assert!(LEAST_GPU_WORK > 0) };
+}
+
+#[test]
+fn a_model_for_gpus_alone_has_the_processors_help() {
+    let made = compiled(MIDDLE, |options| options.backends = Backends::Cuda).unwrap();
+    assert!(made.plan.is_empty() && made.cuda_plan.is_some());
+    assert_eq!(made.summary.notes.len(), 1);
+    assert!(!made.summary.cuda_kernels.is_empty() && made.summary.weight_bytes > 0);
+    // Nothing of it for a GPU is an error where it was asked for.
+    let errors = compiled("input x 8\nfloats s [] 0.5\nq = QuantizeLinear(x, s)\noutput q", |options| {
+        options.backends = Backends::Cuda;
+    });
+    let errors = errors.unwrap_err();
+    assert!(errors[0].message.contains("nothing of the model runs on GPUs"), "{}", errors[0].message);
+    assert!(errors[0].message.contains("`q` (QuantizeLinear)"), "{}", errors[0].message);
+}
+
+#[test]
+fn the_processor_alone_knows_of_no_parts() {
+    let made = compiled(MIDDLE, |options| options.backends = Backends::Cpu).unwrap();
+    assert!(made.cuda_plan.is_none() && made.summary.cuda_parts.is_empty() && made.summary.notes.is_empty());
+    // The plan is the same whatever else is compiled.
+    assert_eq!(made.plan, compiled(MIDDLE, |_| {}).unwrap().plan);
+}
+
+#[test]
+fn equal_models_give_equal_plans() {
+    for text in [MIDDLE, BRANCHES, POSITIONS] {
+        let made = || compiled(text, |_| {}).unwrap().cuda_plan.unwrap();
+        assert!(made() == made(), "{text}");
+    }
+}
+
+#[test]
+fn static_parts_of_what_only_the_run_knows_run_on_the_gpu() {
+    let made = compiled(POSITIONS, |_| {}).unwrap();
+    assert_eq!(made.summary.run_time_nodes, 2);
+    assert_eq!(parts(&made), "gpu 1, cpu 2");
+    assert!(made.summary.notes[0].contains("only the run knows"), "{:?}", made.summary.notes);
+    let given = inputs(&model("input x 1,3,16,16\noutput x"));
+    let processor = session(&made, Some(Backend::Cpu)).unwrap();
+    let expected = tensors(processor.run(&values(&given)).unwrap());
+    let Some(gpu) = on_gpu(&made) else { return };
+    let found = tensors(gpu.run(&values(&given)).unwrap());
+    assert_close(&found[..1], &expected[..1], 2e-5, POSITIONS);
+    // A value next to zero may be on either side.
+    let (found, expected) = (found[1].ty().shape[0], expected[1].ty().shape[0]);
+    assert!(found.abs_diff(expected) <= 2, "{found} {expected}");
+    let alone = compiled(POSITIONS, |options| options.backends = Backends::Cuda).unwrap();
+    assert!(alone.plan.is_empty());
+    assert_eq!(on_gpu(&alone).unwrap().run(&values(&given)).unwrap().len(), 2);
+}
+
+#[test]
+fn without_a_gpu_the_processor_runs_all() {
+    let is_there = probe().is_ok();
+    for text in [MIDDLE, POSITIONS] {
+        let made = compiled(text, |_| {}).unwrap();
+        let any = session(&made, None).unwrap();
+        assert_eq!(any.backend() == Backend::Cuda, is_there);
+        let alone = compiled(text, |options| options.backends = Backends::Cuda).unwrap();
+        for result in [session(&made, Some(Backend::Cuda)), session(&alone, None)] {
+            match result {
+                Ok(_) => assert!(is_there),
+                Err(error) => assert_eq!(error.kind(), probe().unwrap_err().kind(), "{error}"),
+            }
+        }
+        let error = session(&alone, Some(Backend::Cpu)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+    }
+}
+
+#[test]
+fn damaged_plans_are_errors() {
+    for text in [MIDDLE, POSITIONS] {
+        let mut made = compiled(text, |_| {}).unwrap();
+        let plan = made.cuda_plan.clone().unwrap();
+        if probe().is_err() {
+            // What is read before the driver is asked for is all that can be seen here.
+            println!("skipped: there is no GPU to open plans on");
+            return;
+        }
+        for length in [0, 7, 31, 64, plan.len() / 2, plan.len() - 1] {
+            made.cuda_plan = Some(plan[..length].to_vec());
+            let error = session(&made, Some(Backend::Cuda)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Plan, "{length}: {error}");
+        }
+        for byte in (0..512).step_by(5) {
+            let mut wrong = plan.clone();
+            wrong[byte] ^= 0x55;
+            made.cuda_plan = Some(wrong);
+            // Padding may be anything.
+            if let Err(error) = session(&made, Some(Backend::Cuda)) {
+                assert_eq!(error.kind(), ErrorKind::Plan, "{byte}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn errors_keep_their_kinds() {
+    // The index is out of range in the part on the GPU.
+    let text = "input x 64,1024
+         random table 50,1024
+         floats scale [] 0.015625
+         q = QuantizeLinear(x, scale)
+         d = DequantizeLinear(q, scale)
+         m = ReduceMax(d) keepdims=0
+         i = Cast(m) to=7
+         g = Gather(table, i)
+         y = Add(g, d)
+         output y";
+    let made = compiled(text, |_| {}).unwrap();
+    let high = Constant::of(model(text).ty(model(text).inputs[0]).clone(), &vec![77.0; 64 * 1024]);
+    let error = session(&made, Some(Backend::Cpu)).unwrap().run(&values(std::slice::from_ref(&high)));
+    // 77 saturates at 255 levels of 1/64: within the table.
+    assert!(error.is_ok(), "{error:?}");
+    let text = text.replace("0.015625", "1.0");
+    let made = compiled(&text, |_| {}).unwrap();
+    assert!(made.cuda_plan.is_some());
+    let backends = [Some(Backend::Cpu), made.cuda_plan.as_ref().and(Some(Backend::Cuda))];
+    for backend in backends.into_iter().flatten() {
+        if backend == Backend::Cuda && on_gpu(&made).is_none() {
+            continue;
+        }
+        let opened = session(&made, Some(backend)).unwrap();
+        let error = opened.run(&values(std::slice::from_ref(&high))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input, "{error}");
+        // It is of use afterwards.
+        let low = Constant::of(high.ty().clone(), &vec![7.0; 64 * 1024]);
+        opened.run(&values(&[low])).unwrap();
+    }
+}
