@@ -103,8 +103,8 @@ fn what_has_no_kernel_on_gpus_runs_on_the_processor() {
         assert!(note.contains("run on the processor") && note.contains("(QuantizeLinear)"), "{note}");
     }
     let there = has_gpu();
-    let input: Box<[[[[f32; 32]; 32]; 3]; 1]> = load("parts", "input", 0);
-    let expected: Box<[[[[f32; 32]; 32]; 8]; 1]> = load("parts", "output", 0);
+    let input: Box<[[[[f32; 16]; 16]; 3]; 1]> = load("parts", "input", 0);
+    let expected: Box<[[[[f32; 16]; 16]; 16]; 1]> = load("parts", "output", 0);
     // One level of quantisation more or less, where a value lies between two, times the weights that read it.
     let check = |found: &[f32]| {
         for (found, expected) in found.iter().zip(expected.as_elements()) {
@@ -119,7 +119,7 @@ fn what_has_no_kernel_on_gpus_runs_on_the_processor() {
         context.infer_into(&input, &mut outputs).unwrap();
         check(outputs.y.as_elements());
     }
-    let mut y: Box<[[[[f32; 32]; 32]; 8]; 1]> = zeroed();
+    let mut y: Box<[[[[f32; 16]; 16]; 16]; 1]> = zeroed();
     Model::run(&model, &[input.as_bytes()], &mut [y.as_output()]).unwrap();
     check(y.as_elements());
     let processor = InParts::builder().backend(Backend::Cpu).build().unwrap();
@@ -152,7 +152,7 @@ mod dynamic {
             let [note] = notes else { panic!("{notes:?}") };
             assert!(note.contains("only the run knows") && note.contains("(NonZero)"), "{note}");
         }
-        let input: Box<[[[[f32; 32]; 32]; 3]; 1]> = load("parts", "input", 0);
+        let input: Box<[[[[f32; 16]; 16]; 3]; 1]> = load("parts", "input", 0);
         let processor = Found::builder().backend(Backend::Cpu).build().unwrap();
         assert_eq!(processor.backend(), Backend::Cpu);
         let expected = processor.infer(&input).unwrap();

@@ -363,8 +363,8 @@ fn commands_say_what_runs_on_a_gpu() {
     let model = data("parts.onnx");
     let text = good(&[&"inspect", &model]);
     for part in [
-        "compiled for NVIDIA GPUs: 2 nodes, 2 on the processor",
-        "\n  part      cuda: 1 node\n  part      cpu: 2 nodes: `QuantizeLinear_2` (QuantizeLinear), ",
+        "compiled for NVIDIA GPUs: 3 nodes, 2 on the processor",
+        "\n  part      cuda: 2 nodes\n  part      cpu: 2 nodes: `QuantizeLinear_4` (QuantizeLinear), ",
         "note        these nodes run on the processor where the model runs on a GPU: ",
     ] {
         assert!(text.contains(part), "`{part}` is not in\n{text}");
@@ -372,14 +372,15 @@ fn commands_say_what_runs_on_a_gpu() {
     let json = good(&[&"inspect", &model, &"--json"]);
     assert!(json.contains("\"cuda_parts\"") && json.contains("\"backend\": \"cpu\""), "{json}");
     for command in [&["inspect"][..], &["run", "--backend", "cuda"]] {
-        let mut words: Vec<&dyn AsRef<std::ffi::OsStr>> = command.iter().map(|word| word as &dyn AsRef<_>).collect();
+        let mut words: Vec<&dyn AsRef<std::ffi::OsStr>> =
+            command.iter().map(|word| word as &dyn AsRef<_>).collect();
         words.extend([&model as &dyn AsRef<_>, &"--strict"]);
         let error = bad(1, &words);
         assert!(error.contains("QuantizeLinear"), "{error}");
     }
 
     let text = good(&[&"run", &model, &"--backend", &"auto"]);
-    let there = text.contains("runs on a GPU: 2 nodes there, 2 on the processor");
+    let there = text.contains("runs on a GPU: 3 nodes there, 2 on the processor");
     assert!(there || text.contains("runs on the processor alone"), "{text}");
     assert!(!good(&[&"run", &model]).contains("runs on"));
     let suite = folder("conformance_on_gpus");

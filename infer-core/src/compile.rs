@@ -368,11 +368,7 @@ impl Planner<'_> {
     /// The plan for GPUs of a graph that [`passes::simplify`] has prepared, where any of it runs there; what does not is
     /// [`Planner::on_processor`].
     #[cfg(feature = "cuda")]
-    fn plan_for_gpus(
-        &mut self,
-        graph: &Graph,
-        is_model: bool,
-    ) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
+    fn plan_for_gpus(&mut self, graph: &Graph, is_model: bool) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
         use crate::cut::{self, Body};
         use crate::plan::parts;
         use crate::runtime::Backend;

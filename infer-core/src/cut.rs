@@ -7,9 +7,10 @@
 //!    begins is what gives fewer; the GPU where both give as many.
 //! 2. A node moves on to the first part that reads it where what it reads there is no larger than what it writes: a mask
 //!    is made where it is used, not copied.
-//! 3. A part on the GPU that does little work, no more than [`Options::least_gpu_work`], runs on the processor after all,
-//!    and with it becomes one what lies around it: the copies and the wait would take longer. Work is counted in
-//!    floating-point operations and in elements read and written; views do none. The least such part goes first.
+//! 3. A part on the GPU that does little work, no more than [`Options::least_gpu_work`] and as much again for each 2 KiB
+//!    that it copies, runs on the processor after all, and what lies around it becomes one with it: the copies and the wait
+//!    would take longer. Work is counted in floating-point operations and in elements read and written; views do none.
+//!    The part of the least work goes first.
 //!    That holds for a graph, too, that is itself a part of a model, but not for a whole model that has all its kernels.
 //! 4. A part of its own may have other forms of values than it had within the whole: what it cannot be lowered with then
 //!    runs on the processor, and all is cut anew.
@@ -25,6 +26,9 @@ use crate::lower_cuda::Lowered;
 use crate::options::Precision;
 use crate::plan::ModelInfo;
 use crate::tensor_type::TensorType;
+
+/// A part has to do as much work again as the least for each so many bytes that it copies.
+const COPIED_BYTES: u64 = 2048;
 
 /// A graph as it runs where there is a GPU.
 #[derive(Debug)]
@@ -114,7 +118,7 @@ pub fn cut_by(
         Ok(lowered) if request.is_model => return whole(graph, lowered),
         Ok(lowered) => {
             let all: Vec<usize> = (0..graph.nodes.len()).collect();
-            if cutting.work(&all) > request.least_work {
+            if cutting.is_worth(&all, request.least_work) {
                 return whole(graph, lowered);
             }
             return Cut { parts: Vec::new(), outputs: Vec::new(), refused: Vec::new(), spared: all };
@@ -137,7 +141,8 @@ pub fn cut_by(
                 Ok(lowered) => drop(known.insert(key, lowered)),
                 Err(refused) => {
                     again = true;
-                    let none = refused.is_empty().then(|| Reason::new("the GPU cannot give what is asked for"));
+                    let none =
+                        refused.is_empty().then(|| Reason::new("the GPU cannot give what is asked for"));
                     let all = none.iter().flat_map(|why| turn.nodes.iter().map(|&node| (node, why.clone())));
                     let named = refused.into_iter().map(|(node, why)| (turn.nodes[node], why));
                     cutting.refuse(all.chain(named).collect());
@@ -159,7 +164,12 @@ fn whole(graph: &Graph, lowered: Lowered) -> Cut {
         inputs: (0..inputs).collect(),
         outputs: inputs..inputs + outputs,
     };
-    Cut { outputs: part.outputs.clone().collect(), parts: vec![part], refused: Vec::new(), spared: Vec::new() }
+    Cut {
+        outputs: part.outputs.clone().collect(),
+        parts: vec![part],
+        refused: Vec::new(),
+        spared: Vec::new(),
+    }
 }
 
 /// The nodes that run at a time on one side.
@@ -229,10 +239,9 @@ impl<'a> Cutting<'a> {
                 }
                 is_one
             });
-            let works = turns.iter().map(|turn| self.work(&turn.nodes));
-            let little = works.zip(&turns).filter(|(work, turn)| turn.is_gpu && *work <= least_work);
-            match little.min_by_key(|(work, _)| *work) {
-                Some((_, turn)) => turn.nodes.iter().for_each(|&node| self.sides[node] = Side::Spared),
+            let little = turns.iter().filter(|turn| turn.is_gpu && !self.is_worth(&turn.nodes, least_work));
+            match little.min_by_key(|turn| self.work(&turn.nodes)) {
+                Some(turn) => turn.nodes.iter().for_each(|&node| self.sides[node] = Side::Spared),
                 None => return turns,
             }
         }
@@ -246,7 +255,8 @@ impl<'a> Cutting<'a> {
                 let is_gpu = self.sides[index].is_gpu();
                 let own = usize::from(is_gpu != gpu_begins);
                 let after = node.inputs.iter().flatten().filter_map(|id| self.writers[id.index()]);
-                let after = after.map(|writer| levels[writer] + usize::from(self.sides[writer].is_gpu() != is_gpu));
+                let after =
+                    after.map(|writer| levels[writer] + usize::from(self.sides[writer].is_gpu() != is_gpu));
                 levels[index] = after.fold(own, usize::max);
             }
             levels
@@ -262,7 +272,8 @@ impl<'a> Cutting<'a> {
             let written = self.flowing(&node.outputs);
             let is_gpu = self.sides[index].is_gpu();
             // The last turn of the node's side that comes no later than a reader.
-            let before = |&reader: &usize| levels[reader] - usize::from(self.sides[reader].is_gpu() != is_gpu);
+            let before =
+                |&reader: &usize| levels[reader] - usize::from(self.sides[reader].is_gpu() != is_gpu);
             let readers = written.iter().flat_map(|id| &self.readers[id.index()]);
             let Some(target) = readers.map(before).min().filter(|&target| target > levels[index]) else {
                 continue;
@@ -279,13 +290,45 @@ impl<'a> Cutting<'a> {
         }
     }
 
+    /// Whether nodes do enough work for a GPU to copy what they read and write.
+    fn is_worth(&self, nodes: &[usize], least_work: u64) -> bool {
+        let most = u128::from(least_work) * u128::from(COPIED_BYTES + self.copied_bytes(nodes));
+        u128::from(self.work(nodes)) > most / u128::from(COPIED_BYTES)
+    }
+
+    /// The size of what nodes read of others or of the graph's inputs, and of what they write for others or as outputs.
+    fn copied_bytes(&self, nodes: &[usize]) -> u64 {
+        let mut is_inside = vec![false; self.sides.len()];
+        nodes.iter().for_each(|&node| is_inside[node] = true);
+        let mut seen = vec![false; self.graph.values.len()];
+        let mut bytes = 0;
+        for &index in nodes {
+            let node = &self.graph.nodes[index];
+            let read = self.flowing(&node.inputs);
+            let from_outside =
+                |id: &ValueId| !self.writers[id.index()].is_some_and(|writer| is_inside[writer]);
+            let written = self.flowing(&node.outputs);
+            let to_outside = |id: &ValueId| {
+                self.graph.outputs.contains(id)
+                    || self.readers[id.index()].iter().any(|&reader| !is_inside[reader])
+            };
+            for id in read.into_iter().filter(from_outside).chain(written.into_iter().filter(to_outside)) {
+                if !std::mem::replace(&mut seen[id.index()], true) {
+                    bytes += self.graph.ty(id).bytes() as u64;
+                }
+            }
+        }
+        bytes
+    }
+
     fn work(&self, nodes: &[usize]) -> u64 {
         let of = |&index: &usize| {
             let node = &self.graph.nodes[index];
             if node.op.is_view() {
                 return 0;
             }
-            let outputs: Vec<&TensorType> = node.outputs.iter().flatten().map(|&id| self.graph.ty(id)).collect();
+            let outputs: Vec<&TensorType> =
+                node.outputs.iter().flatten().map(|&id| self.graph.ty(id)).collect();
             let flops = self.graph.with_types(node, |types| node.op.flops(types, &outputs));
             let values = [self.flowing(&node.inputs), self.flowing(&node.outputs)].concat();
             values.iter().map(|&id| self.graph.ty(id).elements() as u64).fold(flops, u64::saturating_add)
@@ -430,9 +473,7 @@ mod tests {
     fn turns(text: &str, least_work: u64) -> String {
         let graph = model(text);
         let mut cutting = Cutting::new(&graph);
-        let name = |index: usize| {
-            graph.nodes[index].output(0).map_or("", |id| graph.value(id).name.as_str())
-        };
+        let name = |index: usize| graph.nodes[index].output(0).map_or("", |id| graph.value(id).name.as_str());
         let refused = (0..graph.nodes.len()).filter(|&index| name(index).starts_with('c'));
         cutting.refuse(refused.map(|index| (index, Reason::new("no kernel"))).collect());
         let turn = |turn: &Turn| {

@@ -84,8 +84,9 @@ pub struct Options {
     pub winograd: bool,
     /// What to compile for.
     pub backends: Backends,
-    /// Where not all of a model has kernels on GPUs, the most work of a part of it that is not worth the copies, and runs
-    /// on the processor with the rest: floating-point operations, and elements that are read and written.
+    /// Where not all of a model has kernels on GPUs, the most work, in floating-point operations and elements read and
+    /// written, of a part of it that is not worth asking a GPU for, and runs on the processor with the rest. For each
+    /// 2 KiB that such a part copies it must do as much again: with 0 all that has kernels runs on the GPU.
     pub least_gpu_work: u64,
 }
 

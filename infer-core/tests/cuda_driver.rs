@@ -110,7 +110,8 @@ fn child() {
         let mut options = EngineOptions::default();
         options.backend = backend;
         let opened = Session::open_any(plans, options);
-        opened.map_or_else(|error| format!("{:?}", error.kind()), |session| format!("{:?}", session.backend()))
+        opened
+            .map_or_else(|error| format!("{:?}", error.kind()), |session| format!("{:?}", session.backend()))
     };
     println!("in parts {}, anywhere {}", parts(Some(Backend::Cuda)), parts(None));
     // The processor's engines are not concerned.
@@ -162,12 +163,20 @@ fn expect(name: &str, environment: &[(&str, &str)], parts: &[&str]) {
 
 #[test]
 fn a_driver_too_old_is_an_error_of_its_kind() {
-    expect("old", &[("FAKE_VERSION", "12040")], &["probed Driver, opened Driver", "CUDA 12.4", "580", "in parts Driver, anywhere Driver"]);
+    expect(
+        "old",
+        &[("FAKE_VERSION", "12040")],
+        &["probed Driver, opened Driver", "CUDA 12.4", "580", "in parts Driver, anywhere Driver"],
+    );
 }
 
 #[test]
 fn a_driver_without_a_gpu_is_an_absence() {
-    expect("none", &[("FAKE_VERSION", "13000")], &["probed NoDevice, opened NoDevice", "in parts NoDevice, anywhere Cpu"]);
+    expect(
+        "none",
+        &[("FAKE_VERSION", "13000")],
+        &["probed NoDevice, opened NoDevice", "in parts NoDevice, anywhere Cpu"],
+    );
     // CUDA_ERROR_NO_DEVICE
     let environment = [("FAKE_VERSION", "13000"), ("FAKE_INIT", "100")];
     expect("refused", &environment, &["probed NoDevice, opened NoDevice"]);
@@ -176,14 +185,19 @@ fn a_driver_without_a_gpu_is_an_absence() {
 #[test]
 fn a_driver_that_fails_is_no_absence() {
     let environment = [("FAKE_VERSION", "13000"), ("FAKE_INIT", "999")];
-    let expected = ["probed Device, opened Device", "CUDA_ERROR_OF_A_TEST", "in parts Device, anywhere Device"];
+    let expected =
+        ["probed Device, opened Device", "CUDA_ERROR_OF_A_TEST", "in parts Device, anywhere Device"];
     expect("failing", &environment, &expected);
 }
 
 #[test]
 fn a_gpu_too_old_is_an_error_of_its_kind() {
     let environment = [("FAKE_VERSION", "13000"), ("FAKE_COUNT", "1"), ("FAKE_ARCHITECTURE", "7")];
-    expect("architecture", &environment, &["probed there, opened Architecture", "7.5", "8.0", "in parts Architecture"]);
+    expect(
+        "architecture",
+        &environment,
+        &["probed there, opened Architecture", "7.5", "8.0", "in parts Architecture"],
+    );
 }
 
 #[test]

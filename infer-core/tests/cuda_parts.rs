@@ -12,6 +12,7 @@ use infer_core::compile::{Compiled, compile_file};
 use infer_core::constant::Constant;
 use infer_core::diagnostic::Diagnostic;
 use infer_core::onnx::ModelFile;
+use infer_core::onnx::proto::{Dimension, TensorShapeProto, TypeProto, type_proto};
 use infer_core::options::{Backends, LEAST_GPU_WORK, Options, Precision};
 use infer_core::plan::AlignedBytes;
 use infer_core::runtime::cuda::probe;
@@ -56,22 +57,30 @@ const BRANCHES: &str = "input x 2,4,12,12
      output b";
 
 /// Positions, of which only the run knows how many there are, between what is static.
-const POSITIONS: &str = "input x 1,3,16,16
+const POSITIONS: &str = "input x 1,3,32,32
      random w 4,3,3,3
-     ints last -1
      a = Conv(x, w) pads=[1,1,1,1]
      b = Relu(a)
      places = NonZero(b)
-     t = Transpose(places) perm=[1,0]
+     positions = Transpose(places) perm=[1,0]
      output b
-     output t";
+     output positions";
 
 fn compiled(text: &str, change: impl Fn(&mut Options)) -> Result<Compiled, Vec<Diagnostic>> {
-    let proto = proto(text);
+    let mut proto = proto(text);
+    // Of positions one has to say what they are.
+    let outputs = proto.graph.as_mut().into_iter().flat_map(|graph| &mut graph.output);
+    for output in outputs.filter(|output| output.name == "positions") {
+        let dim = vec![Dimension { value: None }; 2];
+        let tensor = type_proto::Tensor { elem_type: 7, shape: Some(TensorShapeProto { dim }) };
+        output.r#type = Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)) });
+    }
     let bytes = proto.encode_to_vec().into();
     let file = ModelFile { name: "test.onnx".to_owned(), bytes, proto, sources: Vec::new() };
     let mut options = Options::new("test.onnx");
     options.backends = Backends::Auto;
+    // These models are small.
+    options.least_gpu_work = 1000;
     change(&mut options);
     compile_file(file, &options, Instant::now())
 }
@@ -165,7 +174,7 @@ fn branches_meet_again() {
 
 #[test]
 fn small_parts_stay_on_the_processor() {
-    let made = compiled(MIDDLE, |options| options.least_gpu_work = 400_000).unwrap();
+    let made = compiled(MIDDLE, |options| options.least_gpu_work = 30_000).unwrap();
     assert_eq!(parts(&made), "cpu 3, gpu 1");
     assert!(made.summary.notes[0].contains("too little work for a GPU"), "{:?}", made.summary.notes);
     let made = compiled(MIDDLE, |options| options.least_gpu_work = u64::MAX).unwrap();
@@ -211,7 +220,7 @@ fn static_parts_of_what_only_the_run_knows_run_on_the_gpu() {
     assert_eq!(made.summary.run_time_nodes, 2);
     assert_eq!(parts(&made), "gpu 1, cpu 2");
     assert!(made.summary.notes[0].contains("only the run knows"), "{:?}", made.summary.notes);
-    let given = inputs(&model("input x 1,3,16,16\noutput x"));
+    let given = inputs(&model("input x 1,3,32,32\noutput x"));
     let processor = session(&made, Some(Backend::Cpu)).unwrap();
     let expected = tensors(processor.run(&values(&given)).unwrap());
     let Some(gpu) = on_gpu(&made) else { return };
@@ -285,7 +294,7 @@ fn errors_keep_their_kinds() {
          y = Add(g, d)
          output y";
     let made = compiled(text, |_| {}).unwrap();
-    let high = Constant::of(model(text).ty(model(text).inputs[0]).clone(), &vec![77.0; 64 * 1024]);
+    let high = Constant::of(model(text).ty(model(text).inputs[0]).clone(), &vec![77.0_f32; 64 * 1024]);
     let error = session(&made, Some(Backend::Cpu)).unwrap().run(&values(std::slice::from_ref(&high)));
     // 77 saturates at 255 levels of 1/64: within the table.
     assert!(error.is_ok(), "{error:?}");
@@ -301,7 +310,7 @@ fn errors_keep_their_kinds() {
         let error = opened.run(&values(std::slice::from_ref(&high))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input, "{error}");
         // It is of use afterwards.
-        let low = Constant::of(high.ty().clone(), &vec![7.0; 64 * 1024]);
+        let low = Constant::of(high.ty().clone(), &vec![7.0_f32; 64 * 1024]);
         opened.run(&values(&[low])).unwrap();
     }
 }

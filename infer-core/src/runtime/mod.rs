@@ -17,9 +17,9 @@ mod prepare;
 
 #[cfg(feature = "dynamic")]
 pub(crate) use backend::Chosen;
-pub use backend::{AnyContext, AnyEngine, Backend, Plans};
 #[cfg(feature = "cuda")]
 pub use backend::CudaPlan;
+pub use backend::{AnyContext, AnyEngine, Backend, Plans};
 pub use context::{Context, Output};
 pub use element::Element;
 pub use engine::{Engine, EngineInfo, EngineOptions, PlanBytes, StepInfo};

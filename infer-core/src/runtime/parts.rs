@@ -194,8 +194,10 @@ impl PartsContext<'_> {
         }
         for (part, context) in parts.iter().zip(&mut self.contexts) {
             let (first, count) = (part.outputs.0 - ports.len(), part.outputs.1);
-            let mut written: Vec<Value> = self.values[first..first + count].iter_mut().map(Option::take).collect();
-            let read: Vec<&[u8]> = part.inputs.iter().map(|&value| bytes_of(inputs, &self.values, value)).collect();
+            let mut written: Vec<Value> =
+                self.values[first..first + count].iter_mut().map(Option::take).collect();
+            let read: Vec<&[u8]> =
+                part.inputs.iter().map(|&value| bytes_of(inputs, &self.values, value)).collect();
             let mut slots: Vec<Output<'_>> =
                 written.iter_mut().flatten().map(|bytes| bytes.as_mut_slice().into()).collect();
             let done = run(context, &read, &mut slots, &part.engine);

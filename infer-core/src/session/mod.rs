@@ -19,17 +19,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::execute::Backend;
 use crate::node_values::NodeValues;
 use crate::ops::Operator;
+#[cfg(feature = "cuda")]
+use crate::plan::parts::is_parts;
 use crate::plan::{AlignedBytes, PlanView, Port};
 use crate::program::{Failure, Program};
 use crate::record::{Attribute, INTERNAL_DOMAIN, NodeRecord};
-#[cfg(feature = "cuda")]
-use crate::plan::parts::is_parts;
+use crate::runtime::{
+    self, AnyContext, AnyEngine, Chosen, Engine, EngineOptions, Output, PlanBytes, Plans, StepInfo,
+    check_count, check_size, registered_kernels, thread_count,
+};
 #[cfg(feature = "cuda")]
 use crate::runtime::{CudaPlan, PartEngine};
-use crate::runtime::{
-    self, AnyContext, AnyEngine, Chosen, Engine, EngineOptions, Output, PlanBytes, Plans, StepInfo, check_count,
-    check_size, registered_kernels, thread_count,
-};
 use crate::value::{Value, ValuePort};
 
 /// A compiled model, ready to run. Any number of threads may share it.
@@ -277,12 +277,7 @@ pub(crate) struct Region {
 
 impl Region {
     #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "there are no modules"))]
-    fn open(
-        plan: PlanBytes,
-        runs_on: RunsOn,
-        modules: Modules<'_>,
-        options: EngineOptions,
-    ) -> Result<Self> {
+    fn open(plan: PlanBytes, runs_on: RunsOn, modules: Modules<'_>, options: EngineOptions) -> Result<Self> {
         let engine = match runs_on {
             RunsOn::Processor => {
                 let kernels = registered_kernels(&PlanView::read(plan.as_slice())?)?;
@@ -291,7 +286,8 @@ impl Region {
             #[cfg(feature = "cuda")]
             RunsOn::Gpu | RunsOn::Both => {
                 if is_parts(plan.as_slice()) != (runs_on == RunsOn::Both) {
-                    let what = "the plan is damaged: a part of it is of another kind; compile the model again";
+                    let what =
+                        "the plan is damaged: a part of it is of another kind; compile the model again";
                     return Err(Error::new(ErrorKind::Plan, what));
                 }
                 AnyEngine::open_cuda(plan, modules, &registered_kernels, options)?

@@ -7,7 +7,9 @@ use crate::{Verdict, chain, suite};
 
 /// Runs the command.
 pub fn case(arguments: &CaseArguments) -> anyhow::Result<Verdict> {
-    let Err(error) = suite::run_case(&arguments.dir, arguments.threads, arguments.backend) else { return Ok(Verdict::Good) };
+    let Err(error) = suite::run_case(&arguments.dir, arguments.threads, arguments.backend) else {
+        return Ok(Verdict::Good);
+    };
     let lines = chain(&error);
     let line = lines.lines().map(str::trim).collect::<Vec<_>>().join("; ");
     writeln!(io::stdout(), "{line}")?;

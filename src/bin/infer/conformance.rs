@@ -103,7 +103,8 @@ fn write_places(out: &mut impl Write, results: &[Outcome]) -> io::Result<()> {
     for (of, only_floats) in [("of floats", true), ("in all", false)] {
         let counted = |result: &&Outcome| !only_floats || result.place.is_some_and(|(_, floats)| floats);
         for (place, what) in Ran::ALL {
-            let there = results.iter().filter(counted).filter(|r| r.place.is_some_and(|(ran, _)| ran == place));
+            let there =
+                results.iter().filter(counted).filter(|r| r.place.is_some_and(|(ran, _)| ran == place));
             let (all, passed) = there.fold((0, 0), |(all, passed), result| {
                 (all + 1, passed + usize::from(result.failure.is_none()))
             });

@@ -275,7 +275,10 @@ fn text_of_compiled(summary: &Summary, fusions: &Fusions) -> String {
         let (gpu, cpu) = model::placed(&summary.cuda_parts);
         let beside = if cpu == 0 { String::new() } else { format!(", {cpu} on the processor") };
         let modules = summary.cuda_modules.join(", ");
-        line("GPUs", &format!("compiled for NVIDIA GPUs: {gpu} nodes{beside}, with the kernels of {modules}"));
+        line(
+            "GPUs",
+            &format!("compiled for NVIDIA GPUs: {gpu} nodes{beside}, with the kernels of {modules}"),
+        );
     }
     if summary.cuda_parts.len() > 1 {
         for part in &summary.cuda_parts {

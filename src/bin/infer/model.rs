@@ -146,7 +146,11 @@ impl File {
 }
 
 /// A compiled model, opened on the backend, or where none is named on a GPU if there is one.
-pub fn open(compiled: &Compiled, threads: Option<usize>, backend: Option<Backend>) -> anyhow::Result<Session> {
+pub fn open(
+    compiled: &Compiled,
+    threads: Option<usize>,
+    backend: Option<Backend>,
+) -> anyhow::Result<Session> {
     let mut engine = EngineOptions::default();
     engine.threads = threads;
     engine.backend = backend;

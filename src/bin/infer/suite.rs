@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use infer_core::compile::Placed;
 use infer_core::diagnostic::quote;
 use infer_core::onnx::proto::{GraphProto, ModelProto, NodeProto};
-use infer_core::compile::Placed;
 use infer_core::options::{Backends, Options};
 use infer_core::runtime;
 use infer_core::session::Session;
