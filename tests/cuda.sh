@@ -18,8 +18,13 @@ cargo test --release -p infer-kernels --features cuda --test cuda_prebuilt
 cargo test --release -p infer-core --features compiler,cuda --test cuda -- --nocapture --test-threads 4
 cargo test --release -p infer-core --features compiler,cuda --test cuda_plain -- --nocapture
 cargo test --release -p infer-core --features compiler,cuda --test cuda_driver
-cargo test --release -p infer-embed --features cuda --test backends -- --nocapture
+cargo test --release -p infer-core --features compiler,cuda --test cuda_parts -- --nocapture
+cargo test --release -p infer-embed --features cuda,dynamic --test backends -- --nocapture
 cargo run --release -p digits --features cuda -- --out "$models/digits.png"
+if [ -d target/suite ]; then
+    cargo run --release -p infer-embed --features cli,cuda --bin infer -- conformance target/suite --backend cuda \
+        --expect tests/suite/expected_failures.txt
+fi
 for name in $names; do
     for precision in fp16 tf32 fp32; do
         cargo run --release -p infer-core --features compiler,cuda --example cuda_bench -- \

@@ -169,7 +169,7 @@ pub fn compile_with(
 
     let info = model.info.clone();
     let (partition, inputs, outputs) = partition(model);
-    let mut summary = Summary {
+    let summary = Summary {
         inputs: ports(&info.inputs, inputs),
         outputs: ports(&info.outputs, outputs),
         kernels: Vec::new(),
@@ -189,23 +189,34 @@ pub fn compile_with(
         cuda_parts: Vec::new(),
         notes: info.notes,
     };
-    let mut planner = Planner {
-        file: &file.name,
-        sha256,
-        precision: options.precision,
-        backends: options.backends,
-        winograd: options.winograd,
-        least_gpu_work: options.least_gpu_work,
-        on_processor: Failures::default(),
-        summary: &mut summary,
-        clock: &mut clock,
-        decisions: Decisions::kept(tactics),
+    let mut make = |partition: Partition, least_gpu_work: u64| {
+        let mut summary = summary.clone();
+        let mut planner = Planner {
+            file: &file.name,
+            sha256,
+            precision: options.precision,
+            backends: options.backends,
+            winograd: options.winograd,
+            least_gpu_work,
+            on_processor: Failures::default(),
+            summary: &mut summary,
+            clock: &mut clock,
+            decisions: Decisions::kept(tactics.clone()),
+        };
+        let (plan, cuda_plan) = match partition {
+            Partition::Static(graph) => planner.whole(graph)?,
+            Partition::Program(record, regions) => planner.program(record, regions)?,
+        };
+        let decisions = planner.decisions;
+        Ok((plan, cuda_plan, summary, decisions))
     };
-    let (plan, cuda_plan) = match partition {
-        Partition::Static(graph) => planner.whole(graph)?,
-        Partition::Program(record, regions) => planner.program(record, regions)?,
+    // Who asks for GPUs alone gets them, for however little work.
+    let insists = options.backends == Backends::Cuda && options.least_gpu_work > 0;
+    let made = match insists.then(|| partition.clone()) {
+        Some(same) => make(partition, options.least_gpu_work).or_else(|_| make(same, 0)),
+        None => make(partition, options.least_gpu_work),
     };
-    let decisions = planner.decisions;
+    let (plan, cuda_plan, summary, decisions) = made?;
     Ok(Compiled { plan, cuda_plan, summary, sources: file.sources, timings: clock.timings, decisions })
 }
 
@@ -216,6 +227,7 @@ struct Planner<'a> {
     precision: Precision,
     backends: Backends,
     winograd: bool,
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "nothing is compiled for GPUs"))]
     least_gpu_work: u64,
     /// The nodes that run on the processor where the model runs on a GPU, and why.
     on_processor: Failures,
@@ -370,8 +382,7 @@ impl Planner<'_> {
     #[cfg(feature = "cuda")]
     fn plan_for_gpus(&mut self, graph: &Graph, is_model: bool) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
         use crate::cut::{self, Body};
-        use crate::plan::parts;
-        use crate::runtime::Backend;
+        use crate::plan::parts::{self, Side};
 
         if self.backends == Backends::Cpu {
             return Ok(None);
@@ -437,7 +448,7 @@ impl Planner<'_> {
             }
             insert(&mut self.summary.cuda_kernels, made.kernels);
             parts.push(parts::Part {
-                backend: if on_gpu { Backend::Cuda } else { Backend::Cpu },
+                side: if on_gpu { Side::Gpu } else { Side::Processor },
                 plan: 0..made.plan.len(),
                 inputs: part.inputs,
                 outputs: part.outputs,

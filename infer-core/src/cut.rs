@@ -466,7 +466,7 @@ mod tests {
     use crate::passes::test_support::{assert_close, compiled, inputs, model, reference};
     use crate::plan::parts::{self, Parts};
     use crate::plan::{AlignedBytes, PlanParts, Port};
-    use crate::runtime::{Backend, EngineOptions, Output, PartsEngine, registered_kernels};
+    use crate::runtime::{EngineOptions, Output, PartsEngine, registered_kernels};
 
     /// The turns of a graph whose nodes write values named `c…` where they have no kernels: `gpu a b, cpu c`.
     #[track_caller]
@@ -648,7 +648,7 @@ mod tests {
                 };
                 plans.push(plan(body));
                 table.parts.push(parts::Part {
-                    backend: Backend::Cpu,
+                    side: parts::Side::Processor,
                     plan: 0..0,
                     inputs: part.inputs,
                     outputs: part.outputs,

@@ -13,7 +13,7 @@ use crate::session::REGION;
 use crate::value::{Value, ValueType};
 
 /// A model in the form in which it runs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Partition {
     /// One plan.
     Static(Graph),

@@ -189,6 +189,11 @@ fn a_model_for_gpus_alone_has_the_processors_help() {
     assert!(made.plan.is_empty() && made.cuda_plan.is_some());
     assert_eq!(made.summary.notes.len(), 1);
     assert!(!made.summary.cuda_kernels.is_empty() && made.summary.weight_bytes > 0);
+    // However little work it is.
+    let made = compiled(MIDDLE, |options| {
+        (options.backends, options.least_gpu_work) = (Backends::Cuda, u64::MAX);
+    });
+    assert_eq!(parts(&made.unwrap()), "gpu 1, cpu 2, gpu 1");
     // Nothing of it for a GPU is an error where it was asked for.
     let errors = compiled("input x 8\nfloats s [] 0.5\nq = QuantizeLinear(x, s)\noutput q", |options| {
         options.backends = Backends::Cuda;

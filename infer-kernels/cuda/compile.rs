@@ -23,6 +23,10 @@ pub const MODULES: &[&str] = &[
 /// Architectures that get machine code; the driver compiles the PTX for others.
 const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100a", "120a"];
 
+/// Where the sources lie while they are compiled: PTX names what is local to a file by the file's whole path, and the
+/// result is to be the same wherever it is made.
+const FOLDER: &str = "/tmp/infer-embed-kernels";
+
 /// Compiles every module of the folder `kernels` into the folder `out`.
 pub fn modules(kernels: &Path, out: &Path) -> Result<(), String> {
     let nvcc = std::env::var("NVCC").unwrap_or_else(|_| "nvcc".into());
@@ -42,10 +46,18 @@ pub fn modules(kernels: &Path, out: &Path) -> Result<(), String> {
     if !version.contains(NVCC_VERSION) {
         return Err(format!("{nvcc} is not of version {NVCC_VERSION}:\n{version}"));
     }
+    let copied = || -> std::io::Result<()> {
+        std::fs::create_dir_all(FOLDER)?;
+        for entry in std::fs::read_dir(kernels)? {
+            let entry = entry?;
+            std::fs::copy(entry.path(), Path::new(FOLDER).join(entry.file_name()))?;
+        }
+        Ok(())
+    };
+    copied().map_err(|error| format!("the sources cannot be copied to {FOLDER}: {error}"))?;
     for module in MODULES {
         let mut command = Command::new(&nvcc);
-        // In the folder and by bare names, so that the result knows nothing of where it was made.
-        command.current_dir(kernels).args(["-O3", "-std=c++17", "--fatbin", "--compress-mode=size"]);
+        command.current_dir(FOLDER).args(["-O3", "-std=c++17", "--fatbin", "--compress-mode=size"]);
         for architecture in ARCHITECTURES {
             command.arg(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
         }

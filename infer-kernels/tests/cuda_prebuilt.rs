@@ -1,6 +1,7 @@
 //! The prebuilt GPU kernels are those of the sources: `cuda/prebuilt/manifest.txt` has the hashes of both.
 //!
-//! `INFER_BLESS=1` compiles them afresh (nvcc on the PATH or in NVCC) and writes the manifest.
+//! `INFER_BLESS=1` compiles them afresh (nvcc on the PATH or in NVCC) and writes the manifest; `INFER_REBUILD_CUDA=1` compiles
+//! them afresh and compares.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -30,6 +31,24 @@ fn manifest(root: &Path) -> String {
         writeln!(text, "{hex} {file}").unwrap();
     }
     text
+}
+
+#[test]
+fn prebuilt_kernels_are_what_the_sources_compile_to() {
+    if std::env::var_os("INFER_REBUILD_CUDA").is_none_or(|value| value != "1") {
+        println!("skipped: INFER_REBUILD_CUDA=1 asks for it");
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
+    let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
+    std::fs::create_dir_all(&fresh).unwrap();
+    compile::modules(&root.join("kernels"), &fresh).unwrap();
+    let same = |module: &&&str| {
+        let name = format!("{module}.fatbin");
+        std::fs::read(fresh.join(&name)).unwrap() == std::fs::read(root.join("prebuilt").join(&name)).unwrap()
+    };
+    let others: Vec<_> = compile::MODULES.iter().filter(|module| !same(module)).collect();
+    assert!(others.is_empty(), "{others:?} are not what their sources compile to");
 }
 
 #[test]

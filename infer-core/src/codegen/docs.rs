@@ -47,10 +47,16 @@ pub(super) fn struct_doc(request: &Request<'_>, inputs: &[Item], outputs: &[Item
         1 => " One step has shapes or values that only the run knows.".to_owned(),
         count => format!(" {} steps have shapes or values that only the run knows.", grouped(count)),
     };
+    let helped: u64 = summary.cuda_parts.iter().filter(|part| !part.on_gpu).map(|part| part.count).sum();
+    let help = match helped {
+        0 => String::new(),
+        1 => " Where it runs on a GPU, one node runs on the processor.".to_owned(),
+        count => format!(" Where it runs on a GPU, {} nodes run on the processor.", grouped(count)),
+    };
     // An empty line first: the user's own documentation may stand above.
     format!(
         "\n\nCompiled from `{}` (opset {}): {} parameters in {} bytes, {} bytes of memory and {} floating-point operations \
-         an inference.{steps}\n\n# Inputs\n\n{}\n# Outputs\n\n{}",
+         an inference.{steps}{help}\n\n# Inputs\n\n{}\n# Outputs\n\n{}",
         quoted(&request.file_name),
         summary.opset,
         grouped(summary.parameters),

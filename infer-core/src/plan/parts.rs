@@ -14,7 +14,6 @@ use std::ops::Range;
 use super::format::{ALIGNMENT, MAX_PORT_RANK, checksum};
 use super::{PlanView, Port};
 use crate::error::{Error, ErrorKind, Result};
-use crate::runtime::Backend;
 use crate::tensor_type::{DataType, TensorType};
 
 /// The first bytes.
@@ -37,11 +36,20 @@ pub struct Parts {
     pub parts: Vec<Part>,
 }
 
+/// What runs a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The processor.
+    Processor,
+    /// A GPU.
+    Gpu,
+}
+
 /// A part of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// What runs it.
-    pub backend: Backend,
+    pub side: Side,
     /// Where its plan lies.
     pub plan: Range<usize>,
     /// The values that its inputs are.
@@ -74,7 +82,7 @@ impl Parts {
         }
         table.number(self.parts.len());
         for (part, plan) in self.parts.iter().zip(plans) {
-            table.number(usize::from(part.backend == Backend::Cuda));
+            table.number(usize::from(part.side == Side::Gpu));
             table.number(plan.len());
             table.number(part.inputs.len());
             part.inputs.iter().for_each(|&value| table.number(value));
@@ -209,10 +217,10 @@ impl Parts {
         let mut end = HEADER_BYTES + table.len();
         let mut parts = Vec::new();
         for _ in 0..reader.count()? {
-            let backend = match reader.word()? {
-                0 => Backend::Cpu,
-                1 => Backend::Cuda,
-                other => return Err(damaged(format!("a part is for the unknown backend {other}"))),
+            let side = match reader.word()? {
+                0 => Side::Processor,
+                1 => Side::Gpu,
+                other => return Err(damaged(format!("a part runs on the unknown side {other}"))),
             };
             let length = reader.number()?;
             let start = end.next_multiple_of(ALIGNMENT);
@@ -226,7 +234,7 @@ impl Parts {
                 .checked_add(reader.number()?)
                 .filter(|&values| values <= bytes.len())
                 .ok_or_else(|| damaged("a part writes too many values"))?;
-            parts.push(Part { backend, plan: start..end, inputs: read, outputs: first..values });
+            parts.push(Part { side, plan: start..end, inputs: read, outputs: first..values });
         }
         if let Some((port, value)) = outputs.iter().find(|(_, value)| *value >= values) {
             return Err(damaged(format!("output `{}` is value {value} of {values}", port.name)));
@@ -271,8 +279,8 @@ mod tests {
             inputs: vec![port("größe", DataType::F32, &[2, 3]), port("mask", DataType::Bool, &[])],
             outputs: vec![(port("y", DataType::I64, &[4]), 3), (port("mask", DataType::Bool, &[]), 1)],
             parts: vec![
-                Part { backend: Backend::Cuda, plan: 0..0, inputs: vec![0], outputs: 2..3 },
-                Part { backend: Backend::Cpu, plan: 0..0, inputs: vec![2, 1], outputs: 3..4 },
+                Part { side: Side::Gpu, plan: 0..0, inputs: vec![0], outputs: 2..3 },
+                Part { side: Side::Processor, plan: 0..0, inputs: vec![2, 1], outputs: 3..4 },
             ],
         };
         (parts, vec![vec![7; 100], vec![9; 3]])

@@ -13,7 +13,7 @@ use super::context::{Context, Output, check_count, check_size};
 use super::cuda::{CudaContext, CudaEngine, CudaOptions};
 use super::{Engine, EngineOptions, PlanBytes};
 use crate::error::Result;
-use crate::plan::parts::Parts;
+use crate::plan::parts::{Parts, Side};
 use crate::plan::{AlignedBytes, PlanView, Port};
 
 /// An opened part.
@@ -70,12 +70,12 @@ impl PartsEngine {
         let types = read.types(&views)?;
         let mut parts = Vec::with_capacity(read.parts.len());
         for ((part, plan), view) in read.parts.into_iter().zip(&plans).zip(&views) {
-            let engine = match part.backend {
-                Backend::Cuda => {
+            let engine = match part.side {
+                Side::Gpu => {
                     let options = CudaOptions { device: options.device };
                     PartEngine::Cuda(CudaEngine::open(plan.clone(), modules, options)?)
                 }
-                Backend::Cpu => {
+                Side::Processor => {
                     let options = EngineOptions { backend: Some(Backend::Cpu), ..options };
                     PartEngine::Cpu(Engine::open(plan.clone(), &kernels(view)?, options)?)
                 }

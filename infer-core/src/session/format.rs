@@ -140,3 +140,56 @@ fn checksum(bytes: &[u8]) -> u64 {
     });
     crate::plan::checksum(words)
 }
+
+#[cfg(all(test, feature = "compiler"))]
+mod tests {
+    use super::*;
+    use crate::tensor_type::{DataType, TensorType};
+
+    fn sample() -> (Parts, Vec<Vec<u8>>) {
+        let port = |name: &str| ValuePort {
+            name: name.to_owned(),
+            ty: TensorType::new(DataType::F32, [2, 3]).into(),
+        };
+        let plans = vec![vec![7; 100], vec![9; 3], Vec::new()];
+        let runs_on = [RunsOn::Processor, RunsOn::Gpu, RunsOn::Both];
+        let part = |(plan, runs_on): (&Vec<u8>, RunsOn)| PartPlan { runs_on, bytes: plan.len() as u64 };
+        let parts = Parts {
+            inputs: vec![port("x")],
+            outputs: vec![port("y")],
+            graph: GraphRecord::default(),
+            plans: plans.iter().zip(runs_on).map(part).collect(),
+        };
+        (parts, plans)
+    }
+
+    #[test]
+    fn programs_survive() {
+        let (parts, plans) = sample();
+        let bytes = parts.write(plans.iter().map(Vec::as_slice)).unwrap();
+        assert!(is_program(&bytes));
+        let (read, ranges) = Parts::read(&bytes).unwrap();
+        assert_eq!((&read.inputs, &read.outputs, &read.plans), (&parts.inputs, &parts.outputs, &parts.plans));
+        for (((runs_on, range), part), plan) in ranges.into_iter().zip(&parts.plans).zip(&plans) {
+            assert_eq!((runs_on, &bytes[range.clone()]), (part.runs_on, plan.as_slice()));
+            assert!(range.start.is_multiple_of(ALIGNMENT));
+        }
+    }
+
+    #[test]
+    fn damage_is_found() {
+        let (parts, plans) = sample();
+        let bytes = parts.write(plans.iter().map(Vec::as_slice)).unwrap();
+        let (_, ranges) = Parts::read(&bytes).unwrap();
+        let needed = ranges[2].1.start.min(ranges[1].1.end);
+        for length in 0..needed {
+            assert_eq!(Parts::read(&bytes[..length]).unwrap_err().kind(), ErrorKind::Plan, "{length}");
+        }
+        let program = HEADER_BYTES..ranges[0].1.start - ALIGNMENT;
+        for index in (0..12).chain(16..32).chain(program) {
+            let mut wrong = bytes.clone();
+            wrong[index] ^= 0x10;
+            assert!(Parts::read(&wrong).is_err(), "byte {index}");
+        }
+    }
+}
