@@ -363,7 +363,7 @@ fn commands_say_what_runs_on_a_gpu() {
     let model = data("parts.onnx");
     let text = good(&[&"inspect", &model]);
     for part in [
-        "compiled for NVIDIA GPUs: 3 nodes, 2 on the processor",
+        "compiled for NVIDIA GPUs: 4 nodes, 2 on the processor",
         "\n  part      cuda: 2 nodes\n  part      cpu: 2 nodes: `QuantizeLinear_4` (QuantizeLinear), ",
         "note        these nodes run on the processor where the model runs on a GPU: ",
     ] {
@@ -380,7 +380,7 @@ fn commands_say_what_runs_on_a_gpu() {
     }
 
     let text = good(&[&"run", &model, &"--backend", &"auto"]);
-    let there = text.contains("runs on a GPU: 3 nodes there, 2 on the processor");
+    let there = text.contains("runs on a GPU: 4 nodes there, 2 on the processor");
     assert!(there || text.contains("runs on the processor alone"), "{text}");
     assert!(!good(&[&"run", &model]).contains("runs on"));
     let suite = folder("conformance_on_gpus");

@@ -189,6 +189,16 @@ pub fn compile_with(
         cuda_parts: Vec::new(),
         notes: info.notes,
     };
+    let mut partition = partition;
+    let graphs = match &mut partition {
+        Partition::Static(graph) => std::slice::from_mut(graph),
+        Partition::Program(_, regions) => regions,
+    };
+    // Before anything copies them.
+    for graph in graphs {
+        passes::simplify(graph, |_, _| {}).map_err(|error| mistake(&file.name, error.0))?;
+    }
+    clock.stage("passes");
     let mut make = |partition: Partition, least_gpu_work: u64| {
         let mut summary = summary.clone();
         let mut planner = Planner {
@@ -213,7 +223,7 @@ pub fn compile_with(
     // Who asks for GPUs alone gets them, for however little work.
     let insists = options.backends == Backends::Cuda && options.least_gpu_work > 0;
     let made = match insists.then(|| partition.clone()) {
-        Some(same) => make(partition, options.least_gpu_work).or_else(|_| make(same, 0)),
+        Some(same) => make(partition, options.least_gpu_work).or_else(|_: Vec<Diagnostic>| make(same, 0)),
         None => make(partition, options.least_gpu_work),
     };
     let (plan, cuda_plan, summary, decisions) = made?;
@@ -249,9 +259,8 @@ struct Made {
 }
 
 impl Planner<'_> {
-    /// The plans of a model that is known as a whole: the processor's, which may be empty, and that for GPUs.
-    fn whole(&mut self, mut graph: Graph) -> Result<(Vec<u8>, Option<Vec<u8>>), Vec<Diagnostic>> {
-        self.simplify(&mut graph)?;
+    /// The plans of a model that is known as a whole, and simplified: the processor's, which may be empty, and that for GPUs.
+    fn whole(&mut self, graph: Graph) -> Result<(Vec<u8>, Option<Vec<u8>>), Vec<Diagnostic>> {
         let gpu = self.plan_for_gpus(&graph, true)?;
         self.tell(gpu.is_some())?;
         let mut plan = Vec::new();
@@ -264,7 +273,8 @@ impl Planner<'_> {
         Ok((plan, gpu.map(|(_, plan)| plan)))
     }
 
-    /// The programs of a model of which only the run knows some shapes or values, and whose static parts are `regions`.
+    /// The programs of a model of which only the run knows some shapes or values, and whose static parts are `regions`,
+    /// simplified.
     fn program(
         &mut self,
         record: GraphRecord,
@@ -283,8 +293,7 @@ impl Planner<'_> {
 
         let (mut plans, mut gpu_plans) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let (mut layers, mut placed) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for mut graph in regions {
-            self.simplify(&mut graph)?;
+        for graph in regions {
             let gpu = self.plan_for_gpus(&graph, false)?;
             placed.push(std::mem::take(&mut self.summary.cuda_parts));
             if self.backends != Backends::Cuda || gpu.is_none() {
@@ -326,12 +335,6 @@ impl Planner<'_> {
         self.summary.cuda_parts =
             parts.graph.nodes.iter().flat_map(|node| placed_of(node, &mut placed)).fold(Vec::new(), joined);
         Ok((plan, Some(cuda_plan)))
-    }
-
-    fn simplify(&mut self, graph: &mut Graph) -> Result<(), Vec<Diagnostic>> {
-        passes::simplify(graph, |_, _| {}).map_err(|error| mistake(self.file, error.0))?;
-        self.clock.stage("passes");
-        Ok(())
     }
 
     /// The processor's plan of a graph that [`passes::simplify`] has prepared.

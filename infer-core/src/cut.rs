@@ -7,8 +7,8 @@
 //!    begins is what gives fewer; the GPU where both give as many.
 //! 2. A node moves on to the first part that reads it where what it reads there is no larger than what it writes: a mask
 //!    is made where it is used, not copied.
-//! 3. A part on the GPU that does little work, no more than [`Options::least_gpu_work`] and as much again for each 2 KiB
-//!    that it copies, runs on the processor after all, and what lies around it becomes one with it: the copies and the wait
+//! 3. A part on the GPU that does little work, no more than [`Options::least_gpu_work`] and as much again for each 512
+//!    bytes that it copies, runs on the processor after all, and what lies around it becomes one with it: the copies and the wait
 //!    would take longer. Work is counted in floating-point operations and in elements read and written; views do none.
 //!    The part of the least work goes first.
 //!    That holds for a graph, too, that is itself a part of a model, but not for a whole model that has all its kernels.
@@ -28,7 +28,7 @@ use crate::plan::ModelInfo;
 use crate::tensor_type::TensorType;
 
 /// A part has to do as much work again as the least for each so many bytes that it copies.
-const COPIED_BYTES: u64 = 2048;
+const COPIED_BYTES: u64 = 512;
 
 /// A graph as it runs where there is a GPU.
 #[derive(Debug)]

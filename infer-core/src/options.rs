@@ -86,7 +86,7 @@ pub struct Options {
     pub backends: Backends,
     /// Where not all of a model has kernels on GPUs, the most work, in floating-point operations and elements read and
     /// written, of a part of it that is not worth asking a GPU for, and runs on the processor with the rest. For each
-    /// 2 KiB that such a part copies it must do as much again: with 0 all that has kernels runs on the GPU, as it does in
+    /// 512 bytes that such a part copies it must do as much again: with 0 all that has kernels runs on the GPU, as it does in
     /// a model for GPUs alone of which otherwise nothing would run there.
     pub least_gpu_work: u64,
 }

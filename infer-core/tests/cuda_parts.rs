@@ -174,7 +174,7 @@ fn branches_meet_again() {
 
 #[test]
 fn small_parts_stay_on_the_processor() {
-    let made = compiled(MIDDLE, |options| options.least_gpu_work = 30_000).unwrap();
+    let made = compiled(MIDDLE, |options| options.least_gpu_work = 8_000).unwrap();
     assert_eq!(parts(&made), "cpu 3, gpu 1");
     assert!(made.summary.notes[0].contains("too little work for a GPU"), "{:?}", made.summary.notes);
     let made = compiled(MIDDLE, |options| options.least_gpu_work = u64::MAX).unwrap();
@@ -188,6 +188,15 @@ fn a_model_for_gpus_alone_has_the_processors_help() {
     let made = compiled(MIDDLE, |options| options.backends = Backends::Cuda).unwrap();
     assert!(made.plan.is_empty() && made.cuda_plan.is_some());
     assert_eq!(made.summary.notes.len(), 1);
+    for text in [
+        MIDDLE,
+        BRANCHES,
+        POSITIONS,
+        "input x 1,3,8,8\nrandom w 4,3,3,3\nc = Conv(x, w)\ny = Relu(c)\noutput y",
+    ] {
+        let alone = compiled(text, |options| options.backends = Backends::Cuda).unwrap();
+        assert!(alone.cuda_plan == compiled(text, |_| {}).unwrap().cuda_plan, "{text}");
+    }
     assert!(!made.summary.cuda_kernels.is_empty() && made.summary.weight_bytes > 0);
     // However little work it is.
     let made = compiled(MIDDLE, |options| {
@@ -298,13 +307,13 @@ fn errors_keep_their_kinds() {
          g = Gather(table, i)
          y = Add(g, d)
          output y";
-    let made = compiled(text, |_| {}).unwrap();
+    let made = compiled(text, |options| options.least_gpu_work = 0).unwrap();
     let high = Constant::of(model(text).ty(model(text).inputs[0]).clone(), &vec![77.0_f32; 64 * 1024]);
     let error = session(&made, Some(Backend::Cpu)).unwrap().run(&values(std::slice::from_ref(&high)));
     // 77 saturates at 255 levels of 1/64: within the table.
     assert!(error.is_ok(), "{error:?}");
     let text = text.replace("0.015625", "1.0");
-    let made = compiled(&text, |_| {}).unwrap();
+    let made = compiled(&text, |options| options.least_gpu_work = 0).unwrap();
     assert!(made.cuda_plan.is_some());
     let backends = [Some(Backend::Cpu), made.cuda_plan.as_ref().and(Some(Backend::Cuda))];
     for backend in backends.into_iter().flatten() {

@@ -303,16 +303,17 @@ def parts():
     x = g("Relu", g("Conv", x, g.weight(32, 32, 3, 3, fan_in=144), pads=[1, 1, 1, 1]))
     scale, zero = g.constant(1 / 64, np.float32), g.constant(128, np.uint8)
     x = g("DequantizeLinear", g("QuantizeLinear", x, scale, zero, name="levels"), scale, zero)
-    g("Conv", x, g.weight(16, 32, 3, 3, fan_in=288), pads=[1, 1, 1, 1], name="y")
-    g.save("parts", 17, [("x", f32, [1, 3, 16, 16])], [("y", f32, [1, 16, 16, 16])])
+    x = g("Relu", g("Conv", x, g.weight(48, 32, 3, 3, fan_in=288), pads=[1, 1, 1, 1]))
+    g("Conv", x, g.weight(8, 48, 3, 3, fan_in=432), pads=[1, 1, 1, 1], name="y")
+    g.save("parts", 17, [("x", f32, [1, 3, 16, 16])], [("y", f32, [1, 8, 16, 16])])
     record("parts", "parts", [np.random.default_rng(52).normal(0, 1, (1, 3, 16, 16)).astype(np.float32)])
 
     g = Graph(53)
-    x = g("Relu", g("Conv", "x", g.weight(16, 3, 3, 3, fan_in=27), pads=[1, 1, 1, 1]))
-    g("Relu", g("Conv", x, g.weight(16, 16, 3, 3, fan_in=144), pads=[1, 1, 1, 1]), name="y")
+    x = g("Relu", g("Conv", "x", g.weight(32, 3, 3, 3, fan_in=27), pads=[1, 1, 1, 1]))
+    g("Relu", g("Conv", x, g.weight(32, 32, 3, 3, fan_in=288), pads=[1, 1, 1, 1]), name="y")
     g("NonZero", "y", name="positions")
     g.save("found", 17, [("x", f32, [1, 3, 16, 16])],
-           [("y", f32, [1, 16, 16, 16]), ("positions", i64, [4, "count"])])
+           [("y", f32, [1, 32, 16, 16]), ("positions", i64, [4, "count"])])
 
 
 run_time()

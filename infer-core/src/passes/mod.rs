@@ -169,10 +169,15 @@ pub fn remove_nodes(graph: &mut Graph, removed: &[usize]) {
     graph.nodes.retain(|_| gone.next() != Some(true));
 }
 
-/// A node's operator as `O`, to change; `None` too where a copy of the graph shares it, as none does before
-/// [`simplify`] is done.
+/// A node's operator as `O`, to change.
+///
+/// # Panics
+///
+/// If a copy of the graph shares it: graphs are copied once [`simplify`], whose passes change operators, is done.
 pub fn op_mut<O: crate::ops::Operator>(node: &mut Node) -> Option<&mut O> {
-    (Arc::get_mut(&mut node.op)? as &mut dyn std::any::Any).downcast_mut()
+    let op = Arc::get_mut(&mut node.op);
+    assert!(op.is_some(), "node `{}` is to be changed, though a copy of the graph shares it", node.name);
+    (op? as &mut dyn std::any::Any).downcast_mut()
 }
 
 #[cfg(test)]
