@@ -246,6 +246,9 @@ struct Planner<'a> {
     decisions: Decisions,
 }
 
+/// The processor's plan, which may be empty, and that for GPUs.
+type BothPlans = (Vec<u8>, Option<Vec<u8>>);
+
 /// A plan, and where it runs.
 type PlanOn = (RunsOn, Vec<u8>);
 
@@ -260,7 +263,7 @@ struct Made {
 
 impl Planner<'_> {
     /// The plans of a model that is known as a whole, and simplified: the processor's, which may be empty, and that for GPUs.
-    fn whole(&mut self, graph: Graph) -> Result<(Vec<u8>, Option<Vec<u8>>), Vec<Diagnostic>> {
+    fn whole(&mut self, graph: Graph) -> Result<BothPlans, Vec<Diagnostic>> {
         let gpu = self.plan_for_gpus(&graph, true)?;
         self.tell(gpu.is_some())?;
         let mut plan = Vec::new();
@@ -275,11 +278,7 @@ impl Planner<'_> {
 
     /// The programs of a model of which only the run knows some shapes or values, and whose static parts are `regions`,
     /// simplified.
-    fn program(
-        &mut self,
-        record: GraphRecord,
-        regions: Vec<Graph>,
-    ) -> Result<(Vec<u8>, Option<Vec<u8>>), Vec<Diagnostic>> {
+    fn program(&mut self, record: GraphRecord, regions: Vec<Graph>) -> Result<BothPlans, Vec<Diagnostic>> {
         let count = regions.len();
         let alone = || record.nodes.iter().filter(|node| !session::is_region(node));
         self.summary.run_time_nodes = (record.nodes.len() - count) as u64;

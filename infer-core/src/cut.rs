@@ -61,7 +61,7 @@ pub struct Part {
 #[derive(Debug)]
 pub enum Body {
     /// Calls on a GPU.
-    Gpu(Lowered),
+    Gpu(Box<Lowered>),
     /// A graph for the processor, before the passes that prepare lowering.
     Processor(Graph),
 }
@@ -160,7 +160,7 @@ fn whole(graph: &Graph, lowered: Lowered) -> Cut {
     let (inputs, outputs) = (graph.inputs.len(), graph.outputs.len());
     let part = Part {
         nodes: (0..graph.nodes.len()).collect(),
-        body: Body::Gpu(lowered),
+        body: Body::Gpu(Box::new(lowered)),
         inputs: (0..inputs).collect(),
         outputs: inputs..inputs + outputs,
     };
@@ -397,7 +397,7 @@ impl<'a> Cutting<'a> {
                 }
             }
             let body = match is_gpu.then(|| known.remove(&(nodes.clone(), outputs))).flatten() {
-                Some(lowered) => Body::Gpu(lowered),
+                Some(lowered) => Body::Gpu(Box::new(lowered)),
                 None => Body::Processor(part),
             };
             let inputs = inputs.iter().filter_map(|id| values.get(id).copied()).collect();

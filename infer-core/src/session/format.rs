@@ -50,6 +50,9 @@ pub(crate) struct PartPlan {
     pub bytes: u64,
 }
 
+/// Where a plan lies, and what runs it.
+pub(crate) type PlacedPlan = (RunsOn, Range<usize>);
+
 /// What runs a static part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum RunsOn {
@@ -88,7 +91,7 @@ impl Parts {
     }
 
     /// What [`Parts::write`] wrote, and where the plans lie.
-    pub(crate) fn read(bytes: &[u8]) -> Result<(Self, Vec<(RunsOn, Range<usize>)>)> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<(Self, Vec<PlacedPlan>)> {
         let damaged = |what: &str| {
             Error::new(ErrorKind::Plan, format!("the plan is damaged: {what}; compile the model again"))
         };
