@@ -280,7 +280,7 @@ impl Engine {
     }
 
     /// How many kernel calls an inference is.
-    #[cfg(feature = "dynamic")]
+    #[cfg(all(feature = "cuda", feature = "dynamic"))]
     pub(crate) fn step_count(&self) -> usize {
         self.steps.len()
     }

@@ -57,7 +57,12 @@ impl Session {
     /// If the plan is damaged or of another version; if `INFER_ISA`, `INFER_THREADS` or the options ask for what is not
     /// there.
     pub fn open(plan: impl Into<PlanBytes>, options: EngineOptions) -> Result<Self> {
-        Session::open_any(Plans { cpu: Some((plan.into(), &[])), ..Plans::default() }, options)
+        let plans = Plans {
+            cpu: Some((plan.into(), &[])),
+            #[cfg(feature = "cuda")]
+            cuda: None,
+        };
+        Session::open_any(plans, options)
     }
 
     /// Opens the plan of the backend that the options name; where they name none, that for GPUs, or the processor's
