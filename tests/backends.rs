@@ -14,7 +14,7 @@ struct Processor;
 #[model("examples/digits/digits.onnx", backend = "cuda", precision = "fp16")]
 struct Gpu;
 
-/// Quantised values, between its convolutions, have no kernels on GPUs.
+/// Floats of 8 bits, between its convolutions, have no kernels on GPUs.
 #[model("tests/data/parts.onnx")]
 struct InParts;
 
@@ -108,7 +108,7 @@ fn what_has_no_kernel_on_gpus_runs_on_the_processor() {
     // One level of quantisation more or less, where a value lies between two, times the weights that read it.
     let check = |found: &[f32]| {
         for (found, expected) in found.iter().zip(expected.as_elements()) {
-            assert!((found - expected).abs() <= 2e-2, "{found} {expected}");
+            assert!((found - expected).abs() <= 1e-1, "{found} {expected}");
         }
     };
     let model = InParts::new().unwrap();

@@ -27,14 +27,14 @@ use support::{assert_close, inputs, model, proto, reference};
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
 
-/// Quantised values have no kernels on GPUs.
+/// Floats of 8 bits have no kernels on GPUs.
 const MIDDLE: &str = "input x 1,3,20,20
      random w 16,3,3,3
      random v 8,16,3,3
      floats scale [] 0.015625
      a = Conv(x, w) pads=[1,1,1,1]
      b = Relu(a)
-     levels = QuantizeLinear(b, scale)
+     levels = QuantizeLinear(b, scale) output_dtype=17
      c = DequantizeLinear(levels, scale)
      y = Conv(c, v) pads=[1,1,1,1]
      output y";
@@ -48,7 +48,7 @@ const BRANCHES: &str = "input x 2,4,12,12
      a = Conv(x, w) pads=[1,1,1,1]
      b = Sigmoid(a)
      g = Mul(x, m)
-     q = QuantizeLinear(g, scale)
+     q = QuantizeLinear(g, scale) output_dtype=17
      h = DequantizeLinear(q, scale)
      i = Conv(h, v) pads=[1,1,1,1]
      y = Add(b, i)
@@ -161,15 +161,15 @@ fn what_has_no_kernel_runs_on_the_processor() {
         assert!(note.contains(part), "`{part}` is not in {note}");
     }
     assert_eq!(made.summary.cuda_parts[1].nodes, ["`levels` (QuantizeLinear)", "`c` (DequantizeLinear)"]);
-    check(MIDDLE, Precision::Fp32, 2e-2);
-    check(MIDDLE, Precision::Fp16, 4e-2);
+    check(MIDDLE, Precision::Fp32, 5e-2);
+    check(MIDDLE, Precision::Fp16, 1e-1);
 }
 
 #[test]
 fn branches_meet_again() {
     let made = compiled(BRANCHES, |options| options.least_gpu_work = 0).unwrap();
     assert_eq!(made.summary.cuda_parts.iter().filter(|part| part.on_gpu).count(), 2, "{}", parts(&made));
-    check(BRANCHES, Precision::Fp32, 2e-2);
+    check(BRANCHES, Precision::Fp32, 5e-2);
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn a_model_for_gpus_alone_has_the_processors_help() {
     });
     assert_eq!(parts(&made.unwrap()), "gpu 1, cpu 2, gpu 1");
     // Nothing of it for a GPU is an error where it was asked for.
-    let errors = compiled("input x 8\nfloats s [] 0.5\nq = QuantizeLinear(x, s)\noutput q", |options| {
+    let errors = compiled("input x 8\nfloats s [] 0.5\nq = QuantizeLinear(x, s) output_dtype=17\noutput q", |options| {
         options.backends = Backends::Cuda;
     });
     let errors = errors.unwrap_err();
@@ -300,7 +300,7 @@ fn errors_keep_their_kinds() {
     let text = "input x 64,1024
          random table 50,1024
          floats scale [] 0.015625
-         q = QuantizeLinear(x, scale)
+         q = QuantizeLinear(x, scale) output_dtype=17
          d = DequantizeLinear(q, scale)
          m = ReduceMax(d) keepdims=0
          i = Cast(m) to=7
@@ -310,7 +310,7 @@ fn errors_keep_their_kinds() {
     let made = compiled(text, |options| options.least_gpu_work = 0).unwrap();
     let high = Constant::of(model(text).ty(model(text).inputs[0]).clone(), &vec![77.0_f32; 64 * 1024]);
     let error = session(&made, Some(Backend::Cpu)).unwrap().run(&values(std::slice::from_ref(&high)));
-    // 77 saturates at 255 levels of 1/64: within the table.
+    // 77 saturates at 448 levels of 1/64: within the table.
     assert!(error.is_ok(), "{error:?}");
     let text = text.replace("0.015625", "1.0");
     let made = compiled(&text, |options| options.least_gpu_work = 0).unwrap();
