@@ -462,10 +462,6 @@ fn inspect_explains_every_layer() {
 }
 
 #[test]
-#[cfg_attr(
-    feature = "cuda",
-    ignore = "compiled for GPUs too, the model has other notes than those on tactics"
-)]
 fn tuning_writes_tactics_that_commands_follow() {
     let folder = folder("tactics");
     let (file, model) = (folder.join("c.tactics"), data("convnet.onnx"));
