@@ -130,21 +130,27 @@ fn parts(compiled: &Compiled) -> String {
     compiled.summary.cuda_parts.iter().map(part).collect::<Vec<_>>().join(", ")
 }
 
-/// The model on the processor, and, where there is one, on a GPU, against the reference. Levels of quantisation that are
-/// off by one show in what follows.
+/// [`check_against`] what the processor alone computes in f32.
 fn check(text: &str, precision: Precision, tolerance: f32) {
+    let alone = compiled(text, |options| options.backends = Backends::Cpu).unwrap();
+    let given = values(&inputs(&model(text)));
+    let expected = tensors(session(&alone, None).unwrap().run(&given).unwrap());
+    check_against(&expected, text, precision, tolerance);
+}
+
+/// The model on the processor, and, where there is one, on a GPU, against `expected`. Levels of quantisation that are off by
+/// one show in what follows.
+fn check_against(expected: &[Constant], text: &str, precision: Precision, tolerance: f32) {
     let compiled = compiled(text, |options| options.precision = precision).unwrap();
     assert!(compiled.cuda_plan.is_some(), "{text}");
-    let graph = model(text);
-    let given = inputs(&graph);
-    let expected = reference(&graph, &given);
+    let given = inputs(&model(text));
     let processor = session(&compiled, Some(Backend::Cpu)).unwrap();
     assert_eq!(processor.backend(), Backend::Cpu);
-    assert_close(&tensors(processor.run(&values(&given)).unwrap()), &expected, tolerance, text);
+    assert_close(&tensors(processor.run(&values(&given)).unwrap()), expected, tolerance, text);
     let Some(gpu) = on_gpu(&compiled) else { return };
     assert_eq!(gpu.backend(), Backend::Cuda);
     for _ in 0..3 {
-        assert_close(&tensors(gpu.run(&values(&given)).unwrap()), &expected, tolerance, text);
+        assert_close(&tensors(gpu.run(&values(&given)).unwrap()), expected, tolerance, text);
     }
     // The steps are as many as are timed.
     let mut times = vec![Duration::ZERO; gpu.steps().len()];
@@ -163,6 +169,35 @@ fn what_has_no_kernel_runs_on_the_processor() {
     assert_eq!(made.summary.cuda_parts[1].nodes, ["`levels` (QuantizeLinear)", "`c` (DequantizeLinear)"]);
     check(MIDDLE, Precision::Fp32, 5e-2);
     check(MIDDLE, Precision::Fp16, 1e-1);
+}
+
+/// The processor's part is a plan too: floats of 8 bits are copied there.
+#[test]
+fn what_has_no_kernel_may_be_a_plan() {
+    let text = "opset 26
+         input x 1,3,20,20
+         random w 16,3,3,3
+         random v 8,16,3,3
+         floats scale [] 32
+         floats back [] 0.03125
+         a = Conv(x, w) pads=[1,1,1,1]
+         b = Relu(a)
+         m = Mul(b, scale)
+         u = Cast(m) to=2
+         e = BitCast(u) to=17
+         t = Transpose(e) perm=[0,1,3,2]
+         l = BitCast(t) to=2
+         f = Cast(l) to=1
+         c = Mul(f, back)
+         y = Conv(c, v) pads=[1,1,1,1]
+         output y";
+    let made = compiled(text, |_| {}).unwrap();
+    assert_eq!(made.summary.cuda_parts.iter().filter(|part| part.on_gpu).count(), 2, "{}", parts(&made));
+    assert_eq!((made.summary.run_time_nodes, made.summary.cuda_kernels.is_empty()), (0, false));
+    let graph = model(text);
+    let expected = reference(&graph, &inputs(&graph));
+    check_against(&expected, text, Precision::Fp32, 5e-2);
+    check_against(&expected, text, Precision::Fp16, 1e-1);
 }
 
 #[test]
@@ -197,16 +232,19 @@ fn a_model_for_gpus_alone_has_the_processors_help() {
         let alone = compiled(text, |options| options.backends = Backends::Cuda).unwrap();
         assert!(alone.cuda_plan == compiled(text, |_| {}).unwrap().cuda_plan, "{text}");
     }
-    assert!(!made.summary.cuda_kernels.is_empty() && made.summary.weight_bytes > 0);
+    assert!(!made.summary.cuda_modules.is_empty() && made.summary.weight_bytes > 0);
     // However little work it is.
     let made = compiled(MIDDLE, |options| {
         (options.backends, options.least_gpu_work) = (Backends::Cuda, u64::MAX);
     });
     assert_eq!(parts(&made.unwrap()), "gpu 1, cpu 2, gpu 1");
     // Nothing of it for a GPU is an error where it was asked for.
-    let errors = compiled("input x 8\nfloats s [] 0.5\nq = QuantizeLinear(x, s) output_dtype=17\noutput q", |options| {
-        options.backends = Backends::Cuda;
-    });
+    let errors = compiled(
+        "input x 8\nfloats s [] 0.5\nq = QuantizeLinear(x, s) output_dtype=17\noutput q",
+        |options| {
+            options.backends = Backends::Cuda;
+        },
+    );
     let errors = errors.unwrap_err();
     assert!(errors[0].message.contains("nothing of the model runs on GPUs"), "{}", errors[0].message);
     assert!(errors[0].message.contains("`q` (QuantizeLinear)"), "{}", errors[0].message);
