@@ -185,7 +185,7 @@ impl Reader<'_> {
 }
 
 impl Parts {
-    /// What [`Parts::write`] wrote.
+    /// What the compiler wrote: the parts, and where they lie.
     ///
     /// # Errors
     ///
