@@ -9,13 +9,6 @@ use std::ptr::NonNull;
 use super::ALIGNMENT;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The large pages of memory that processors have beside those of 4 KiB.
-const LARGE_PAGE: usize = 2 << 20;
-
-/// From this size on, memory is asked for in large pages: to be given megabytes in small ones when they are first written, as
-/// transformed weights are when a plan is opened, takes longer than the transformation.
-const LARGE: usize = 8 << 20;
-
 /// Bytes on the heap that begin at a multiple of 64.
 pub struct AlignedBytes {
     /// The first aligned byte; `length` bytes from here are inside the allocation and initialised.
@@ -57,17 +50,13 @@ impl AlignedBytes {
         let refused =
             || Error::new(ErrorKind::Memory, format!("the system does not grant {length} bytes of memory"));
         // Asking for little alignment lets the allocator hand out fresh zero pages instead of clearing memory.
-        let alignment = if length < LARGE { ALIGNMENT } else { LARGE_PAGE };
-        let size = length.checked_add(alignment - 1).ok_or_else(refused)?;
+        let size = length.checked_add(ALIGNMENT - 1).ok_or_else(refused)?;
         let layout = Layout::from_size_align(size, 1).map_err(|_| refused())?;
         // SAFETY: the layout's size is not zero.
         let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
-        let skip = memory.as_ptr().addr().next_multiple_of(alignment) - memory.as_ptr().addr();
-        // SAFETY: `skip` is at most `alignment - 1`, which the allocation exceeds by `length`.
+        let skip = memory.as_ptr().addr().next_multiple_of(ALIGNMENT) - memory.as_ptr().addr();
+        // SAFETY: `skip` is at most `ALIGNMENT - 1`, which the allocation exceeds by `length`.
         let start = unsafe { memory.add(skip) };
-        if alignment == LARGE_PAGE {
-            prefer_large_pages(start, length / LARGE_PAGE * LARGE_PAGE);
-        }
         Ok(AlignedBytes { start, length, allocation: Some((memory, layout)) })
     }
 
@@ -112,24 +101,6 @@ impl AlignedBytes {
     }
 }
 
-/// Asks the system for large pages in the `length` bytes from `start` on, which begin and end at such. What it says does not
-/// matter.
-fn prefer_large_pages(start: NonNull<u8>, length: usize) {
-    #[cfg(all(target_os = "linux", not(miri)))]
-    {
-        use std::ffi::{c_int, c_void};
-        // Of the C library, which the standard library links.
-        unsafe extern "C" {
-            fn madvise(start: *mut c_void, length: usize, advice: c_int) -> c_int;
-        }
-        const MADV_HUGEPAGE: c_int = 14;
-        // SAFETY: this advice changes how memory of ours is mapped, and nothing that it holds.
-        let _ = unsafe { madvise(start.as_ptr().cast(), length, MADV_HUGEPAGE) };
-    }
-    #[cfg(not(all(target_os = "linux", not(miri))))]
-    let _ = (start, length);
-}
-
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
         if let Some((memory, layout)) = self.allocation {
@@ -151,7 +122,7 @@ mod tests {
 
     #[test]
     fn bytes_are_zero_aligned_and_kept() {
-        for length in [0, 1, 63, 64, 65, 10_000, LARGE - 1, LARGE, LARGE + 3] {
+        for length in [0, 1, 63, 64, 65, 10_000] {
             let mut bytes = AlignedBytes::zeroed(length).unwrap();
             assert_eq!(bytes.as_mut_ptr().addr() % ALIGNMENT, 0);
             assert_eq!(bytes.as_slice(), vec![0; length]);
