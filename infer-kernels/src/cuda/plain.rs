@@ -8,15 +8,18 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{CudaKernel, ElementType, Launch};
 use crate::call::{
-    Attention, Axis, BLOCK, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB,
-    PoolNd, Recurrent, Reduce, Reorder, Resize,
+    Attention, Axis, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB, PoolNd,
+    Recurrent, Reduce, Reorder, Resize,
 };
-use crate::cpu::bounds::product;
 use crate::cpu::copy::index::{validate_gather, validate_map};
 use crate::cpu::{
     arg, attention, blocked, conv, conv_nd, elementwise, norm, pool, recurrent, reduce, resize, softmax,
 };
 use crate::{Call, Invalid};
+
+mod work;
+
+use work::Work;
 
 /// Which kernel of a family is meant. It follows the parameters of the processor's kernel.
 #[repr(C)]
@@ -147,10 +150,6 @@ impl Shape {
         Launch { grid: [grid, 1], cluster: 1, threads: THREADS, shared_bytes: 0 }
     }
 }
-
-/// How much there is to do: items, and the work of each, which threads count in 32 bits with sign; and how many items lie
-/// side by side, while what is folded into each lies apart.
-type Work = Option<(u64, u64, u64)>;
 
 /// Kernels of the processor that one kernel here stands for.
 struct Family {
@@ -406,95 +405,6 @@ fn expect_extreme(code: &Code, ty: ElementType) -> Result<(), Invalid> {
     if code.operation < 2 && code.from == ty as u32 { Ok(()) } else { Err(Invalid("an unknown operation")) }
 }
 
-fn of_elements(p: &Elementwise) -> Work {
-    Some((product(p.dims.get(..usize::try_from(p.rank).ok()?)?)?, 1, 1))
-}
-
-fn of_gather(p: &Gather) -> Work {
-    Some((product(&[p.outer, p.indices, p.inner])?, 1, 1))
-}
-
-fn of_map(p: &IndexMap) -> Work {
-    Some((product(p.out_dims.get(..usize::try_from(p.rank).ok()?)?)?, 1, 1))
-}
-
-fn of_reduction(p: &Reduce) -> Work {
-    let kept = p.kept_dims.get(..usize::try_from(p.kept_rank).ok()?)?;
-    let reduced = p.reduced_dims.get(..usize::try_from(p.reduced_rank).ok()?)?;
-    let innermost = |dims: &[u64], strides: &[u64]| Some((*dims.last()?, strides[dims.len() - 1]));
-    let apart = innermost(reduced, &p.reduced_strides).is_some_and(|(_, stride)| stride > 1);
-    let neighbours = match innermost(kept, &p.kept_strides) {
-        Some((extent, 1)) if apart => extent,
-        _ => 1,
-    };
-    Some((product(kept)?, product(reduced)?, neighbours))
-}
-
-fn of_axis(p: &Axis) -> Work {
-    let rows = if p.axis == 0 { 0 } else { product(&[p.outer, p.inner])? };
-    Some((rows, p.axis, p.inner))
-}
-
-fn of_layer_norm(p: &LayerNorm) -> Work {
-    Some((if p.inner == 0 { 0 } else { p.outer }, p.inner, 1))
-}
-
-fn of_group_norm(p: &GroupNorm) -> Work {
-    let inner = product(&[p.channels.checked_div(p.groups)?, p.inner])?;
-    Some((if inner == 0 { 0 } else { product(&[p.n, p.groups])? }, inner, 1))
-}
-
-fn of_lrn(p: &Lrn) -> Work {
-    Some((product(&[p.n, p.channels, p.inner])?, p.size, 1))
-}
-
-fn of_attention(p: &Attention) -> Work {
-    let rows = product(&[product(&p.lead)?, p.rows])?;
-    Some((if p.value_size == 0 { 0 } else { rows }, p.keys.max(p.size).max(p.value_size), 1))
-}
-
-fn of_conv(p: &Conv) -> Work {
-    let block = BLOCK as u64;
-    let pixels = product(&[p.out_h, p.out_w])?;
-    let items = product(&[p.n, p.groups, p.out_channels.div_ceil(block), pixels, block])?;
-    let reach = |count: u64, stride: u64, taps: u64, dilation: u64| {
-        count.checked_mul(stride)?.checked_add(taps.checked_mul(dilation)?)
-    };
-    let rows = reach(p.out_h, p.stride_h, p.kernel_h, p.dilation_h)?;
-    let columns = reach(p.out_w, p.stride_w, p.kernel_w, p.dilation_w)?;
-    Some((items, product(&[p.in_channels, p.kernel_h, p.kernel_w])?.max(rows).max(columns), 1))
-}
-
-fn of_pack(p: &PackB) -> Work {
-    let block = BLOCK as u64;
-    Some((product(&[p.batch, p.n.div_ceil(block), p.k, block])?, 1, 1))
-}
-
-fn of_reorder(p: &Reorder) -> Work {
-    let blocks = if p.block == 0 { 0 } else { p.channels.div_ceil(p.block) };
-    Some((product(&[p.n, blocks, p.h, p.w, p.block])?, 1, 1))
-}
-
-fn of_conv_nd(p: &ConvNd) -> Work {
-    let items = product(&[p.n, p.groups, p.out_channels, product(&p.output)?])?;
-    Some((items, product(&[p.in_channels, product(&p.kernel)?])?, 1))
-}
-
-fn of_pool(p: &PoolNd) -> Work {
-    Some((product(&[p.outer, product(&p.output)?])?, product(&p.kernel)?, 1))
-}
-
-fn of_resize(p: &Resize) -> Work {
-    let items = product(&[p.n, p.blocks, p.out_h, p.out_w, p.lanes])?;
-    Some((items, product(&[p.taps_h, p.taps_w])?.max(p.in_h).max(p.in_w), 1))
-}
-
-fn of_recurrent<const GATES: u64>(p: &Recurrent) -> Work {
-    let most = u64::from(SHARED_BYTES) / 4 / STATES;
-    let rows = if p.hidden == 0 { 0 } else { product(&[p.directions, p.batch])? };
-    (p.hidden <= most && p.steps <= i32::MAX as u64).then_some((rows, p.hidden * GATES, 1))
-}
-
 macro_rules! families {
     ($($name:literal $module:literal $params:ty, $shape:ident, $work:expr; $find:expr, $validate:expr;)*) => {
         static FAMILIES: &[Family] = &[$(Family {
@@ -515,66 +425,66 @@ macro_rules! families {
 }
 
 families! {
-    "unary" "elements" Elementwise, Flat, of_elements; find_unary, validate_unary;
-    "binary" "elements" Elementwise, Flat, of_elements; find_binary, validate_binary;
-    "select" "elements" Elementwise, Flat, of_elements; |name| sized(name, "where"), validate_select;
-    "copy" "elements" Elementwise, Flat, of_elements; |name| sized(name, "copy"), validate_copy;
-    "fill" "elements" Elementwise, Flat, of_elements; |name| sized(name, "fill"), validate_fill;
-    "cast" "elements" Elementwise, Flat, of_elements; find_cast, validate_cast;
-    "gather" "elements" Gather, Flat, of_gather; |name| sized(name, "gather"), validate_sized_gather;
-    "index_map" "elements" IndexMap, Flat, of_map; |name| sized(name, "index_map"), validate_sized_map;
-    "reduce_f32" "rows" Reduce, Team, of_reduction;
+    "unary" "elements" Elementwise, Flat, work::elements; find_unary, validate_unary;
+    "binary" "elements" Elementwise, Flat, work::elements; find_binary, validate_binary;
+    "select" "elements" Elementwise, Flat, work::elements; |name| sized(name, "where"), validate_select;
+    "copy" "elements" Elementwise, Flat, work::elements; |name| sized(name, "copy"), validate_copy;
+    "fill" "elements" Elementwise, Flat, work::elements; |name| sized(name, "fill"), validate_fill;
+    "cast" "elements" Elementwise, Flat, work::elements; find_cast, validate_cast;
+    "gather" "elements" Gather, Flat, work::gather; |name| sized(name, "gather"), validate_sized_gather;
+    "index_map" "elements" IndexMap, Flat, work::map; |name| sized(name, "index_map"), validate_sized_map;
+    "reduce_f32" "rows" Reduce, Team, work::reduction;
         |name| find_reduction(name, "f32"), |call, code| validate_reduction::<f32>(call, code, ElementType::F32);
-    "reduce_f64" "rows" Reduce, Team, of_reduction;
+    "reduce_f64" "rows" Reduce, Team, work::reduction;
         |name| find_reduction(name, "f64"), |call, code| validate_reduction::<f64>(call, code, ElementType::F64);
-    "reduce_i32" "rows" Reduce, Team, of_reduction;
+    "reduce_i32" "rows" Reduce, Team, work::reduction;
         |name| find_reduction(name, "i32"), |call, code| validate_reduction::<i32>(call, code, ElementType::I32);
-    "reduce_i64" "rows" Reduce, Team, of_reduction;
+    "reduce_i64" "rows" Reduce, Team, work::reduction;
         |name| find_reduction(name, "i64"), |call, code| validate_reduction::<i64>(call, code, ElementType::I64);
-    "extreme_f32" "rows" Axis, Warp, of_axis; |name| find_extreme(name, "f32"),
+    "extreme_f32" "rows" Axis, Warp, work::axis; |name| find_extreme(name, "f32"),
         |call, code| expect_extreme(code, ElementType::F32).and_then(|()| arg::validate::<f32>(call));
-    "extreme_f64" "rows" Axis, Warp, of_axis; |name| find_extreme(name, "f64"),
+    "extreme_f64" "rows" Axis, Warp, work::axis; |name| find_extreme(name, "f64"),
         |call, code| expect_extreme(code, ElementType::F64).and_then(|()| arg::validate::<f64>(call));
-    "extreme_i32" "rows" Axis, Warp, of_axis; |name| find_extreme(name, "i32"),
+    "extreme_i32" "rows" Axis, Warp, work::axis; |name| find_extreme(name, "i32"),
         |call, code| expect_extreme(code, ElementType::I32).and_then(|()| arg::validate::<i32>(call));
-    "extreme_i64" "rows" Axis, Warp, of_axis; |name| find_extreme(name, "i64"),
+    "extreme_i64" "rows" Axis, Warp, work::axis; |name| find_extreme(name, "i64"),
         |call, code| expect_extreme(code, ElementType::I64).and_then(|()| arg::validate::<i64>(call));
-    "softmax" "rows" Axis, Team, of_axis; |name| either(name, ["softmax_f32", "log_softmax_f32"]),
+    "softmax" "rows" Axis, Team, work::axis; |name| either(name, ["softmax_f32", "log_softmax_f32"]),
         |call, code| expect_code(code, 2).and_then(|()| softmax::validate(call));
-    "layer_norm" "rows" LayerNorm, Team, of_layer_norm; |name| only(name, "layer_norm_f32"),
+    "layer_norm" "rows" LayerNorm, Team, work::layer_norm; |name| only(name, "layer_norm_f32"),
         |call, code| expect_code(code, 1).and_then(|()| norm::validate_layer_norm(call));
-    "group_norm" "rows" GroupNorm, Team, of_group_norm; |name| only(name, "group_norm_f32"),
+    "group_norm" "rows" GroupNorm, Team, work::group_norm; |name| only(name, "group_norm_f32"),
         |call, code| expect_code(code, 1).and_then(|()| norm::validate_group_norm(call));
-    "lrn" "rows" Lrn, Flat, of_lrn; |name| only(name, "lrn_f32"),
+    "lrn" "rows" Lrn, Flat, work::lrn; |name| only(name, "lrn_f32"),
         |call, code| expect_code(code, 1).and_then(|()| norm::validate_lrn(call));
-    "attention" "rows" Attention, Block, of_attention; |name| only(name, "attention_f32"),
+    "attention" "rows" Attention, Block, work::attention; |name| only(name, "attention_f32"),
         |call, code| expect_code(code, 1).and_then(|()| attention::validate(call));
-    "conv" "windows" Conv, Flat, of_conv; |name| either(name, ["conv_f32", "conv_f16w"]),
+    "conv" "windows" Conv, Flat, work::conv; |name| either(name, ["conv_f32", "conv_f16w"]),
         |call, code| expect_code(code, 2).and_then(|()| conv::validate(call, if code.operation == 1 { 2 } else { 4 }));
-    "pack_b" "windows" PackB, Flat, of_pack; |name| only(name, "pack_b_f32"),
+    "pack_b" "windows" PackB, Flat, work::pack; |name| only(name, "pack_b_f32"),
         |call, code| expect_code(code, 1).and_then(|()| blocked::validate_pack(call));
-    "reorder" "windows" Reorder, Flat, of_reorder; |name| either(name, ["to_blocked_f32", "from_blocked_f32"]),
+    "reorder" "windows" Reorder, Flat, work::reorder; |name| either(name, ["to_blocked_f32", "from_blocked_f32"]),
         |call, code| expect_code(code, 2).and_then(|()| match code.operation {
             0 => blocked::validate_reorder(call, 0, 1),
             _ => blocked::validate_reorder(call, 1, 0),
         });
-    "conv_nd" "windows" ConvNd, Flat, of_conv_nd; |name| only(name, "conv_nd_f32"),
+    "conv_nd" "windows" ConvNd, Flat, work::conv_nd; |name| only(name, "conv_nd_f32"),
         |call, code| expect_code(code, 1).and_then(|()| conv_nd::validate(call));
-    "conv_transpose_nd" "windows" ConvNd, Flat, of_conv_nd; |name| only(name, "conv_transpose_nd_f32"),
+    "conv_transpose_nd" "windows" ConvNd, Flat, work::conv_nd; |name| only(name, "conv_transpose_nd_f32"),
         |call, code| expect_code(code, 1).and_then(|()| conv_nd::validate_transposed(call));
-    "max_pool_nd" "windows" PoolNd, Flat, of_pool; |name| only(name, "max_pool_nd_f32"),
+    "max_pool_nd" "windows" PoolNd, Flat, work::pool; |name| only(name, "max_pool_nd_f32"),
         |call, code| expect_code(code, 1).and_then(|()| pool::validate_three(call));
-    "average_pool_nd" "windows" PoolNd, Flat, of_pool; |name| only(name, "average_pool_nd_f32"),
+    "average_pool_nd" "windows" PoolNd, Flat, work::pool; |name| only(name, "average_pool_nd_f32"),
         |call, code| expect_code(code, 1).and_then(|()| pool::validate_two(call));
-    "lp_pool_nd" "windows" PoolNd, Flat, of_pool; |name| only(name, "lp_pool_nd_f32"),
+    "lp_pool_nd" "windows" PoolNd, Flat, work::pool; |name| only(name, "lp_pool_nd_f32"),
         |call, code| expect_code(code, 1).and_then(|()| pool::validate_lp(call));
-    "resize" "windows" Resize, Flat, of_resize; |name| only(name, "resize_f32"),
+    "resize" "windows" Resize, Flat, work::resize; |name| only(name, "resize_f32"),
         |call, code| expect_code(code, 1).and_then(|()| resize::validate(call));
-    "lstm" "windows" Recurrent, Sequence, of_recurrent::<4>; |name| only(name, "lstm_f32"),
+    "lstm" "windows" Recurrent, Sequence, work::recurrent::<4>; |name| only(name, "lstm_f32"),
         |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_lstm(call));
-    "gru" "windows" Recurrent, Sequence, of_recurrent::<3>; |name| only(name, "gru_f32"),
+    "gru" "windows" Recurrent, Sequence, work::recurrent::<3>; |name| only(name, "gru_f32"),
         |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_gru(call));
-    "rnn" "windows" Recurrent, Sequence, of_recurrent::<1>; |name| only(name, "rnn_f32"),
+    "rnn" "windows" Recurrent, Sequence, work::recurrent::<1>; |name| only(name, "rnn_f32"),
         |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_rnn(call));
 }
 

@@ -1,0 +1,109 @@
+//! Convolutions, and the products of matrices that are convolutions of one tap.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Activation, View};
+
+/// Where [`Conv`] adds its residual operand.
+pub mod residual {
+    /// There is none.
+    pub const NONE: u64 = 0;
+    /// activation(sum + bias + residual)
+    pub const BEFORE_ACTIVATION: u64 = 1;
+    /// activation(sum + bias) + residual
+    pub const AFTER_ACTIVATION: u64 = 2;
+}
+
+/// `conv_f32`, `conv_f16w`: convolution and matrix product on packed weights.
+///
+/// `out[n, o, y, x] = act(bias[o] + Σ in[n, c, y·stride_h + i·dilation_h, x·stride_w + j·dilation_w] · w[o, c, i, j])`
+///
+/// There is no padding: `input` points at the first tap of the first pixel, in a halo that the producer wrote.
+/// A matrix product is the case of one row, with a pixel for each row of the left matrix.
+///
+/// Operands: input f32; weights f32 (`conv_f32`) or f16 (`conv_f16w`), `[batch of weights][OC/16][K][16]`, output
+/// channels padded with zeros to whole panels, K ordered (channel block, row tap, column tap, channel of the block)
+/// and exact (the last block has `in_channels − 16·(blocks − 1)` channels); bias f32 `[out_channels]` or absent;
+/// residual f32 or absent; output f32. With groups, panels of group 0 come first; each group has whole panels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Conv {
+    /// Images.
+    pub n: u64,
+    /// Groups; where more than one, `in_channels` and `out_channels` are multiples of 16 within each group.
+    pub groups: u64,
+    /// Input channels of one group.
+    pub in_channels: u64,
+    /// Channels in a block of the input: 16, or `in_channels` where that is smaller.
+    pub in_block: u64,
+    /// Output channels of one group. Lanes of the last block beyond it are written as zero where
+    /// `output_padded` is 1, else not at all.
+    pub out_channels: u64,
+    /// 1 where the output (and the residual) has whole blocks of 16, as NCHW16c has.
+    pub output_padded: u64,
+    /// Output rows.
+    pub out_h: u64,
+    /// Output columns.
+    pub out_w: u64,
+    /// Kernel rows.
+    pub kernel_h: u64,
+    /// Kernel columns.
+    pub kernel_w: u64,
+    /// Between output rows, in input rows.
+    pub stride_h: u64,
+    /// Between output columns, in input columns.
+    pub stride_w: u64,
+    /// Between kernel rows, in input rows.
+    pub dilation_h: u64,
+    /// Between kernel columns, in input columns.
+    pub dilation_w: u64,
+    /// Elements between the weights of consecutive images; 0 where all images share one set.
+    pub weights_stride_n: u64,
+    /// The input; `stride_c` is between blocks of `in_block` channels.
+    pub input: View,
+    /// The output; blocks of 16 channels.
+    pub output: View,
+    /// The residual; blocks of 16 channels.
+    pub residual: View,
+    /// One of [`residual`].
+    pub residual_mode: u64,
+    /// Applied last or before the residual.
+    pub activation: Activation,
+}
+
+/// `depthwise_f32`, `depthwise_f16w`: one filter a channel, on NCHW16c, input with halo as for [`Conv`].
+///
+/// Operands: input, weights `[C/16][kernel_h·kernel_w][16]`, bias `[C]` padded to whole blocks or absent, residual
+/// or absent, output. Same fields as [`Conv`], `groups` being the channels and `in_channels` = `out_channels` = 1.
+pub type Depthwise = Conv;
+
+/// `conv_nd_f32`, `conv_transpose_nd_f32`: any rank to 3, any groups, on row-major tensors; slow and general.
+///
+/// Operands: input `[N, G·C, spatial]`; weights `[G·O, C, kernel]` (transposed: `[G·C, O, kernel]`); bias `[G·O]`
+/// or absent; output `[N, G·O, spatial]`. Unused leading spatial axes have extent 1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ConvNd {
+    /// Images.
+    pub n: u64,
+    /// Groups.
+    pub groups: u64,
+    /// Input channels of one group.
+    pub in_channels: u64,
+    /// Output channels of one group.
+    pub out_channels: u64,
+    /// Input extents.
+    pub input: [u64; 3],
+    /// Output extents.
+    pub output: [u64; 3],
+    /// Kernel extents.
+    pub kernel: [u64; 3],
+    /// Strides.
+    pub stride: [u64; 3],
+    /// Dilations.
+    pub dilation: [u64; 3],
+    /// Padding before the first element.
+    pub pad_begin: [u64; 3],
+    /// Applied last.
+    pub activation: Activation,
+}

@@ -1,0 +1,101 @@
+//! How much the calls have to do, which says how many threads they are launched with.
+
+use super::{SHARED_BYTES, STATES};
+use crate::call::{
+    Attention, Axis, BLOCK, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB,
+    PoolNd, Recurrent, Reduce, Reorder, Resize,
+};
+use crate::cpu::bounds::product;
+
+/// How much there is to do: items, and the work of each, which threads count in 32 bits with sign; and how many items lie
+/// side by side, while what is folded into each lies apart.
+pub(super) type Work = Option<(u64, u64, u64)>;
+
+pub(super) fn elements(p: &Elementwise) -> Work {
+    Some((product(p.dims.get(..usize::try_from(p.rank).ok()?)?)?, 1, 1))
+}
+
+pub(super) fn gather(p: &Gather) -> Work {
+    Some((product(&[p.outer, p.indices, p.inner])?, 1, 1))
+}
+
+pub(super) fn map(p: &IndexMap) -> Work {
+    Some((product(p.out_dims.get(..usize::try_from(p.rank).ok()?)?)?, 1, 1))
+}
+
+pub(super) fn reduction(p: &Reduce) -> Work {
+    let kept = p.kept_dims.get(..usize::try_from(p.kept_rank).ok()?)?;
+    let reduced = p.reduced_dims.get(..usize::try_from(p.reduced_rank).ok()?)?;
+    let innermost = |dims: &[u64], strides: &[u64]| Some((*dims.last()?, strides[dims.len() - 1]));
+    let apart = innermost(reduced, &p.reduced_strides).is_some_and(|(_, stride)| stride > 1);
+    let neighbours = match innermost(kept, &p.kept_strides) {
+        Some((extent, 1)) if apart => extent,
+        _ => 1,
+    };
+    Some((product(kept)?, product(reduced)?, neighbours))
+}
+
+pub(super) fn axis(p: &Axis) -> Work {
+    let rows = if p.axis == 0 { 0 } else { product(&[p.outer, p.inner])? };
+    Some((rows, p.axis, p.inner))
+}
+
+pub(super) fn layer_norm(p: &LayerNorm) -> Work {
+    Some((if p.inner == 0 { 0 } else { p.outer }, p.inner, 1))
+}
+
+pub(super) fn group_norm(p: &GroupNorm) -> Work {
+    let inner = product(&[p.channels.checked_div(p.groups)?, p.inner])?;
+    Some((if inner == 0 { 0 } else { product(&[p.n, p.groups])? }, inner, 1))
+}
+
+pub(super) fn lrn(p: &Lrn) -> Work {
+    Some((product(&[p.n, p.channels, p.inner])?, p.size, 1))
+}
+
+pub(super) fn attention(p: &Attention) -> Work {
+    let rows = product(&[product(&p.lead)?, p.rows])?;
+    Some((if p.value_size == 0 { 0 } else { rows }, p.keys.max(p.size).max(p.value_size), 1))
+}
+
+pub(super) fn conv(p: &Conv) -> Work {
+    let block = BLOCK as u64;
+    let pixels = product(&[p.out_h, p.out_w])?;
+    let items = product(&[p.n, p.groups, p.out_channels.div_ceil(block), pixels, block])?;
+    let reach = |count: u64, stride: u64, taps: u64, dilation: u64| {
+        count.checked_mul(stride)?.checked_add(taps.checked_mul(dilation)?)
+    };
+    let rows = reach(p.out_h, p.stride_h, p.kernel_h, p.dilation_h)?;
+    let columns = reach(p.out_w, p.stride_w, p.kernel_w, p.dilation_w)?;
+    Some((items, product(&[p.in_channels, p.kernel_h, p.kernel_w])?.max(rows).max(columns), 1))
+}
+
+pub(super) fn pack(p: &PackB) -> Work {
+    let block = BLOCK as u64;
+    Some((product(&[p.batch, p.n.div_ceil(block), p.k, block])?, 1, 1))
+}
+
+pub(super) fn reorder(p: &Reorder) -> Work {
+    let blocks = if p.block == 0 { 0 } else { p.channels.div_ceil(p.block) };
+    Some((product(&[p.n, blocks, p.h, p.w, p.block])?, 1, 1))
+}
+
+pub(super) fn conv_nd(p: &ConvNd) -> Work {
+    let items = product(&[p.n, p.groups, p.out_channels, product(&p.output)?])?;
+    Some((items, product(&[p.in_channels, product(&p.kernel)?])?, 1))
+}
+
+pub(super) fn pool(p: &PoolNd) -> Work {
+    Some((product(&[p.outer, product(&p.output)?])?, product(&p.kernel)?, 1))
+}
+
+pub(super) fn resize(p: &Resize) -> Work {
+    let items = product(&[p.n, p.blocks, p.out_h, p.out_w, p.lanes])?;
+    Some((items, product(&[p.taps_h, p.taps_w])?.max(p.in_h).max(p.in_w), 1))
+}
+
+pub(super) fn recurrent<const GATES: u64>(p: &Recurrent) -> Work {
+    let most = u64::from(SHARED_BYTES) / 4 / STATES;
+    let rows = if p.hidden == 0 { 0 } else { product(&[p.directions, p.batch])? };
+    (p.hidden <= most && p.steps <= i32::MAX as u64).then_some((rows, p.hidden * GATES, 1))
+}
