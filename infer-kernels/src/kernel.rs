@@ -43,7 +43,7 @@ impl Kernel {
         let chunks = (self.chunks)(args, threads).max(1);
         let failure: Mutex<Option<(usize, RunError)>> = Mutex::new(None);
         let task = |chunk: usize| {
-            // SAFETY: the caller answers for the call and the processor; `threads::run` runs each chunk once.
+            // SAFETY: the caller answers for the call and the processor; `run_if_awake` runs each chunk once.
             if let Err(error) = unsafe { run(args, chunk, chunks) } {
                 let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
                 // The first chunk's error, so that the message does not depend on timing.
@@ -52,7 +52,9 @@ impl Kernel {
                 }
             }
         };
-        threads::run(threads, chunks, &task);
+        // A chunk is worth about a microsecond.
+        let is_worth_waking = || (self.chunks)(args, threads::WORTH_WAKING) >= threads::WORTH_WAKING;
+        threads::run_if_awake(threads, chunks, is_worth_waking, &task);
         failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, error)| Err(error))
     }
 }

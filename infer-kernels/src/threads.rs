@@ -6,7 +6,8 @@
 //! where nobody comes, the caller does everything. There is one gate: who finds it taken (by a concurrent caller, or
 //! by the run it is itself a chunk of) runs its chunks alone.
 //!
-//! Workers spin for a short while after each run, since the next one mostly follows at once, then sleep.
+//! Workers spin for a short while after each run, since the next one mostly follows at once, then sleep. Waking or
+//! starting one takes longer than many a run: only runs that are worth it do so, or many in a row.
 
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -27,6 +28,15 @@ const SPIN_AND_YIELD: Duration = Duration::from_micros(60);
 
 /// Looks at the gate between two looks at the clock.
 const LOOKS: u32 = 64;
+
+/// How many microseconds of work are worth waking a thread that sleeps, or starting one: the system call takes some
+/// microseconds here, and it takes tens until that thread runs.
+pub(crate) const WORTH_WAKING: usize = 32;
+
+/// How long runs that are worth less may follow each other before they are worth it together, and the longest time
+/// between two of them.
+const WAKE_AFTER: Duration = Duration::from_micros(WORTH_WAKING as u64);
+const FOLLOWS: Duration = SPIN_AND_YIELD;
 
 /// The number of threads to use: the environment variable `INFER_THREADS`, or else as many as the system offers.
 /// Decided once.
@@ -69,15 +79,39 @@ impl std::error::Error for ThreadsError {}
 ///
 /// If a task panics, after every chunk that was begun has ended; chunks not begun are left out.
 pub fn run(threads: usize, chunks: usize, task: &(dyn Fn(usize) + Sync)) {
+    run_if_awake(threads, chunks, || true, task);
+}
+
+/// [`run`], which wakes or starts threads only where it `is_worth_waking` them, or such runs have followed each other
+/// for a while.
+///
+/// # Panics
+///
+/// As [`run`] does.
+pub(crate) fn run_if_awake(
+    threads: usize,
+    chunks: usize,
+    is_worth_waking: impl FnOnce() -> bool,
+    task: &(dyn Fn(usize) + Sync),
+) {
     let seats = threads.min(chunks).min(MAX_THREADS).saturating_sub(1);
     if seats == 0 || !POOL.try_lead() {
         (0..chunks).for_each(task);
         return;
     }
-    let mut lead = Lead { workers_panicked: false };
-    POOL.grow(seats);
-    POOL.open(seats, chunks, task);
-    POOL.work(chunks, task);
+    let mut lead = Lead { workers_panicked: false, open: false };
+    let awake = POOL.awake();
+    let wakes = awake < seats && (is_worth_waking() || POOL.is_kept_waiting());
+    if wakes {
+        POOL.grow(seats);
+    } else if awake == 0 {
+        drop(lead);
+        (0..chunks).for_each(task);
+        return;
+    }
+    POOL.open(seats, chunks, task, wakes);
+    lead.open = true;
+    POOL.work(0, chunks, task);
     lead.finish();
     let failed = lead.workers_panicked;
     drop(lead);
@@ -98,12 +132,11 @@ struct Apart<T>(T);
 struct Pool {
     /// Whether some caller leads a run.
     led: Apart<AtomicBool>,
-    gate: Apart<AtomicU64>,
-    /// The next chunk to take.
-    next: Apart<AtomicUsize>,
+    entrance: Apart<Entrance>,
     /// The workers that passed the gate and are done.
     left: Apart<AtomicUsize>,
-    job: UnsafeCell<Option<Job>>,
+    /// Since when, and until when, runs followed each other that were not worth waking workers.
+    waiting: UnsafeCell<Option<[Instant; 2]>>,
     panicked: AtomicBool,
     workers: AtomicUsize,
     /// How many workers the system let us have.
@@ -113,6 +146,14 @@ struct Pool {
     wake: Condvar,
 }
 
+/// What a worker needs to begin, in one cache line.
+struct Entrance {
+    gate: AtomicU64,
+    /// The next chunk to take.
+    next: AtomicUsize,
+    job: UnsafeCell<Option<Job>>,
+}
+
 #[derive(Clone, Copy)]
 struct Job {
     task: *const (dyn Fn(usize) + Sync),
@@ -120,15 +161,18 @@ struct Job {
 }
 
 // SAFETY: `job` is written only by the leader while the gate is closed and nobody is inside, and read only by
-// workers that passed the gate, which the leader waits for before the task's borrow ends.
+// workers that passed the gate, which the leader waits for before the task's borrow ends. `waiting` is the leader's alone.
 unsafe impl Sync for Pool {}
 
 static POOL: Pool = Pool {
     led: Apart(AtomicBool::new(false)),
-    gate: Apart(AtomicU64::new(0)),
-    next: Apart(AtomicUsize::new(0)),
+    entrance: Apart(Entrance {
+        gate: AtomicU64::new(0),
+        next: AtomicUsize::new(0),
+        job: UnsafeCell::new(None),
+    }),
     left: Apart(AtomicUsize::new(0)),
-    job: UnsafeCell::new(None),
+    waiting: UnsafeCell::new(None),
     panicked: AtomicBool::new(false),
     workers: AtomicUsize::new(0),
     limit: AtomicUsize::new(MAX_THREADS),
@@ -140,15 +184,20 @@ static POOL: Pool = Pool {
 /// The leadership of one run, which ends it also when the leader's own chunk panics.
 struct Lead {
     workers_panicked: bool,
+    /// Whether workers were let in.
+    open: bool,
 }
 
 impl Lead {
     /// Closes the gate and waits for everyone inside.
     fn finish(&mut self) {
-        let passed = (POOL.gate.0.fetch_and(!OPEN, Ordering::AcqRel) & PASSED) as usize;
+        let passed = (POOL.entrance.0.gate.fetch_and(!OPEN, Ordering::AcqRel) & PASSED) as usize;
         let mut start = None;
-        while POOL.left.0.load(Ordering::Acquire) != passed {
+        'inside: loop {
             for _ in 0..LOOKS {
+                if POOL.left.0.load(Ordering::Acquire) == passed {
+                    break 'inside;
+                }
                 std::hint::spin_loop();
             }
             // A worker that lost its core needs ours.
@@ -162,9 +211,9 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if self.open && std::thread::panicking() {
             // Nobody needs to begin another chunk.
-            POOL.next.0.store(usize::MAX / 2, Ordering::Relaxed);
+            POOL.entrance.0.next.store(usize::MAX / 2, Ordering::Relaxed);
             self.finish();
         }
         POOL.led.0.store(false, Ordering::Release);
@@ -178,7 +227,7 @@ impl Drop for Inside {
     fn drop(&mut self) {
         if std::thread::panicking() {
             POOL.panicked.store(true, Ordering::Relaxed);
-            POOL.next.0.store(usize::MAX / 2, Ordering::Relaxed);
+            POOL.entrance.0.next.store(usize::MAX / 2, Ordering::Relaxed);
             // This thread ends; a later run grows the pool again.
             POOL.workers.fetch_sub(1, Ordering::Relaxed);
         }
@@ -189,6 +238,24 @@ impl Drop for Inside {
 impl Pool {
     fn try_lead(&self) -> bool {
         self.led.0.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// How many workers do not sleep.
+    fn awake(&self) -> usize {
+        self.workers.load(Ordering::Relaxed).saturating_sub(self.asleep.load(Ordering::Relaxed))
+    }
+
+    /// Whether runs that the workers are missed in have followed each other for long enough; for the leader alone.
+    fn is_kept_waiting(&self) -> bool {
+        let now = Instant::now();
+        // SAFETY: there is one leader at a time, which publishes what it wrote by giving up `led`.
+        let waiting = unsafe { &mut *self.waiting.get() };
+        let since = match *waiting {
+            Some([since, last]) if now.saturating_duration_since(last) < FOLLOWS => since,
+            _ => now,
+        };
+        *waiting = Some([since, now]);
+        now.saturating_duration_since(since) > WAKE_AFTER
     }
 
     /// Starts workers until there are `wanted`, as far as the system gives them.
@@ -206,36 +273,44 @@ impl Pool {
         }
     }
 
-    /// Publishes a task and lets in `seats` workers.
-    fn open(&self, seats: usize, chunks: usize, task: &(dyn Fn(usize) + Sync)) {
+    /// Publishes a task and lets in `seats` workers; `wakes` those that sleep, where the others are too few.
+    fn open(&self, seats: usize, chunks: usize, task: &(dyn Fn(usize) + Sync), wakes: bool) {
         let task: *const (dyn Fn(usize) + Sync + '_) = task;
         // SAFETY: only the lifetime changes; `Lead` ends the use before the borrow ends.
         let task: *const (dyn Fn(usize) + Sync + 'static) = unsafe { std::mem::transmute(task) };
         // SAFETY: this thread leads and the gate is closed with nobody inside (`Lead::finish`).
-        unsafe { *self.job.get() = Some(Job { task, chunks }) };
-        self.next.0.store(0, Ordering::Relaxed);
+        unsafe { *self.entrance.0.job.get() = Some(Job { task, chunks }) };
+        // The first chunk is this thread's.
+        self.entrance.0.next.store(1, Ordering::Relaxed);
         self.left.0.store(0, Ordering::Relaxed);
-        let run = (self.gate.0.load(Ordering::Relaxed) >> RUN_SHIFT).wrapping_add(1);
+        let run = (self.entrance.0.gate.load(Ordering::Relaxed) >> RUN_SHIFT).wrapping_add(1);
         let gate = (run << RUN_SHIFT) | ((seats as u64) << SEATS_SHIFT) | OPEN;
         // Sequentially consistent with `sleep`: either the worker sees the gate open, or we see it asleep.
-        self.gate.0.store(gate, Ordering::SeqCst);
-        let asleep = self.asleep.load(Ordering::SeqCst);
-        if asleep > 0 {
+        self.entrance.0.gate.store(gate, Ordering::SeqCst);
+        let asleep = if wakes { self.asleep.load(Ordering::SeqCst) } else { 0 };
+        let awake = self.workers.load(Ordering::Relaxed).saturating_sub(asleep);
+        if asleep > 0 && awake < seats {
             // Whoever counted itself asleep holds the lock until it waits.
             drop(self.bed.lock().unwrap_or_else(PoisonError::into_inner));
-            for _ in 0..asleep.min(seats) {
+            for _ in 0..asleep.min(seats - awake) {
                 self.wake.notify_one();
             }
         }
     }
 
-    fn work(&self, chunks: usize, task: &(dyn Fn(usize) + Sync)) {
-        loop {
-            let chunk = self.next.0.fetch_add(1, Ordering::Relaxed);
-            if chunk >= chunks {
+    /// The next chunk that nobody has taken.
+    fn take(&self) -> usize {
+        self.entrance.0.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Runs `chunk` and those that are left, none after the last.
+    fn work(&self, mut chunk: usize, chunks: usize, task: &(dyn Fn(usize) + Sync)) {
+        while chunk < chunks {
+            task(chunk);
+            if chunk + 1 == chunks {
                 return;
             }
-            task(chunk);
+            chunk = self.take();
         }
     }
 
@@ -249,12 +324,12 @@ impl Pool {
                 let inside = Inside;
                 // SAFETY: inside the gate, `job` and the task it points at stay as they are.
                 let (task, chunks) = unsafe {
-                    match *self.job.get() {
+                    match *self.entrance.0.job.get() {
                         Some(job) => (&*job.task, job.chunks),
                         None => unreachable!("an open gate without a job"),
                     }
                 };
-                self.work(chunks, task);
+                self.work(self.take(), chunks, task);
                 drop(inside);
             }
         }
@@ -264,7 +339,12 @@ impl Pool {
     fn pass(&self, mut gate: u64) -> bool {
         let run = gate >> RUN_SHIFT;
         while gate >> RUN_SHIFT == run && gate & OPEN != 0 && gate & PASSED < (gate >> SEATS_SHIFT) & SEATS {
-            match self.gate.0.compare_exchange_weak(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed) {
+            match self.entrance.0.gate.compare_exchange_weak(
+                gate,
+                gate + 1,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return true,
                 Err(now) => gate = now,
             }
@@ -278,7 +358,7 @@ impl Pool {
         let start = Instant::now();
         loop {
             for _ in 0..LOOKS {
-                let gate = self.gate.0.load(Ordering::Relaxed);
+                let gate = self.entrance.0.gate.load(Ordering::Relaxed);
                 if new(gate) {
                     return gate;
                 }
@@ -295,7 +375,7 @@ impl Pool {
         let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
         self.asleep.fetch_add(1, Ordering::SeqCst);
         let gate = loop {
-            let gate = self.gate.0.load(Ordering::SeqCst);
+            let gate = self.entrance.0.gate.load(Ordering::SeqCst);
             if new(gate) {
                 break gate;
             }
@@ -345,6 +425,20 @@ mod tests {
         for _ in 0..20 {
             std::thread::sleep(SPIN_AND_YIELD * 5);
             check(3, 16);
+        }
+    }
+
+    #[test]
+    fn runs_that_are_worth_no_waking_are_complete() {
+        for round in 0..3_000 {
+            if round % 500 == 0 {
+                std::thread::sleep(SPIN_AND_YIELD * 5);
+            }
+            let sum = AtomicUsize::new(0);
+            run_if_awake(3, 8, || round % 97 == 0, &|i| {
+                sum.fetch_add(i + 1, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 36);
         }
     }
 
