@@ -85,6 +85,30 @@ pub(crate) trait Vector:
         self.keep_first(BLOCK / 2)
     }
 
+    /// The first eight lanes, and after them those of `high`.
+    #[inline(always)]
+    fn join_low(self, high: Self) -> Self {
+        let (mut lanes, high) = (self.lanes(), high.lanes());
+        lanes[BLOCK / 2..].copy_from_slice(&high[..BLOCK / 2]);
+        // SAFETY: the array has sixteen elements; `self` exists.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+
+    /// Writes the first eight lanes to `low` and the others to `high`.
+    ///
+    /// # Safety
+    ///
+    /// Eight elements are writable at both.
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32) {
+        let lanes = self.lanes();
+        // SAFETY: the caller's promise; each half of the array has eight elements.
+        unsafe {
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), low, BLOCK / 2);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr().add(BLOCK / 2), high, BLOCK / 2);
+        }
+    }
+
     /// The lesser; `other` where either is NaN, and where both are zero.
     fn min(self, other: Self) -> Self;
 

@@ -8,6 +8,9 @@
 //! `[C/16][row][16]`; pairs of panels; planes, each multiplied by its weights on the microkernel of `gemm_tile.rs`,
 //! whose pixels are rows; the products are transformed back and finished. All that lies between stays in the caches
 //! next to the core. Chunks split the columns.
+//!
+//! Of at most eight input channels, where there are registers enough, inputs are transformed two rows at a time into
+//! `[row][plane][8]`, and all planes of some rows are multiplied together: their sums are transformed back where they are.
 
 use crate::call::{BLOCK, Conv, WINOGRAD_ROWS, residual};
 use crate::cpu::epilogue::{
@@ -29,6 +32,15 @@ const OUT: usize = 4;
 
 /// Panels that are worked on together.
 const PAIR: usize = 2;
+
+/// Rows whose sums of all planes are in registers together, and the multiplications of each at most: more weights would
+/// not stay in the first-level cache.
+const TOGETHER: usize = 3;
+const MOST_TAPS: usize = 5;
+
+/// The most channels of such, and where the planes of a row and the rows begin.
+const HALF: usize = BLOCK / 2;
+const HALF_ROW: usize = IN * HALF;
 
 /// The most rows of a column.
 const ROWS: usize = WINOGRAD_ROWS.rows as usize;
@@ -143,6 +155,13 @@ unsafe fn winograd_rows_f32<V: Tiles + Finishing>(
         let column = Column { p, n, y: rows.start, x, rows: rows.len(), planes };
         // SAFETY: the caller's promise; the slot is this chunk's alone.
         unsafe {
+            if column.is_in_registers::<V>() {
+                column.half_inputs::<V>(args);
+                for panel in 0..(p.out_channels as usize).div_ceil(BLOCK) {
+                    column.panel_in_registers::<V>(args, panel);
+                }
+                continue;
+            }
             column.inputs::<V>(args);
             for panel in (0..(p.out_channels as usize).div_ceil(BLOCK)).step_by(PAIR) {
                 column.products::<V>(args, panel);
@@ -354,6 +373,151 @@ impl Column<'_> {
                     }
                 }
                 from = from.wrapping_add(BLOCK);
+                to = to.wrapping_add(p.output.stride_h as usize);
+                if !residual.is_null() {
+                    residual = residual.wrapping_add(p.residual.stride_h as usize);
+                }
+            }
+        }
+    }
+
+    /// Whether the sums of all planes stay in registers: few channels, and outputs that want no more than a clamp.
+    fn is_in_registers<V: Tiles>(&self) -> bool {
+        let p = self.p;
+        V::PIXELS * V::PANELS >= TOGETHER * IN
+            && p.in_channels as usize <= HALF
+            && p.kernel_h as usize <= MOST_TAPS
+            && (p.out_channels as usize).is_multiple_of(BLOCK)
+            && Clamp::new(p).is_some()
+    }
+
+    /// Transforms the inputs of at most eight channels into `[row][plane][8]`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Column::inputs`].
+    #[inline(always)]
+    unsafe fn half_inputs<V: Vector>(&self, args: &Args<'_>) {
+        let view = &self.p.input;
+        let (stride_h, stride_w) = (view.stride_h as usize, view.stride_w as usize);
+        let columns = IN.min(self.p.out_w as usize + IN - OUT - self.x);
+        let first =
+            view.offset as usize + self.n * view.stride_n as usize + self.y * stride_h + self.x * stride_w;
+        let (from, rows) = (args.operands[0].ptr::<f32>().cast_const().wrapping_add(first), self.rows_read());
+        for row in (0..rows).step_by(2) {
+            // The last row of an odd number goes with itself.
+            let next = (row + 1).min(rows - 1);
+            let (above, below) = (from.wrapping_add(row * stride_h), from.wrapping_add(next * stride_h));
+            let (low, high) =
+                (self.planes.wrapping_add(row * HALF_ROW), self.planes.wrapping_add(next * HALF_ROW));
+            // SAFETY: validation found so many rows and columns of whole blocks in the input; the slot holds as many
+            // planes of whole blocks.
+            unsafe {
+                let mut d = [V::splat(0.0); IN];
+                for (column, d) in d.iter_mut().enumerate() {
+                    if column < columns {
+                        let at = column * stride_w;
+                        *d = V::load(above.add(at)).join_low(V::load(below.add(at)));
+                    }
+                }
+                for (plane, value) in input(d).into_iter().enumerate() {
+                    value.store_halves(low.add(plane * HALF), high.add(plane * HALF));
+                }
+            }
+        }
+    }
+
+    /// The outputs of a panel.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Column::inputs`]; [`Column::half_inputs`] ran before, and [`Column::is_in_registers`] is true.
+    #[inline(always)]
+    unsafe fn panel_in_registers<V: Vector>(&self, args: &Args<'_>, panel: usize) {
+        let mut row = 0;
+        while row < self.rows {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match self.rows - row {
+                    1 => self.rows_in_registers::<V, 1>(args, panel, row),
+                    // Rather two and two than three and one.
+                    2 | 4 => self.rows_in_registers::<V, 2>(args, panel, row),
+                    _ => self.rows_in_registers::<V, TOGETHER>(args, panel, row),
+                }
+            }
+            row += match self.rows - row {
+                1 => 1,
+                2 | 4 => 2,
+                _ => TOGETHER,
+            };
+        }
+    }
+
+    /// The outputs of a panel in `R` rows from `row` on.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Column::panel_in_registers`].
+    #[inline(always)]
+    unsafe fn rows_in_registers<V: Vector, const R: usize>(&self, args: &Args<'_>, panel: usize, row: usize) {
+        let p = self.p;
+        let [bias, added, out] = [2, 3, 4].map(|index| args.operands[index]);
+        let (channels, taps) = (p.in_channels as usize, p.kernel_h as usize);
+        let panels = (p.out_channels as usize) / BLOCK;
+        let plane_weights = panels * channels * taps * BLOCK;
+        let mut b = args.operands[1].ptr::<f32>().cast_const().wrapping_add(panel * channels * taps * BLOCK);
+        let (low, high) = Clamp::new(p).unwrap_or(Clamp::NONE).bounds();
+        let columns = OUT.min(p.out_w as usize - self.x);
+        let origin = |view: &crate::call::View| {
+            view.offset as usize
+                + self.n * view.stride_n as usize
+                + panel * view.stride_c as usize
+                + (self.y + row) * view.stride_h as usize
+                + self.x * view.stride_w as usize
+        };
+        let mut to = out.ptr::<f32>().wrapping_add(origin(&p.output));
+        let mut residual = std::ptr::null();
+        if p.residual_mode != residual::NONE {
+            residual = added.ptr::<f32>().cast_const().wrapping_add(origin(&p.residual));
+        }
+        // SAFETY: the planes have the rows that are read, the operand the weights of all panels; validation bounded
+        // what is read and written of residual and output, all lanes of whole blocks, and the bias has all channels,
+        // where there is one; `V` is the instruction set of the caller.
+        unsafe {
+            let mut sums = [[V::splat(0.0); R]; IN];
+            for tap in 0..taps {
+                let mut a = self.planes.cast_const().add((row + tap) * HALF_ROW);
+                for _ in 0..channels {
+                    for (plane, sums) in sums.iter_mut().enumerate() {
+                        let weights = V::load(b.add(plane * plane_weights));
+                        for (r, sum) in sums.iter_mut().enumerate() {
+                            let x = V::splat(*a.add(r * HALF_ROW + plane * HALF));
+                            *sum = x.mul_add(weights, *sum);
+                        }
+                    }
+                    a = a.add(1);
+                    b = b.add(BLOCK);
+                }
+            }
+            let (low, high) = (V::splat(low), V::splat(high));
+            let mut start = V::splat(0.0);
+            if bias.bytes > 0 {
+                start = V::load(bias.ptr::<f32>().add(panel * BLOCK));
+            }
+            for r in 0..R {
+                let mut y = [start; IN];
+                for (y, sums) in y.iter_mut().zip(&sums) {
+                    *y = sums[r];
+                }
+                for (column, sum) in output(y).into_iter().enumerate() {
+                    if column < columns {
+                        let mut sum = sum + start;
+                        if !residual.is_null() {
+                            sum = sum + V::load(residual.add(column * p.residual.stride_w as usize));
+                        }
+                        high.min(low.max(sum)).store(to.add(column * p.output.stride_w as usize));
+                    }
+                }
                 to = to.wrapping_add(p.output.stride_h as usize);
                 if !residual.is_null() {
                     residual = residual.wrapping_add(p.residual.stride_h as usize);

@@ -119,6 +119,21 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn join_low(self, high: Self) -> Self {
+        // SAFETY: the operands exist, so the processor has AVX-512.
+        Avx512(unsafe { _mm512_insertf32x8::<1>(self.0, _mm512_castps512_ps256(high.0)) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32) {
+        // SAFETY: the caller's promise; `self` exists.
+        unsafe {
+            _mm256_storeu_ps(low, _mm512_castps512_ps256(self.0));
+            _mm256_storeu_ps(high, _mm512_extractf32x8_ps::<1>(self.0));
+        }
+    }
+
+    #[inline(always)]
     fn min(self, other: Self) -> Self {
         Avx512(whole!(_mm512_min_ps, self, other))
     }
