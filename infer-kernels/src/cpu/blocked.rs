@@ -234,7 +234,9 @@ unsafe fn interleave<const LANES: usize>(from: *const f32, to: *mut f32, s: &Str
             |lane| from.wrapping_add(lane * s.plain_lane),
         );
         let mut position = 0;
-        while position + STEP <= s.positions {
+        while s.positions >= STEP && position < s.positions {
+            // The last step may begin inside the one before.
+            position = position.min(s.positions - STEP);
             let mut square = [[0.0_f32; LANES]; STEP];
             for (lane, plain) in plain.iter().enumerate() {
                 let values: [f32; STEP] = plain.add(position).cast::<[f32; STEP]>().read_unaligned();
