@@ -130,6 +130,21 @@ impl Decisions {
             self.layers.push(layer(reasons));
         }
     }
+
+    /// Says that what the kernels `from` would compute for `node` is done in that of `to`, instead of `kernels.0` by
+    /// `kernels.1`.
+    #[cfg(feature = "compiler")]
+    pub(crate) fn move_kernel(&mut self, node: &str, from: &[&str], to: &str, kernels: (&str, &str)) {
+        for layer in &mut self.layers {
+            if layer.node == node {
+                layer.kernels.retain(|kernel| !from.contains(&kernel.as_str()));
+                layer.reasons.push(format!("computed together with `{to}`"));
+            } else if layer.node == to {
+                let replaced = layer.kernels.iter_mut().filter(|kernel| *kernel == kernels.0);
+                replaced.for_each(|kernel| kernels.1.clone_into(kernel));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

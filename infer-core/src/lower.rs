@@ -4,6 +4,7 @@
 //! the parts of a split likewise. Blocked pictures get the halo that the widest of their readers wants; whoever writes
 //! the picture has its halo filled right after.
 
+mod pool_convolutions;
 mod winograd;
 
 use std::collections::HashMap;
@@ -52,6 +53,7 @@ pub fn lower(
             .map_err(|reason| (node.name.clone(), reason))?;
     }
     lowering.copy_outputs();
+    pool_convolutions::pool_convolutions(&mut lowering.calls);
     Ok(lowering.calls)
 }
 

@@ -3,8 +3,9 @@
 use bytemuck::Pod;
 
 use crate::call::{
-    Attention, Axis, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm, Lrn, PackB, Pool,
-    PoolNd, Recurrent, Reduce, Reorder, Resize, Strassen, StrassenLeft, Winograd,
+    Attention, Axis, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm,
+    Lrn, PackB, Pool, PoolNd, PooledConv, Recurrent, Reduce, Reorder, Resize, Strassen, StrassenLeft,
+    Winograd,
 };
 
 /// A call in numbers.
@@ -36,6 +37,12 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
     let passes = |shape: String| Some((shape, Vec::new()));
     match kernel {
         "conv_f32" | "conv_f16w" => conv(&read(params)?),
+        "pooled_conv_f32" => {
+            let p: PooledConv = read(params)?;
+            let (out_h, out_w) = (p.out_h.saturating_mul(2), p.out_w.saturating_mul(2));
+            let (shape, factors) = conv(&PooledConv { out_h, out_w, ..p })?;
+            Some((format!("{shape} pooled"), factors))
+        }
         "winograd_f32" => {
             let p: Winograd = read(params)?;
             let (shape, factors) = conv(&p.conv)?;

@@ -77,6 +77,13 @@ pub struct Conv {
 /// or absent, output. Same fields as [`Conv`], `groups` being the channels and `in_channels` = `out_channels` = 1.
 pub type Depthwise = Conv;
 
+/// `pooled_conv_f32`: the greatest of every 2×2 outputs of a convolution of a picture of few channels.
+///
+/// Operands and fields as for [`Conv`], where `out_h` and `out_w`, the output and its view are what is left after
+/// pooling; the input has `2·out_h + kernel_h − 1` rows and as many columns likewise. Kernels of 3×3 or 5×5 at stride 1,
+/// one group, one input block of its own width, no residual, no activation but those that clamp.
+pub type PooledConv = Conv;
+
 /// `conv_nd_f32`, `conv_transpose_nd_f32`: any rank to 3, any groups, on row-major tensors; slow and general.
 ///
 /// Operands: input `[N, G·C, spatial]`; weights `[G·O, C, kernel]` (transposed: `[G·C, O, kernel]`); bias `[G·O]`

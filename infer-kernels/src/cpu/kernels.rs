@@ -12,6 +12,7 @@ pub use super::elementwise::*;
 pub use super::norm::*;
 pub use super::norm_blocked::GROUP_NORM_BLOCKED_F32;
 pub use super::pool::*;
+pub use super::pooled_conv::POOLED_CONV_F32;
 pub use super::recurrent::*;
 pub use super::reduce::*;
 pub use super::resize::*;

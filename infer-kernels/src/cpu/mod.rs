@@ -84,6 +84,7 @@ pub(crate) mod norm;
 pub(crate) mod norm_blocked;
 pub mod peak;
 pub(crate) mod pool;
+mod pooled_conv;
 pub(crate) mod recurrent;
 pub(crate) mod reduce;
 pub(crate) mod reduce_ops;

@@ -56,7 +56,7 @@ pub(super) fn at(view: &View, n: usize, block: usize, row: usize, column: usize)
 
 /// The greater lanes of two, NaN where either is.
 #[inline(always)]
-fn greater<V: Vector>(a: V, b: V) -> V {
+pub(super) fn greater<V: Vector>(a: V, b: V) -> V {
     // `max` gives its argument where there is a NaN, so that of `a` stays; that of `b` is selected.
     V::select(b.eq(b), b.max(a), b)
 }

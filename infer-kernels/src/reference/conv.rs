@@ -4,7 +4,7 @@ use half::f16;
 
 use super::Registered;
 use super::activation::activate;
-use crate::call::{BLOCK, Conv, View, residual};
+use crate::call::{BLOCK, Conv, PooledConv, View, residual};
 use crate::{Args, RunError, kernels};
 
 /// The kernels of this family.
@@ -13,6 +13,7 @@ pub const REGISTRY: &[Registered] = &[
     Registered { kernel: &kernels::CONV_F16W, reference: conv_f16w },
     Registered { kernel: &kernels::DEPTHWISE_F32, reference: depthwise_f32 },
     Registered { kernel: &kernels::DEPTHWISE_F16W, reference: depthwise_f16w },
+    Registered { kernel: &kernels::POOLED_CONV_F32, reference: pooled_conv_f32 },
 ];
 
 /// `conv_f32`.
@@ -56,6 +57,48 @@ pub unsafe fn depthwise_f32(args: &Args<'_>) -> Result<(), RunError> {
 pub unsafe fn depthwise_f16w(args: &Args<'_>) -> Result<(), RunError> {
     // SAFETY: the caller's promise; the weights are f16.
     unsafe { depthwise(args, |at| (*args.operands[1].ptr::<f16>().add(at)).to_f32()) };
+    Ok(())
+}
+
+/// `pooled_conv_f32`.
+///
+/// # Safety
+///
+/// As for [`Registered::reference`].
+pub unsafe fn pooled_conv_f32(args: &Args<'_>) -> Result<(), RunError> {
+    let p: &PooledConv = args.params();
+    let (channels, kernel) = (p.in_channels as usize, p.kernel_h as usize);
+    let (input, weights) = (args.operands[0].ptr::<f32>(), args.operands[1].ptr::<f32>());
+    let (out_channels, out_h, out_w) = (p.out_channels as usize, p.out_h as usize, p.out_w as usize);
+    for pixel in 0..p.n as usize * out_h * out_w {
+        let (n, y, x) = (pixel / out_w / out_h, pixel / out_w % out_h, pixel % out_w);
+        for lane in 0..out_channels.next_multiple_of(BLOCK) {
+            let sum = |row: usize, column: usize| {
+                let mut sum = 0.0;
+                for tap in 0..channels * kernel * kernel {
+                    let (c, i, j) = (tap % channels, tap / channels / kernel, tap / channels % kernel);
+                    let packed = (lane / BLOCK * channels * kernel * kernel + tap) * BLOCK + lane % BLOCK;
+                    // SAFETY: the call was validated.
+                    sum += unsafe {
+                        *input.add(element(&p.input, n, 0, row + i, column + j) + c) * *weights.add(packed)
+                    };
+                }
+                sum
+            };
+            let mut greatest = f32::NEG_INFINITY;
+            for value in
+                [sum(2 * y, 2 * x), sum(2 * y, 2 * x + 1), sum(2 * y + 1, 2 * x), sum(2 * y + 1, 2 * x + 1)]
+            {
+                greatest = if value > greatest || value.is_nan() { value } else { greatest };
+                if greatest.is_nan() {
+                    break;
+                }
+            }
+            let channel = (lane < out_channels).then_some(lane);
+            // SAFETY: as above.
+            unsafe { finish(args, p, [n, lane / BLOCK, y, x, lane % BLOCK], channel, greatest) };
+        }
+    }
     Ok(())
 }
 
