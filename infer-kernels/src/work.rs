@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 
 use crate::call::{
-    Attention, Axis, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm,
+    Attention, Axis, Conv, ConvNd, Elementwise, ExpandedDepthwise, FillHalo, Gather, GroupNorm, LayerNorm,
     Lrn, PackB, Pool, PoolNd, PooledConv, Recurrent, Reduce, Reorder, Resize, Strassen, StrassenLeft,
     Winograd,
 };
@@ -37,6 +37,12 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
     let passes = |shape: String| Some((shape, Vec::new()));
     match kernel {
         "conv_f32" | "conv_f16w" => conv(&read(params)?),
+        "expanded_depthwise_f32" => {
+            let p: ExpandedDepthwise = read(params)?;
+            let (wide, factors) = conv(&p.expand)?;
+            let (deep, _) = depthwise(&p.depthwise)?;
+            Some((format!("{wide}, {deep}"), factors))
+        }
         "pooled_conv_f32" => {
             let p: PooledConv = read(params)?;
             let (out_h, out_w) = (p.out_h.saturating_mul(2), p.out_w.saturating_mul(2));
