@@ -40,8 +40,10 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
         "expanded_depthwise_f32" => {
             let p: ExpandedDepthwise = read(params)?;
             let (wide, factors) = conv(&p.expand)?;
-            let (deep, _) = depthwise(&p.depthwise)?;
-            Some((format!("{wide}, {deep}"), factors))
+            let (deep, others) = depthwise(&p.depthwise)?;
+            let [wide_flops, deep_flops] =
+                [factors, others].map(|factors| factors.into_iter().fold(1, u64::saturating_mul));
+            Some((format!("{wide}, {deep}"), vec![wide_flops.saturating_add(deep_flops)]))
         }
         "pooled_conv_f32" => {
             let p: PooledConv = read(params)?;

@@ -18,19 +18,19 @@ pub static EXPANDED_DEPTHWISE_F32: Kernel = Kernel {
     validate,
     chunks,
     run: PerIsa {
-        // SAFETY: here and below, the contract of `ChunkFn` is passed on with kernels of the same instruction set.
-        portable: |args, chunk, chunks| unsafe {
-            run(args, chunk, chunks, CONV_F32.run.portable, DEPTHWISE_F32.run.portable)
+        portable: |args, chunk, chunks| {
+            // SAFETY: the contract of `ChunkFn` is passed on, with kernels of the same instruction set.
+            unsafe { run(args, chunk, chunks, CONV_F32.run.portable, DEPTHWISE_F32.run.portable) }
         },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        avx2: |args, chunk, chunks| unsafe {
-            run(args, chunk, chunks, CONV_F32.run.avx2, DEPTHWISE_F32.run.avx2)
+        avx2: |args, chunk, chunks| {
+            // SAFETY: as above.
+            unsafe { run(args, chunk, chunks, CONV_F32.run.avx2, DEPTHWISE_F32.run.avx2) }
         },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        avx512: |args, chunk, chunks| unsafe {
-            run(args, chunk, chunks, CONV_F32.run.avx512, DEPTHWISE_F32.run.avx512)
+        avx512: |args, chunk, chunks| {
+            // SAFETY: as above.
+            unsafe { run(args, chunk, chunks, CONV_F32.run.avx512, DEPTHWISE_F32.run.avx512) }
         },
     },
 };
