@@ -4,7 +4,6 @@
 //! the parts of a split likewise. Blocked pictures get the halo that the widest of their readers wants; whoever writes
 //! the picture has its halo filled right after.
 
-mod expand_depthwise;
 mod pool_convolutions;
 mod winograd;
 
@@ -55,7 +54,6 @@ pub fn lower(
     }
     lowering.copy_outputs();
     pool_convolutions::pool_convolutions(&mut lowering.calls);
-    expand_depthwise::expand_depthwise(&mut lowering.calls);
     Ok(lowering.calls)
 }
 

@@ -3,9 +3,8 @@
 use bytemuck::Pod;
 
 use crate::call::{
-    Attention, Axis, Conv, ConvNd, Elementwise, ExpandedDepthwise, FillHalo, Gather, GroupNorm, LayerNorm,
-    Lrn, PackB, Pool, PoolNd, PooledConv, Recurrent, Reduce, Reorder, Resize, Strassen, StrassenLeft,
-    Winograd,
+    Attention, Axis, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm, Lrn, PackB, Pool,
+    PoolNd, PooledConv, Recurrent, Reduce, Reorder, Resize, Strassen, StrassenLeft, Winograd,
 };
 
 /// A call in numbers.
@@ -37,14 +36,6 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
     let passes = |shape: String| Some((shape, Vec::new()));
     match kernel {
         "conv_f32" | "conv_f16w" => conv(&read(params)?),
-        "expanded_depthwise_f32" => {
-            let p: ExpandedDepthwise = read(params)?;
-            let (wide, factors) = conv(&p.expand)?;
-            let (deep, others) = depthwise(&p.depthwise)?;
-            let [wide_flops, deep_flops] =
-                [factors, others].map(|factors| factors.into_iter().fold(1, u64::saturating_mul));
-            Some((format!("{wide}, {deep}"), vec![wide_flops.saturating_add(deep_flops)]))
-        }
         "pooled_conv_f32" => {
             let p: PooledConv = read(params)?;
             let (out_h, out_w) = (p.out_h.saturating_mul(2), p.out_w.saturating_mul(2));

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Activation, BLOCK, View};
+use super::{Activation, View};
 
 /// Where [`Conv`] adds its residual operand.
 pub mod residual {
@@ -76,48 +76,6 @@ pub struct Conv {
 /// Operands: input, weights `[C/16][kernel_h·kernel_w][16]`, bias `[C]` padded to whole blocks or absent, residual
 /// or absent, output. Same fields as [`Conv`], `groups` being the channels and `in_channels` = `out_channels` = 1.
 pub type Depthwise = Conv;
-
-/// `expanded_depthwise_f32`: a 1×1 convolution and the depthwise one that alone reads its output, on NCHW16c.
-///
-/// Operands: input, weights and bias of the first as for [`Conv`]; weights and bias of the second as for [`Depthwise`];
-/// the output; and memory to work in: at least [`ExpandedDepthwise::slot`] elements, and as many times that as chunks
-/// are to run at once.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
-pub struct ExpandedDepthwise {
-    /// The first convolution, of stride 1 and one group, without residual. Its `output` is not used.
-    pub expand: Conv,
-    /// The second, of a window of at most 8×8 that is not dilated, without residual. Its `input` is not used.
-    pub depthwise: Depthwise,
-    /// Rows of zeros above the wide picture that the window reads.
-    pub pad_top: u64,
-    /// Columns of zeros left of it.
-    pub pad_left: u64,
-    /// Rows of the output that are computed together, at least 1.
-    pub rows: u64,
-    /// Zero.
-    pub reserved: u64,
-}
-
-impl ExpandedDepthwise {
-    /// Columns of the wide picture with its padding.
-    pub fn columns(&self) -> u64 {
-        let p = &self.depthwise;
-        p.out_w.saturating_sub(1).saturating_mul(p.stride_w).saturating_add(p.kernel_w)
-    }
-
-    /// Rows of the wide picture that a band of the output reads.
-    pub fn band_rows(&self) -> u64 {
-        let p = &self.depthwise;
-        self.rows.saturating_sub(1).saturating_mul(p.stride_h).saturating_add(p.kernel_h)
-    }
-
-    /// The elements that one chunk works in; `None` on overflow.
-    pub fn slot(&self) -> Option<u64> {
-        let panels = self.expand.out_channels.div_ceil(BLOCK as u64);
-        [self.band_rows(), self.columns(), BLOCK as u64].into_iter().try_fold(panels, u64::checked_mul)
-    }
-}
 
 /// `pooled_conv_f32`: the greatest of every 2×2 outputs of a convolution of a picture of few channels.
 ///

@@ -77,7 +77,6 @@ pub(crate) mod copy;
 pub(crate) mod depthwise;
 pub(crate) mod elementwise;
 pub(crate) mod epilogue;
-mod expanded_depthwise;
 pub(crate) mod gemm_tile;
 pub mod kernels;
 pub(crate) mod math;

@@ -4,8 +4,8 @@ use half::f16;
 
 use super::Registered;
 use super::activation::activate;
-use crate::call::{BLOCK, Conv, ExpandedDepthwise, PooledConv, View, residual};
-use crate::{Args, Operand, RunError, kernels};
+use crate::call::{BLOCK, Conv, PooledConv, View, residual};
+use crate::{Args, RunError, kernels};
 
 /// The kernels of this family.
 pub const REGISTRY: &[Registered] = &[
@@ -13,7 +13,6 @@ pub const REGISTRY: &[Registered] = &[
     Registered { kernel: &kernels::CONV_F16W, reference: conv_f16w },
     Registered { kernel: &kernels::DEPTHWISE_F32, reference: depthwise_f32 },
     Registered { kernel: &kernels::DEPTHWISE_F16W, reference: depthwise_f16w },
-    Registered { kernel: &kernels::EXPANDED_DEPTHWISE_F32, reference: expanded_depthwise_f32 },
     Registered { kernel: &kernels::POOLED_CONV_F32, reference: pooled_conv_f32 },
 ];
 
@@ -59,36 +58,6 @@ pub unsafe fn depthwise_f16w(args: &Args<'_>) -> Result<(), RunError> {
     // SAFETY: the caller's promise; the weights are f16.
     unsafe { depthwise(args, |at| (*args.operands[1].ptr::<f16>().add(at)).to_f32()) };
     Ok(())
-}
-
-/// `expanded_depthwise_f32`: one after the other, by way of the whole picture with its padding.
-///
-/// # Safety
-///
-/// As for [`Registered::reference`].
-pub unsafe fn expanded_depthwise_f32(args: &Args<'_>) -> Result<(), RunError> {
-    let p: &ExpandedDepthwise = args.params();
-    let (wide, deep) = (&p.expand, &p.depthwise);
-    if wide.n == 0 || deep.out_h == 0 || deep.out_w == 0 {
-        return Ok(());
-    }
-    let rows = ((deep.out_h - 1) * deep.stride_h + deep.kernel_h).max(p.pad_top + wide.out_h);
-    let stride_h = p.columns() * BLOCK as u64;
-    let stride_c = rows * stride_h;
-    let stride_n = wide.out_channels.div_ceil(BLOCK as u64) * stride_c;
-    let view = View { offset: 0, stride_n, stride_c, stride_h, stride_w: BLOCK as u64 };
-    let mut picture = vec![0_f32; (wide.n * stride_n) as usize];
-    let between = Operand { data: picture.as_mut_ptr().cast(), bytes: size_of_val(&*picture) };
-    let inside = View { offset: p.pad_top * stride_h + p.pad_left * BLOCK as u64, ..view };
-    let o = args.operands;
-    let params = Conv { output: inside, ..*wide };
-    let operands = [o[0], o[1], o[2], Operand::ABSENT, between];
-    // SAFETY: the call was validated; the picture has all rows and columns.
-    unsafe { conv_f32(&Args { params: bytemuck::bytes_of(&params), operands: &operands })? };
-    let params = Conv { input: view, ..*deep };
-    let operands = [between, o[3], o[4], Operand::ABSENT, o[5]];
-    // SAFETY: as above.
-    unsafe { depthwise_f32(&Args { params: bytemuck::bytes_of(&params), operands: &operands }) }
 }
 
 /// `pooled_conv_f32`.
