@@ -101,14 +101,14 @@ def record(chosen, results, kind, entry):
 
 def speed(chosen, results, files):
     for entry, workers, outputs in measured(chosen, files):
-        # Answers to commands come after outputs have been written.
         entry["rounds"] = workers.rounds(chosen.rounds, "time", chosen.seconds)
         reference = next((peer for peer in table.PEERS if peer in workers.workers), None)
+        # At their end they write their outputs.
+        entry["peak_mib"] = workers.end()
         entry["reference"] = reference
         entry["differences"] = {
             engine: difference(outputs / engine, outputs / reference) for engine in workers.workers if reference
         }
-        entry["peak_mib"] = workers.end()
         if chosen.isa and "openvino" in workers.workers:
             entry["openvino_kernels"] = engines.openvino_kernels(files[entry["model"]], entry["threads"], chosen.isa)
         record(chosen, results, "speed", entry)

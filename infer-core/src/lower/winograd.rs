@@ -1,7 +1,8 @@
 //! Which 3×3 convolutions run by Winograd's algorithm.
 //!
 //! F(m,3) takes (m + 2)² products for each tile of m × m outputs and pair of channels, where direct convolution takes
-//! 9 m². Its weights are 4 (m = 4) or 1.8 times (m = 2) as large and are made when the plan is opened. Times are those
+//! 9 m². Its weights are 4 (m = 4) or 1.8 times (m = 2) as large and are made when the plan is opened, those of m = 2 when
+//! it is compiled, unless the model's are stored as f16. Times are those
 //! of a core that makes [`PRODUCTS`] multiply-adds in a nanosecond and reads [`BYTES`] of weights, which the layers
 //! between two inferences have pushed out of its caches:
 //!
@@ -239,6 +240,30 @@ mod tests {
             assert_eq!(calls.calls.iter().filter(|call| call.kernel == "winograd_f32").count(), 3);
             let tolerance = if precision == Precision::Fp32 { 1e-4 } else { 1e-2 };
             assert_close(&compiled(&finished, &inputs, precision), &expected, tolerance, NETWORK);
+        }
+    }
+
+    #[test]
+    fn weights_for_small_tiles_are_stored_transformed() {
+        let text = "
+            input x 1,64,14,14
+            random w 160,32,3,3
+            random v 40,160,3,3
+            a = Conv(x, w) pads=[1,1,1,1] group=2
+            y = Conv(a, v) pads=[1,1,1,1]
+            output y";
+        let mut graph = model(text);
+        let inputs = inputs(&graph);
+        let expected = reference(&graph, &inputs);
+        passes::run(&mut graph, |_, _| {}).unwrap();
+        let ways = choose(&graph);
+        assert!(ways.values().all(|squares| Squares::TILES[squares.default] == Some(2)), "{ways:?}");
+        for (precision, prepared) in [(Precision::Fp32, 0), (Precision::Fp16, 2)] {
+            let calls = lower(&graph, precision, true, Decisions::default()).unwrap();
+            assert_eq!(calls.calls.iter().filter(|call| call.kernel == "winograd_f32").count(), 2);
+            assert_eq!(calls.prepare.len(), prepared);
+            let tolerance = if precision == Precision::Fp32 { 1e-4 } else { 1e-2 };
+            assert_close(&compiled(&graph, &inputs, precision), &expected, tolerance, text);
         }
     }
 

@@ -18,7 +18,7 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod strassen;
-mod winograd;
+pub mod winograd;
 pub mod winograd_rows;
 
 use std::collections::HashMap;

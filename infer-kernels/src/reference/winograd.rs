@@ -178,13 +178,27 @@ pub unsafe fn winograd_weights_f16w(args: &Args<'_>) -> Result<(), RunError> {
 }
 
 unsafe fn filters(args: &Args<'_>, weight: impl Fn(usize) -> f32) {
-    let p: &WinogradWeights = args.params();
+    let output = args.operands[1].ptr::<f32>();
+    // SAFETY: the call was validated.
+    each_filter(args.params(), weight, |at, value| unsafe { *output.add(at) = value });
+}
+
+/// What `winograd_weights_f32` makes of the weights `panels`, into `planes`: see [`WinogradWeights`].
+///
+/// # Panics
+///
+/// If either has another size than `params` says.
+pub fn weights(params: &WinogradWeights, panels: &[f32], planes: &mut [f32]) {
+    each_filter(params, |at| panels[at], |at, value| planes[at] = value);
+}
+
+/// G g Gᵀ of every filter: `weight` reads elements of the panels, `write` gets those of the planes.
+fn each_filter(p: &WinogradWeights, weight: impl Fn(usize) -> f32, mut write: impl FnMut(usize, f32)) {
     let tile = p.tile as usize;
     let planes = (tile + 2) * (tile + 2);
     let [_, g, _] = matrices(tile);
     let (in_channels, out_channels) = (p.in_channels as usize, p.out_channels as usize);
     let panels = out_channels.div_ceil(BLOCK);
-    let output = args.operands[1].ptr::<f32>();
     for group in 0..p.groups as usize {
         for lane in 0..panels * BLOCK {
             for c in 0..in_channels {
@@ -194,11 +208,15 @@ unsafe fn filters(args: &Args<'_>, weight: impl Fn(usize) -> f32) {
                     let k = block * BLOCK * 9 + (i * 3 + j) * in_this_block + c % BLOCK;
                     f64::from(weight((panel + k) * BLOCK + lane % BLOCK))
                 };
-                let filter = (0..3).map(|i| (0..3).map(|j| tap(i, j)).collect()).collect();
+                let filter: [[f64; 3]; 3] = std::array::from_fn(|i| std::array::from_fn(|j| tap(i, j)));
                 let (first, step) = weights_at([group, lane, c], [in_channels, out_channels], planes);
-                for (plane, value) in both_sides(&g, &filter).concat().into_iter().enumerate() {
-                    // SAFETY: the call was validated.
-                    unsafe { *output.add(first + plane * step) = value as f32 };
+                for (i, left) in g.iter().enumerate() {
+                    let row: [f64; 3] =
+                        std::array::from_fn(|j| left.iter().zip(&filter).map(|(g, row)| g * row[j]).sum());
+                    for (j, right) in g.iter().enumerate() {
+                        let value: f64 = row.iter().zip(right).map(|(value, g)| value * g).sum();
+                        write(first + (i * g.len() + j) * step, value as f32);
+                    }
                 }
             }
         }

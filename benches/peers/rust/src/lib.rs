@@ -5,7 +5,8 @@
 //!
 //! - `time SECONDS`: single inferences, one after another, for so long; answers with their latencies.
 //! - `calls THREADS SECONDS`: so many threads that call the one model at once; answers with inferences a second.
-//! - end of input: answers with the most memory that the process held, and ends.
+//! - end of input: writes the last call's outputs, where it was told to, and ends. It answers with the most memory that
+//!   the process held until then, without what writing takes.
 
 mod npy;
 
@@ -128,12 +129,6 @@ pub fn run<E: Engine>() -> Result<()> {
     if once {
         return Ok(());
     }
-    if let Some(folder) = outputs {
-        std::fs::create_dir_all(&folder)?;
-        for (index, output) in caller.outputs()?.iter().enumerate() {
-            npy::write(&folder.join(format!("output_{index}.npy")), output)?;
-        }
-    }
     for line in io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -145,7 +140,14 @@ pub fn run<E: Engine>() -> Result<()> {
             _ => return Err(format!("unknown command {line:?}").into()),
         }
     }
-    answer(json!({ "peak_kib": peak_kib() }))
+    let peak = peak_kib();
+    if let Some(folder) = outputs {
+        std::fs::create_dir_all(&folder)?;
+        for (index, output) in caller.outputs()?.iter().enumerate() {
+            npy::write(&folder.join(format!("output_{index}.npy")), output)?;
+        }
+    }
+    answer(json!({ "peak_kib": peak }))
 }
 
 fn answer(value: Value) -> Result<()> {

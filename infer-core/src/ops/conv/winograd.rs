@@ -1,6 +1,8 @@
 //! 3×3 convolutions that may run by Winograd's algorithm, and their calls.
 
 use infer_kernels::call::{self, BLOCK, Winograd, WinogradWeights, winograd_planes};
+use infer_kernels::reference;
+use rayon::prelude::*;
 
 use super::Conv;
 use crate::calls::{LowerNode, Span};
@@ -52,6 +54,36 @@ fn block_tiles(planes: u64, in_channels: u64, tiles: u64) -> u64 {
     fit.max(TILE_STEP).min(tiles.max(1))
 }
 
+/// Whether the plan holds the weights for tiles of `tile` as they are multiplied, in place of those that they are made of.
+/// For tiles of 2 × 2 they are 16/9 as large, which costs the program less than every start of it would cost to write
+/// them anew; for those of 4 × 4 they are four times as large. Weights stored as f16 stay as small as was asked for.
+fn is_stored(tile: u64, half_weights: bool) -> bool {
+    tile == 2 && !half_weights
+}
+
+/// The weights that the kernel multiplies, of `panels`: pair of panels by pair.
+fn transform(weights: &WinogradWeights, panels: &[f32]) -> Vec<f32> {
+    let mut planes = vec![0f32; weights.elements().unwrap_or(0) as usize];
+    let panel = weights.in_channels as usize * BLOCK;
+    let panels_per_group = weights.out_channels.div_ceil(BLOCK as u64) as usize;
+    let [of_panel, to_panel] = [9, winograd_planes(weights.tile) as usize].map(|count| panel * count);
+    if panel == 0 || panels_per_group == 0 {
+        return planes;
+    }
+    let groups =
+        panels.chunks(panels_per_group * of_panel).zip(planes.chunks_mut(panels_per_group * to_panel));
+    for (panels, planes) in groups {
+        panels.par_chunks(2 * of_panel).zip(planes.par_chunks_mut(2 * to_panel)).for_each(
+            |(panels, planes)| {
+                let out_channels = (panels.len() / of_panel * BLOCK) as u64;
+                let pair = WinogradWeights { groups: 1, out_channels, ..*weights };
+                reference::winograd::weights(&pair, panels, planes);
+            },
+        );
+    }
+    planes
+}
+
 /// Calls the kernel, on tiles of `tile`, for a convolution described by `conv` with weights `dense`. `operands` are
 /// input, bias, residual and output.
 pub fn lower(
@@ -61,15 +93,19 @@ pub fn lower(
     dense: &Dense<'_>,
     operands: [Option<Span>; 4],
 ) {
-    let (packed, suffix) = dense.pack(node);
     let weights = WinogradWeights {
         groups: conv.groups,
         in_channels: conv.in_channels,
         out_channels: conv.out_channels,
         tile,
     };
-    let bytes = weights.elements().unwrap_or(0) * size_of::<f32>() as u64;
-    let prepared = node.prepare(format!("winograd_weights_{suffix}"), &weights, &[Some(packed)], bytes);
+    let planes = if is_stored(tile, node.half_weights) {
+        node.data(&transform(&weights, &dense.panels()))
+    } else {
+        let (packed, suffix) = dense.pack(node);
+        let bytes = weights.elements().unwrap_or(0) * size_of::<f32>() as u64;
+        node.prepare(format!("winograd_weights_{suffix}"), &weights, &[Some(packed)], bytes)
+    };
 
     let tiles = conv.n * conv.out_h.div_ceil(tile) * conv.out_w.div_ceil(tile);
     let block_tiles = block_tiles(winograd_planes(tile), conv.in_channels, tiles);
@@ -78,6 +114,6 @@ pub fn lower(
     let pairs = conv.groups * conv.out_channels.div_ceil(2 * BLOCK as u64);
     let scratch = node.scratch_slots(slot, tiles * pairs);
     let [input, bias, residual, output] = operands;
-    let operands = [input, Some(prepared), bias, residual, output, Some(scratch)];
+    let operands = [input, Some(planes), bias, residual, output, Some(scratch)];
     node.call_with_outputs("winograd_f32", &params, &operands, 2);
 }
