@@ -167,6 +167,9 @@ pub struct Squares {
     pub ways: [Candidate; 3],
     /// The position of the one that is chosen where nothing was measured.
     pub default: usize,
+    /// The size of tiles for which f32 weights are stored in the plan as they are multiplied, in place of those that they
+    /// are made of.
+    pub stored: Option<u64>,
 }
 
 impl Squares {

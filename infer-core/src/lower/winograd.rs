@@ -1,8 +1,8 @@
 //! Which 3×3 convolutions run by Winograd's algorithm.
 //!
 //! F(m,3) takes (m + 2)² products for each tile of m × m outputs and pair of channels, where direct convolution takes
-//! 9 m². Its weights are 4 (m = 4) or 1.8 times (m = 2) as large and are made when the plan is opened, those of m = 2 when
-//! it is compiled, unless the model's are stored as f16. Times are those
+//! 9 m². Its weights are 4 (m = 4) or 1.8 times (m = 2) as large and are made when the plan is opened or, where that makes
+//! it little larger ([`GROWTH`]), when it is compiled. Times are those
 //! of a core that makes [`PRODUCTS`] multiply-adds in a nanosecond and reads [`BYTES`] of weights, which the layers
 //! between two inferences have pushed out of its caches:
 //!
@@ -18,7 +18,7 @@
 //! [`FREE_BYTES`]. Where that does not suffice, the layers that save most time for each byte come first. The
 //! constants lie between those of desktop and server cores; nothing is measured where the model is compiled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use infer_kernels::call::{BLOCK, winograd_planes};
 
@@ -44,6 +44,13 @@ const LAYER_BYTES: u64 = 24 << 20;
 /// What may be prepared however small the model is.
 const FREE_BYTES: u64 = 16 << 20;
 
+/// As what share of its constants a plan may grow, as a divisor, by weights that are stored as they are multiplied: to
+/// make them anew costs every start several times what it costs to map them. Those come first that gain most for each byte.
+const GROWTH: u64 = 6;
+
+/// Plans of fewer constants do not grow: they open fast, and are for where every byte counts.
+const LEAST_GROWING: u64 = 8 << 20;
+
 /// A layer with one size of tiles.
 #[derive(Clone, Copy)]
 struct Candidate {
@@ -68,10 +75,16 @@ pub fn choose(graph: &Graph) -> HashMap<usize, Squares> {
         savings(square).into_iter().map(move |candidate| Candidate { node: *node, ..candidate })
     });
     let chosen = within(candidates.collect(), weights + weights / 2 + FREE_BYTES);
+    let layers = squares.iter().filter_map(|(node, square)| {
+        let tile = *chosen.get(node)?;
+        Some((*node, tile, bytes(square, tile) as u64))
+    });
+    let stored = stored(layers.collect(), weights);
     let ways = |(index, square): (usize, Square)| {
         let tile = chosen.get(&index).copied();
         let default = Squares::TILES.iter().position(|&known| known == tile).unwrap_or(0);
-        (index, Squares { ways: estimates(&square), default })
+        let stored = tile.filter(|_| stored.contains(&index));
+        (index, Squares { ways: estimates(&square), default, stored })
     };
     squares.into_iter().map(ways).collect()
 }
@@ -95,6 +108,19 @@ fn within(mut candidates: Vec<Candidate>, budget: u64) -> HashMap<usize, u64> {
         }
     }
     chosen.into_iter().map(|(node, candidate)| (node, candidate.tile)).collect()
+}
+
+/// The layers, each a node with its tiles and the bytes of their weights, of which the weights are stored as they are
+/// multiplied, in a plan of so many bytes of `constants`.
+fn stored(mut layers: Vec<(usize, u64, u64)>, constants: u64) -> HashSet<usize> {
+    let mut budget = if constants < LEAST_GROWING { 0 } else { constants / GROWTH };
+    layers.sort_by_key(|&(node, tile, bytes)| (tile, bytes, node));
+    let fits = |&(_, tile, bytes): &(usize, u64, u64)| {
+        let planes = winograd_planes(tile);
+        let growth = bytes / planes * (planes - 9);
+        budget.checked_sub(growth).map(|rest| budget = rest).is_some()
+    };
+    layers.into_iter().filter(fits).map(|(node, ..)| node).collect()
 }
 
 /// The convolution that a node is, where Winograd's algorithm can compute it.
@@ -244,20 +270,40 @@ mod tests {
     }
 
     #[test]
-    fn weights_for_small_tiles_are_stored_transformed() {
+    fn plans_grow_by_what_gains_most_for_each_byte() {
+        const MB: u64 = 1 << 20;
+        let layers = || vec![(0, 4, 36 * MB), (1, 2, 16 * MB), (2, 4, 4 * MB), (3, 2, 32 * MB)];
+        let stored = |constants| {
+            let mut stored: Vec<_> = stored(layers(), constants).into_iter().collect();
+            stored.sort_unstable();
+            stored
+        };
+        assert_eq!(stored(6 * 51 * MB), [0, 1, 2, 3]);
+        assert_eq!(stored(6 * 24 * MB), [1, 2, 3]);
+        assert_eq!(stored(6 * 8 * MB), [1]);
+        assert_eq!(stored(6 * 5 * MB), [2]);
+        assert_eq!(stored(LEAST_GROWING - 1), []);
+    }
+
+    #[test]
+    fn weights_of_large_models_are_stored_as_they_are_multiplied() {
         let text = "
             input x 1,64,14,14
+            input z 1,2048
             random w 160,32,3,3
             random v 40,160,3,3
+            random big 2048,1100
             a = Conv(x, w) pads=[1,1,1,1] group=2
             y = Conv(a, v) pads=[1,1,1,1]
-            output y";
+            g = MatMul(z, big)
+            output y
+            output g";
         let mut graph = model(text);
         let inputs = inputs(&graph);
         let expected = reference(&graph, &inputs);
         passes::run(&mut graph, |_, _| {}).unwrap();
         let ways = choose(&graph);
-        assert!(ways.values().all(|squares| Squares::TILES[squares.default] == Some(2)), "{ways:?}");
+        assert!(ways.len() == 2 && ways.values().all(|squares| squares.stored == Some(2)), "{ways:?}");
         for (precision, prepared) in [(Precision::Fp32, 0), (Precision::Fp16, 2)] {
             let calls = lower(&graph, precision, true, Decisions::default()).unwrap();
             assert_eq!(calls.calls.iter().filter(|call| call.kernel == "winograd_f32").count(), 2);

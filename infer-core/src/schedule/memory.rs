@@ -1,4 +1,7 @@
 //! Places buffers in the arena: the largest first, each into the tightest gap that is free throughout its life.
+//!
+//! What a call works in comes behind what outlives calls: it has room for as many chunks as may ever run at once, of which
+//! few do, so that most of it need never become memory where nothing else lies there.
 
 use super::liveness::Lifetime;
 use super::{ALIGNMENT, Conflict, MemoryPlan};
@@ -10,18 +13,29 @@ struct Placed {
     lifetime: Lifetime,
 }
 
+/// Of how much of the arena that is smallest another may be larger, as a divisor, to have less of it touched.
+const ALLOWANCE: u64 = 16;
+
 /// The offsets of buffers with these lifetimes, out of `buffers` in all.
 pub(super) fn place(lifetimes: &[Lifetime], buffers: usize) -> Result<MemoryPlan, Conflict> {
     let mut order = lifetimes.to_vec();
     // Ties are broken by age, so that the result depends on the calls alone.
     order.sort_by_key(|life| (std::cmp::Reverse(life.bytes), life.first, life.buffer));
+    let by_size = place_in_order(&order, buffers)?;
+    order.sort_by_key(|life| life.first == life.last);
+    let by_life = place_in_order(&order, buffers)?;
+    let most = by_size.arena_bytes.saturating_add(by_size.arena_bytes / ALLOWANCE);
+    Ok(if by_life.arena_bytes <= most { by_life } else { by_size })
+}
 
+/// The offsets of buffers that are placed one after the other.
+fn place_in_order(order: &[Lifetime], buffers: usize) -> Result<MemoryPlan, Conflict> {
     let mut placed: Vec<Placed> = Vec::with_capacity(order.len());
     let mut offsets = vec![None; buffers];
     let mut arena_bytes = 0;
-    for lifetime in order {
+    for &lifetime in order {
         let too_large =
-            || Conflict(format!("the arena's {} buffers are larger than 2^64 bytes", lifetimes.len()));
+            || Conflict(format!("the arena's {} buffers are larger than 2^64 bytes", order.len()));
         let bytes = lifetime.bytes.checked_next_multiple_of(ALIGNMENT).ok_or_else(too_large)?;
         let start = if bytes == 0 { 0 } else { tightest_gap(&placed, &lifetime, bytes) };
         let end = start.checked_add(bytes).ok_or_else(too_large)?;
@@ -82,6 +96,14 @@ mod tests {
         let memory = place(&lives, 6).unwrap();
         assert_eq!(memory.arena_bytes, 1024 + 512 + 320 + 256 + 192);
         assert_eq!(memory.offsets[5], memory.offsets[3]);
+    }
+
+    #[test]
+    fn what_one_call_works_in_lies_behind_what_outlives_it() {
+        let lives = [life(0, 512, 0, 1), life(1, 8192, 1, 1), life(2, 512, 1, 2), life(3, 1024, 2, 3)];
+        let memory = place(&lives, 4).unwrap();
+        assert_eq!(memory.offsets, [Some(0), Some(1536), Some(1024), Some(0)]);
+        assert_eq!(memory.arena_bytes, 9728);
     }
 
     #[test]

@@ -54,13 +54,6 @@ fn block_tiles(planes: u64, in_channels: u64, tiles: u64) -> u64 {
     fit.max(TILE_STEP).min(tiles.max(1))
 }
 
-/// Whether the plan holds the weights for tiles of `tile` as they are multiplied, in place of those that they are made of.
-/// For tiles of 2 × 2 they are 16/9 as large, which costs the program less than every start of it would cost to write
-/// them anew; for those of 4 × 4 they are four times as large. Weights stored as f16 stay as small as was asked for.
-fn is_stored(tile: u64, half_weights: bool) -> bool {
-    tile == 2 && !half_weights
-}
-
 /// The weights that the kernel multiplies, of `panels`: pair of panels by pair.
 fn transform(weights: &WinogradWeights, panels: &[f32]) -> Vec<f32> {
     let mut planes = vec![0f32; weights.elements().unwrap_or(0) as usize];
@@ -99,7 +92,9 @@ pub fn lower(
         out_channels: conv.out_channels,
         tile,
     };
-    let planes = if is_stored(tile, node.half_weights) {
+    // Weights stored as f16 stay as small as was asked for.
+    let is_stored = node.winograd.is_some_and(|squares| squares.stored == Some(tile)) && !node.half_weights;
+    let planes = if is_stored {
         node.data(&transform(&weights, &dense.panels()))
     } else {
         let (packed, suffix) = dense.pack(node);
