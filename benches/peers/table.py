@@ -113,10 +113,11 @@ def memory(entries):
         parts = entry["loaded"].get(OURS, {}).get("memory")
         if entry["threads"] != 1 or not parts:
             continue
-        weights, arena, prepared = (parts[part] / 2**20 for part in ("weight_bytes", "arena_bytes", "prepared_bytes"))
-        held, limit = entry["peak_mib"][OURS], weights + arena + prepared + OTHER_MEMORY_MIB
-        lines.append([entry["model"], *(f"{value:.1f}" for value in (weights, arena, prepared, held, limit))])
-    return rows(["model", "weights", "arena", "transformed weights", "most held", "at most"], lines)
+        names = ("weight_bytes", "arena_bytes", "prepared_bytes", "port_bytes")
+        known = [parts.get(name, 0) / 2**20 for name in names]
+        held, limit = entry["peak_mib"][OURS], sum(known) + OTHER_MEMORY_MIB
+        lines.append([entry["model"], *(f"{value:.1f}" for value in (*known, held, limit))])
+    return rows(["model", "weights", "arena", "transformed weights", "inputs, outputs", "most held", "at most"], lines)
 
 
 def busy(entries):
@@ -193,7 +194,7 @@ def document(results):
             text += "in an application is a part of the program; the others read and prepare the model.\n\n"
             text += loads(part) + "\n"
             text += "**Memory** of infer-embed, MiB, one thread: as stored in the plan; for one inference; what opening the plan makes of "
-            text += f"weights for Winograd's algorithm; the most that the process held, and what it should hold: these and "
+            text += "weights for Winograd's algorithm; what the caller gives and gets; the most that the process held, and what it should hold: these and "
             text += f"{OTHER_MEMORY_MIB} MiB.\n\n" + memory(part) + "\n"
     if found := order(results.get("start", {})):
         text += "**Start to first result**: from the start of a process to its first output, ms, files in the page cache, "

@@ -57,6 +57,7 @@ impl Engine for InferEmbed {
             "weight_bytes": info.weight_bytes,
             "arena_bytes": info.arena_bytes,
             "prepared_bytes": info.prepared_bytes,
+            "port_bytes": info.inputs.iter().chain(info.outputs).map(|port| port.ty.bytes()).sum::<usize>(),
         }))
     }
 
