@@ -283,6 +283,19 @@ fn fetch(line: *const u8) {
     let _ = line;
 }
 
+/// Asks for a cache line in the nearest level; any address will do.
+#[inline(always)]
+pub(crate) fn fetch_near(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
 /// The instance for the pixel pitch at hand: that of blocked pictures at stride 1 and 2, or any.
 macro_rules! by_pitch {
     ($compiled:ident, $weight:ident, $pitch:expr, $rows:literal, $m:literal, $p:literal) => {

@@ -24,7 +24,7 @@ use crate::call::{BLOCK, Conv, Strassen, StrassenLeft, residual};
 use crate::cpu::epilogue::{
     Clamp, Finish, Finishing, chunks_for, load_start, validate_epilogue, validate_fields,
 };
-use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, Tiles, Weight};
+use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, Tiles, Weight, fetch_near};
 use crate::cpu::share;
 use crate::cpu::vector::Vector;
 use crate::{Args, Call, Invalid, Kernel, RunError};
@@ -337,6 +337,11 @@ impl Run<'_> {
                     ahead_rate: 0,
                 };
                 let described = fetch.with(described);
+                if let Some(quarter) = step.finishes
+                    && place.part + 1 == self.parts
+                {
+                    self.fetch_output::<V>(place, &tile, quarter);
+                }
                 // The first tile makes the sum of the weights; those after it find it in the nearest cache.
                 // SAFETY: validation bounded the left side, the weights and the slot; `V` is the instruction set of the
                 // caller.
@@ -347,27 +352,25 @@ impl Run<'_> {
                         _ => V::tile::<f32>(1, width, V::PANELS, BLOCK)(&described.by_sum()),
                     }
                 }
-                if step.out != Step::Q {
-                    continue;
-                }
-                let [u2, u3, c22] =
-                    [Step::U2, Step::U3, Step::C22].map(|step| self.at::<V>(place, &tile, step));
-                for vector in 0..V::PANELS * width {
-                    let at = vector * BLOCK;
-                    // SAFETY: as above.
-                    unsafe {
-                        let lane = V::load(start[1].as_ptr().add(vector / width * BLOCK));
-                        let q = V::load(out.add(at));
-                        (V::load(u3.add(at)) + q + lane).store(c22.add(at));
-                        (V::load(u2.add(at)) + q).store(u2.add(at));
+                if step.out == Step::Q {
+                    let [u2, u3, c22] =
+                        [Step::U2, Step::U3, Step::C22].map(|step| self.at::<V>(place, &tile, step));
+                    for vector in 0..V::PANELS * width {
+                        let at = vector * BLOCK;
+                        // SAFETY: as above.
+                        unsafe {
+                            let lane = V::load(start[1].as_ptr().add(vector / width * BLOCK));
+                            let q = V::load(out.add(at));
+                            (V::load(u3.add(at)) + q + lane).store(c22.add(at));
+                            (V::load(u2.add(at)) + q).store(u2.add(at));
+                        }
                     }
                 }
-            }
-        }
-        for tile in self.tiles::<V>(place) {
-            for quarter in [Step::C11, Step::C12, Step::C21, Step::C22] {
-                // SAFETY: as above.
-                unsafe { self.add_or_finish::<V>(place, &tile, quarter) };
+                // At once: its stores to lines far away go on while the next tile is computed.
+                if let Some(quarter) = step.finishes {
+                    // SAFETY: as above.
+                    unsafe { self.add_or_finish::<V>(place, &tile, quarter) };
+                }
             }
         }
     }
@@ -419,6 +422,29 @@ impl Run<'_> {
             return self.result::<V>(place, tile, step);
         }
         self.steps.wrapping_add(number * step_elements + tile.offset * HALF * BLOCK)
+    }
+
+    /// Asks for the lines of the output, and of what is added to it, where a quarter of a tile will go.
+    #[inline(always)]
+    fn fetch_output<V: Tiles>(&self, place: &Place, tile: &TileRows, quarter: Step) {
+        let p = self.p;
+        let (lower, right) = (quarter as usize / 2, quarter as usize % 2);
+        let panel = place.group * GROUP + right * HALF + place.panel;
+        let row = tile.rows.start + lower * self.half_rows;
+        let at = |view: &crate::call::View, operand: usize| {
+            let first = view.offset as usize + panel * view.stride_c as usize + row * view.stride_w as usize;
+            self.args.operands[operand].ptr::<f32>().wrapping_add(first)
+        };
+        let (output, added) = (at(&p.output, 4), at(&p.residual, 3));
+        for index in 0..V::PANELS {
+            for row in 0..tile.rows.len() {
+                let of = |view: &crate::call::View| index * view.stride_c as usize + row * view.stride_w as usize;
+                fetch_near(output.wrapping_add(of(&p.output)).cast());
+                if p.residual_mode != residual::NONE {
+                    fetch_near(added.wrapping_add(of(&p.residual)).cast());
+                }
+            }
+        }
     }
 
     /// Writes a finished quarter of a tile to the output.
@@ -506,6 +532,8 @@ struct Product {
     start: usize,
     added: Option<Step>,
     out: Step,
+    /// The quarter of the result that it is the last for.
+    finishes: Option<Step>,
 }
 
 /// The quarters of the weights.
@@ -516,13 +544,41 @@ const B22: usize = 3;
 
 /// The seven products, in order.
 const STEPS: [Product; 7] = [
-    Product { left: A11, terms: &[B11], start: 2, added: None, out: Step::P },
-    Product { left: A12, terms: &[B21], start: 0, added: Some(Step::P), out: Step::C11 },
-    Product { left: S2, terms: &[B22, B12, B11], start: 2, added: Some(Step::P), out: Step::U2 },
-    Product { left: S3, terms: &[B22, B12], start: 2, added: Some(Step::U2), out: Step::U3 },
-    Product { left: A22, terms: &[B21, B22, B12, B11], start: 0, added: Some(Step::U3), out: Step::C21 },
-    Product { left: S1, terms: &[B12, B11], start: 2, added: None, out: Step::Q },
-    Product { left: S4, terms: &[B22], start: 1, added: Some(Step::U2), out: Step::C12 },
+    Product { left: A11, terms: &[B11], start: 2, added: None, out: Step::P, finishes: None },
+    Product {
+        left: A12,
+        terms: &[B21],
+        start: 0,
+        added: Some(Step::P),
+        out: Step::C11,
+        finishes: Some(Step::C11),
+    },
+    Product {
+        left: S2,
+        terms: &[B22, B12, B11],
+        start: 2,
+        added: Some(Step::P),
+        out: Step::U2,
+        finishes: None,
+    },
+    Product { left: S3, terms: &[B22, B12], start: 2, added: Some(Step::U2), out: Step::U3, finishes: None },
+    Product {
+        left: A22,
+        terms: &[B21, B22, B12, B11],
+        start: 0,
+        added: Some(Step::U3),
+        out: Step::C21,
+        finishes: Some(Step::C21),
+    },
+    Product { left: S1, terms: &[B12, B11], start: 2, added: None, out: Step::Q, finishes: Some(Step::C22) },
+    Product {
+        left: S4,
+        terms: &[B22],
+        start: 1,
+        added: Some(Step::U2),
+        out: Step::C12,
+        finishes: Some(Step::C12),
+    },
 ];
 
 /// Weights that are asked for while tiles are computed.

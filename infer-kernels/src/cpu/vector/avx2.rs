@@ -246,7 +246,11 @@ impl Vector for Avx2 {
     fn transpose(rows: [Self; BLOCK]) -> [Self; BLOCK] {
         let mut turned = rows;
         for (down, across) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            let square: [__m256; 8] = std::array::from_fn(|i| rows[8 * down + i].0[across]);
+            // No closures here and below: nothing makes them part of a function with the instruction set.
+            let mut square = [rows[0].0[0]; 8];
+            for (i, row) in square.iter_mut().enumerate() {
+                *row = rows[8 * down + i].0[across];
+            }
             // SAFETY: `rows` exist, so the processor has AVX2.
             let square = unsafe { transpose_eight(square) };
             for (j, row) in square.into_iter().enumerate() {
@@ -268,17 +272,18 @@ unsafe fn transpose_eight(rows: [__m256; 8]) -> [__m256; 8] {
     // SAFETY: the caller's promise.
     unsafe {
         // Part l of quads[i][j] holds lane 4·l + j of the rows 4·i to 4·i + 3.
-        let quads: [[__m256; 4]; 2] = std::array::from_fn(|i| {
+        let mut quads = [[rows[0]; 4]; 2];
+        for (i, quads) in quads.iter_mut().enumerate() {
             let [a, b, c, d] = [rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]];
             let low = [_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d)];
             let high = [_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d)];
-            [
+            *quads = [
                 _mm256_shuffle_ps::<0x44>(low[0], low[1]),
                 _mm256_shuffle_ps::<0xee>(low[0], low[1]),
                 _mm256_shuffle_ps::<0x44>(high[0], high[1]),
                 _mm256_shuffle_ps::<0xee>(high[0], high[1]),
-            ]
-        });
+            ];
+        }
         for j in 0..4 {
             turned[j] = _mm256_permute2f128_ps::<0x20>(quads[0][j], quads[1][j]);
             turned[4 + j] = _mm256_permute2f128_ps::<0x31>(quads[0][j], quads[1][j]);
