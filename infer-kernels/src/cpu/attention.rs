@@ -196,6 +196,7 @@ unsafe fn multiply<V: Tiles>(
                     nests,
                     b: b.add(panel * b_panel),
                     b_panel,
+                    a_ahead: 0,
                     sum: Sum::NONE,
                     start: &start,
                     out: out.add(panel * out_panel + range.start * BLOCK),

@@ -408,6 +408,7 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                     nests,
                     b: weights.ptr::<W>().wrapping_add(batch + block * k * BLOCK + k_before),
                     b_panel: k * BLOCK,
+                    a_ahead: 0,
                     sum: Sum::NONE,
                     start: &start,
                     out: output,
@@ -421,7 +422,7 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                     low,
                     high,
                     ahead: std::ptr::null(),
-                    ahead_rate: rate,
+                    ahead_rate: 4 * rate,
                 };
                 if !first_part {
                     (call.residual_pitch, call.residual_row) = (out_steps.w, out_steps.h);

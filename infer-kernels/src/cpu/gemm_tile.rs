@@ -57,6 +57,8 @@ pub(crate) struct Tile<'a, W> {
     pub(crate) nests: &'a [Nest],
     pub(crate) b: *const W,
     pub(crate) b_panel: usize,
+    /// How far beyond what is being read of a it is fetched into the nearest cache, block by block; 0 for nowhere.
+    pub(crate) a_ahead: usize,
     /// Of instances whose right side is a sum.
     pub(crate) sum: Sum,
     /// What the sums start from: the bias.
@@ -74,7 +76,7 @@ pub(crate) struct Tile<'a, W> {
     pub(crate) high: f32,
     /// Weights that come next, to be fetched into the second-level cache; null for none.
     pub(crate) ahead: *const u8,
-    /// Cache lines of them for every four steps of k.
+    /// Cache lines of them for every sixteen steps of k.
     pub(crate) ahead_rate: usize,
 }
 
@@ -88,6 +90,7 @@ impl<'a, W> Tile<'a, W> {
             nests: self.nests,
             b: self.sum.kept.cast_const(),
             b_panel: self.sum.panel,
+            a_ahead: self.a_ahead,
             sum: Sum::NONE,
             start: self.start,
             out: self.out,
@@ -205,9 +208,14 @@ unsafe fn tile<
                                 + inner * nest.strides[2],
                         );
                         if !ahead.is_null() {
-                            for _ in 0..nest.length * t.ahead_rate / 4 {
+                            for _ in 0..nest.length * t.ahead_rate / 16 {
                                 fetch(ahead);
                                 ahead = ahead.wrapping_add(64);
+                            }
+                        }
+                        if PITCH == 16 && t.a_ahead != 0 {
+                            for m in 0..ROWS * M {
+                                fetch_near(a.wrapping_add(t.a_ahead + m * pitch).cast());
                             }
                         }
                         for _ in 0..nest.length {

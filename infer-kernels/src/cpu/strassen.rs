@@ -69,6 +69,11 @@ const LEFT_CHUNK: u64 = 16 * 1024;
 /// Blocks of columns of the left matrix that are gone through together: whole lines follow each other.
 const STRIP: usize = 4;
 
+/// Elements of the left side that stay in the second-level cache, beside weights and results; where there are more, they
+/// are fetched from further away, so many blocks of channels before they are needed.
+const LEFT_NEAR: usize = 128 * 1024;
+const LEFT_AHEAD: usize = 2;
+
 /// The stored matrices of the left side, in their order.
 const A11: usize = 0;
 const A12: usize = 1;
@@ -183,6 +188,8 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
     }
     let results = args.operands[5].ptr::<f32>().wrapping_add(chunk * slot);
     let steps = results.wrapping_add(half_rows * 2 * GROUP * BLOCK);
+    let pitch = left.pitch() as usize;
+    let is_near = left.elements().unwrap_or(0) as usize <= LEFT_NEAR;
     let run = Run {
         args,
         p,
@@ -190,8 +197,9 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
         k: p.in_channels as usize,
         half: left.half_columns() as usize,
         half_rows,
-        pitch: left.pitch() as usize,
+        pitch,
         matrix: left.matrix().unwrap_or(0) as usize,
+        left_ahead: if is_near { 0 } else { LEFT_AHEAD * pitch * BLOCK },
         results,
         steps,
         sums: steps.wrapping_add(Strassen::STEP_ELEMENTS as usize),
@@ -221,6 +229,8 @@ struct Run<'a> {
     /// Rows between blocks, and elements of a matrix, of the left side.
     pitch: usize,
     matrix: usize,
+    /// How far ahead the left side is fetched, in elements.
+    left_ahead: usize,
     /// The results of a group so far, tile after tile.
     results: *mut f32,
     /// What lies between the steps of a block of rows.
@@ -255,14 +265,22 @@ impl Run<'_> {
             rows.len().div_ceil(blocks).div_ceil(V::PIXELS) * blocks * (HALF / V::PANELS) * STEPS.len();
         let panels =
             |(group, part)| [0, 1, 2, 3].map(|panel| self.weights::<W>(group * GROUP + panel, part).cast());
+        let (rate, quarter) = (4 * size_of::<W>(), self.half * BLOCK * size_of::<W>());
+        // No more lines at a time than must be: many at once keep the core waiting.
+        let next_rate = (2 * GROUP * rate).div_ceil(tiles);
         let mut fetch = Fetch {
             first: is_first.then(|| panels((group, part))),
             next: next.map(panels),
-            quarter: self.half * BLOCK * size_of::<W>(),
-            rate: size_of::<W>(),
+            quarter,
+            rate,
+            piece: quarter / rate * next_rate,
+            next_rate,
+            pieces: (2 * rate).div_ceil(next_rate),
+            panel: 0,
+            in_panel: 0,
+            asked: 0,
             tiles,
             done: 0,
-            asked: 0,
         };
         for block in 0..blocks {
             let range = share(rows.len(), block, blocks);
@@ -311,32 +329,42 @@ impl Run<'_> {
             for (to, &term) in sum.terms.iter_mut().zip(&step.terms[1..]) {
                 *to = b_at[term] as isize - first as isize;
             }
+            let a = left.wrapping_add(step.left * self.matrix);
+            // What differs between tiles is filled in below.
+            let mut by_weights = Tile {
+                a,
+                a_pitch: BLOCK,
+                a_row: 0,
+                nests: std::slice::from_ref(&nest),
+                b: b.wrapping_add(first),
+                b_panel: self.k * BLOCK,
+                a_ahead: self.left_ahead,
+                sum,
+                start: &start[step.start],
+                out: std::ptr::null_mut(),
+                out_pitch: BLOCK,
+                out_row: 0,
+                out_panel: 0,
+                residual: std::ptr::null(),
+                residual_pitch: BLOCK,
+                residual_row: 0,
+                residual_panel: 0,
+                low,
+                high,
+                ahead: std::ptr::null(),
+                ahead_rate: 0,
+            };
+            let mut by_sum = by_weights.by_sum();
             for tile in self.tiles::<V>(place) {
                 let width = tile.rows.len();
                 let out = self.at::<V>(place, &tile, step.out);
-                let described = Tile {
-                    a: left.wrapping_add(step.left * self.matrix + tile.rows.start * BLOCK),
-                    a_pitch: BLOCK,
-                    a_row: 0,
-                    nests: std::slice::from_ref(&nest),
-                    b: b.wrapping_add(first),
-                    b_panel: self.k * BLOCK,
-                    sum,
-                    start: &start[step.start],
+                let at = TilePlace {
+                    a: a.wrapping_add(tile.rows.start * BLOCK),
                     out,
-                    out_pitch: BLOCK,
-                    out_row: 0,
-                    out_panel: width * BLOCK,
                     residual: step.added.map_or(std::ptr::null(), |added| self.at::<V>(place, &tile, added)),
-                    residual_pitch: BLOCK,
-                    residual_row: 0,
-                    residual_panel: width * BLOCK,
-                    low,
-                    high,
-                    ahead: std::ptr::null(),
-                    ahead_rate: 0,
+                    panel: width * BLOCK,
+                    ahead: fetch.next_lines(),
                 };
-                let described = fetch.with(described);
                 if let Some(quarter) = step.finishes
                     && place.part + 1 == self.parts
                 {
@@ -347,9 +375,9 @@ impl Run<'_> {
                 // caller.
                 unsafe {
                     match (step.terms.len(), tile.offset) {
-                        (1, _) => V::tile::<W>(1, width, V::PANELS, BLOCK)(&described),
-                        (terms, 0) => V::sum_tile::<W>(width, terms)(&described),
-                        _ => V::tile::<f32>(1, width, V::PANELS, BLOCK)(&described.by_sum()),
+                        (1, _) => V::tile::<W>(1, width, V::PANELS, BLOCK)(at.fill(&mut by_weights)),
+                        (terms, 0) => V::sum_tile::<W>(width, terms)(at.fill(&mut by_weights)),
+                        _ => V::tile::<f32>(1, width, V::PANELS, BLOCK)(at.fill(&mut by_sum)),
                     }
                 }
                 if step.out == Step::Q {
@@ -398,10 +426,14 @@ impl Run<'_> {
 
     /// The tiles of a block.
     fn tiles<V: Tiles>(&self, place: &Place) -> impl Iterator<Item = TileRows> + use<V> {
-        let (rows, count) = (place.rows.clone(), place.rows.len().div_ceil(V::PIXELS));
+        let (first, rows) = (place.rows.start, place.rows.len());
+        let count = rows.div_ceil(V::PIXELS);
+        // As `share` has it, without its divisions for every tile.
+        let (each, rest) = (rows / count.max(1), rows % count.max(1));
         (0..count).map(move |tile| {
-            let range = share(rows.len(), tile, count);
-            TileRows { offset: range.start, rows: rows.start + range.start..rows.start + range.end }
+            let offset = tile * each + tile.min(rest);
+            let end = offset + each + usize::from(tile < rest);
+            TileRows { offset, rows: first + offset..first + end }
         })
     }
 
@@ -438,7 +470,8 @@ impl Run<'_> {
         let (output, added) = (at(&p.output, 4), at(&p.residual, 3));
         for index in 0..V::PANELS {
             for row in 0..tile.rows.len() {
-                let of = |view: &crate::call::View| index * view.stride_c as usize + row * view.stride_w as usize;
+                let of =
+                    |view: &crate::call::View| index * view.stride_c as usize + row * view.stride_w as usize;
                 fetch_near(output.wrapping_add(of(&p.output)).cast());
                 if p.residual_mode != residual::NONE {
                     fetch_near(added.wrapping_add(of(&p.residual)).cast());
@@ -505,6 +538,31 @@ struct Place {
 struct TileRows {
     offset: usize,
     rows: std::ops::Range<usize>,
+}
+
+/// What differs between the tiles of a product.
+struct TilePlace {
+    a: *const f32,
+    out: *mut f32,
+    residual: *const f32,
+    /// Between panels of the result and of the residual.
+    panel: usize,
+    /// Weights to be asked for, and their rate.
+    ahead: (*const u8, usize),
+}
+
+impl TilePlace {
+    /// The tile, there.
+    #[inline(always)]
+    fn fill<'t, 'a, X>(&self, tile: &'t mut Tile<'a, X>) -> &'t Tile<'a, X> {
+        tile.a = self.a;
+        tile.out = self.out;
+        tile.out_panel = self.panel;
+        tile.residual = self.residual;
+        tile.residual_panel = self.panel;
+        (tile.ahead, tile.ahead_rate) = self.ahead;
+        tile
+    }
 }
 
 /// What the steps of a block make: the quarters of the result, and what lies between.
@@ -587,38 +645,48 @@ struct Fetch {
     first: Option<[*const u8; GROUP]>,
     /// Those of the part that comes next: evenly over the tiles.
     next: Option<[*const u8; GROUP]>,
-    /// Bytes of a quarter of a panel, and the lines that are asked for with every four channels to get it in a tile.
+    /// Bytes of a quarter of a panel, and the lines that are asked for with every sixteen channels to get it in a tile.
     quarter: usize,
     rate: usize,
-    /// The tiles that there are, those done, and the lines' worth of rate one that have been asked for of what comes next.
+    /// The same of a piece of what comes next; a panel has `pieces` of them, the last of which may reach beyond it.
+    piece: usize,
+    next_rate: usize,
+    pieces: usize,
+    /// The panel and the piece of it that are next, and how many have been asked for.
+    panel: usize,
+    in_panel: usize,
+    asked: usize,
+    /// The tiles that there are, and those done.
     tiles: usize,
     done: usize,
-    asked: usize,
 }
 
 /// Which half of which panel is read when, after the first product.
 const NEEDED: [(usize, usize); 6] = [(0, 1), (1, 1), (2, 1), (3, 1), (2, 0), (3, 0)];
 
 impl Fetch {
-    /// The tile, with what is to be asked for while it is computed.
+    /// What is to be asked for while the next tile is computed, and at which rate.
     #[inline(always)]
-    fn with<'t, X>(&mut self, mut tile: Tile<'t, X>) -> Tile<'t, X> {
+    fn next_lines(&mut self) -> (*const u8, usize) {
         let done = self.done;
         self.done += 1;
         if let (Some(panels), Some(&(panel, half))) = (self.first, NEEDED.get(done)) {
-            tile.ahead = panels[panel].wrapping_add(half * self.quarter);
-            tile.ahead_rate = self.rate;
-        } else if let Some(panels) = self.next {
-            // In pieces of one line with every four channels.
-            let pieces = 2 * self.rate;
-            if self.asked * self.tiles < GROUP * pieces * self.done && self.asked < GROUP * pieces {
-                let piece = self.asked % pieces * (self.quarter / self.rate);
-                tile.ahead = panels[self.asked / pieces].wrapping_add(piece);
-                tile.ahead_rate = 1;
-                self.asked += 1;
-            }
+            return (panels[panel].wrapping_add(half * self.quarter), self.rate);
         }
-        tile
+        match self.next {
+            Some(panels)
+                if self.panel < GROUP && self.asked * self.tiles < GROUP * self.pieces * self.done =>
+            {
+                let from = panels[self.panel].wrapping_add(self.in_panel * self.piece);
+                self.asked += 1;
+                self.in_panel += 1;
+                if self.in_panel == self.pieces {
+                    (self.panel, self.in_panel) = (self.panel + 1, 0);
+                }
+                (from, self.next_rate)
+            }
+            _ => (std::ptr::null(), 0),
+        }
     }
 }
 

@@ -363,6 +363,7 @@ impl Part<'_> {
                             nests,
                             b: b.wrapping_add(done * k * BLOCK),
                             b_panel: k * BLOCK,
+                            a_ahead: 0,
                             sum: Sum::NONE,
                             start: &start,
                             out: to.wrapping_add(((index * PAIR + done) * count + part.start) * BLOCK),
@@ -376,7 +377,7 @@ impl Part<'_> {
                             low,
                             high,
                             ahead: next,
-                            ahead_rate: rate,
+                            ahead_rate: 4 * rate,
                         };
                         // SAFETY: the slot holds both kinds of planes, the operand the weights of all pairs; `V` is
                         // the instruction set of the caller.

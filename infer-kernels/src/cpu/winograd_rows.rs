@@ -276,6 +276,7 @@ impl Column<'_> {
                         nests,
                         b: b.wrapping_add(done * k * BLOCK),
                         b_panel: k * BLOCK,
+                        a_ahead: 0,
                         sum: Sum::NONE,
                         start: &start,
                         out: to.wrapping_add((done * self.rows + part.start) * BLOCK),
