@@ -1,18 +1,22 @@
-//! Times a model on a GPU: `cuda_bench MODEL.onnx fp16|tf32|fp32 [NAME=EXTENT …] [--layers] [--sweep FILE]`.
+//! Times a model on a GPU: `cuda_bench MODEL.onnx fp16|tf32|fp32 [NAME=EXTENT …] [--layers] [--sweep FILE] [--tactics FILE]
+//! [--callers N] [--write PLAN]`, or `cuda_bench --start PLAN`.
 //!
 //! Prints the median time of the kernels alone, inputs and outputs on the GPU, by its own clock. `--layers` adds the time
 //! of each call; `--sweep` tries every tile and split of every convolution, writes the times to a file, and times the
 //! model with the best of each. The output is compared with `MODEL.case0/output_0.npy`, where that is beside the model:
-//! that of the first image, whose input is every image's.
+//! that of the first image, whose input is every image's. `--tactics` computes layers as `infer tune` found them fastest;
+//! `--callers` counts inferences a second of 1 to N threads, each with a context and a stream of its own, on one plan.
+//! `--write` writes the plan, which `--start` opens and runs once, to measure a process from its start.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use infer_core::compile::read_tactics;
 use infer_core::lower_cuda::tactics::{self, Tactic};
 use infer_core::lower_cuda::{self, Lowered};
 use infer_core::options::{Options, Precision};
-use infer_core::plan::Port;
+use infer_core::plan::{AlignedBytes, Port};
 use infer_core::runtime::Output;
 use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
 use infer_core::tensor_type::DataType;
@@ -23,14 +27,20 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
     let model = arguments.next().ok_or("no model")?;
+    if model == "--start" {
+        return first_result(Path::new(&arguments.next().ok_or("no plan")?));
+    }
     let precision = arguments.next().ok_or("no precision")?;
     let mut options = Options::new(&model);
     options.precision = Precision::from_name(&precision).ok_or("no such precision")?;
-    let (mut layers, mut sweep) = (false, None);
+    let (mut layers, mut sweep, mut file, mut callers) = (false, None, None, 0);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--layers" => layers = true,
             "--sweep" => sweep = Some(arguments.next().ok_or("no file for the sweep")?),
+            "--tactics" => options.tactics = Some(arguments.next().ok_or("no tactics")?.into()),
+            "--callers" => callers = arguments.next().ok_or("how many callers?")?.parse()?,
+            "--write" => file = arguments.next(),
             dim => {
                 let (name, extent) = dim.split_once('=').ok_or("what is that?")?;
                 options.dims.push((name.to_owned(), extent.parse()?));
@@ -38,8 +48,12 @@ fn main() -> Result<(), Error> {
         }
     }
     let start = std::time::Instant::now();
-    let lowered = lower_cuda::compile(&options)
+    let mut lowered = lower_cuda::compile(&options)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    if let Some(path) = &options.tactics {
+        let mut tactics = read_tactics(path).map_err(|error| error.message)?;
+        lowered.follow(&mut tactics);
+    }
     let compiled = start.elapsed();
     let engine = open(&lowered)?;
     println!(
@@ -52,6 +66,13 @@ fn main() -> Result<(), Error> {
     let median = run(&engine, &case, &title)?;
     if layers {
         print_layers(&engine, &lowered, median)?;
+    }
+    if let Some(file) = file {
+        std::fs::write(file, lowered.plan()?.as_slice())?;
+    }
+    for callers in 1..=callers {
+        let rate = throughput(&engine, callers)?;
+        println!("{title}: {callers} callers, {rate:.1} inferences/s with copies");
     }
     if let Some(file) = sweep {
         let best = tune(&lowered, &file)?;
@@ -152,6 +173,49 @@ fn run(engine: &CudaEngine, case: &Path, title: &str) -> Result<f32, Error> {
         info.device,
     );
     Ok(median)
+}
+
+/// Opens a plan and runs it once on numbers.
+fn first_result(plan: &Path) -> Result<(), Error> {
+    let plan = AlignedBytes::copy_of(&std::fs::read(plan)?)?;
+    let engine = CudaEngine::open(plan, MODULES, CudaOptions::default())?;
+    let inputs: Vec<Vec<u8>> = engine.info().inputs.iter().map(numbers).collect();
+    let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut outputs: Vec<Vec<u8>> =
+        engine.info().outputs.iter().map(|port| vec![0; port.ty.bytes()]).collect();
+    let mut slots: Vec<Output<'_>> =
+        outputs.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
+    Ok(engine.run(&inputs, &mut slots)?)
+}
+
+/// Inferences a second of so many threads, copies included.
+fn throughput(engine: &CudaEngine, callers: usize) -> Result<f64, Error> {
+    const SECONDS: f64 = 1.0;
+    let barrier = std::sync::Barrier::new(callers);
+    let caller = || -> Result<f64, infer_core::Error> {
+        let info = engine.info();
+        let inputs: Vec<Vec<u8>> = info.inputs.iter().map(numbers).collect();
+        let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+        let mut outputs: Vec<Vec<u8>> = info.outputs.iter().map(|port| vec![0; port.ty.bytes()]).collect();
+        let mut slots: Vec<Output<'_>> =
+            outputs.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
+        let mut context = engine.context();
+        for _ in 0..10 {
+            context.run(&inputs, &mut slots)?;
+        }
+        barrier.wait();
+        let (start, mut count) = (std::time::Instant::now(), 0.0);
+        while start.elapsed().as_secs_f64() < SECONDS {
+            context.run(&inputs, &mut slots)?;
+            count += 1.0;
+        }
+        Ok(count / start.elapsed().as_secs_f64())
+    };
+    let rates: Vec<_> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..callers).map(|_| scope.spawn(caller)).collect();
+        callers.into_iter().map(|caller| caller.join()).collect()
+    });
+    rates.into_iter().map(|rate| Ok(rate.map_err(|_| "a caller panicked")??)).sum()
 }
 
 fn conv_of(lowered: &Lowered, step: usize) -> Option<Conv> {

@@ -13,6 +13,8 @@ use crate::diagnostic::{Diagnostic, Reason};
 use crate::graph::{Graph, ValueId};
 use crate::import::{Failures, Origin, import};
 use crate::lower::lower;
+#[cfg(feature = "cuda")]
+use crate::lower_cuda::Lowered as GpuPart;
 use crate::onnx::{self, ModelFile};
 use crate::options::{Backends, Options, Precision};
 use crate::partition::{Partition, partition};
@@ -25,6 +27,10 @@ use crate::shape_inference::infer;
 use crate::tactics::Tactics;
 use crate::tensor_type::TensorType;
 use crate::value::{ValuePort, ValueType};
+
+/// A part of a model that runs on a GPU, as calls: there is none where nothing is compiled for GPUs.
+#[cfg(not(feature = "cuda"))]
+type GpuPart = std::convert::Infallible;
 
 /// How many nodes of those that the run alone knows are named.
 const RUN_TIME_EXAMPLES: usize = 5;
@@ -109,7 +115,8 @@ pub fn compile(options: &Options) -> Result<Compiled, Vec<Diagnostic>> {
     if let Some(path) = &options.tactics {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let Compiled { decisions, summary, sources, .. } = &mut compiled;
-        summary.notes.extend(decisions.tactics.notes(&name, &summary.model_sha256));
+        let Options { precision, backends, .. } = *options;
+        summary.notes.extend(decisions.tactics.notes(&name, &summary.model_sha256, precision, backends));
         sources.push(path.clone());
     }
     Ok(compiled)
@@ -159,6 +166,30 @@ pub fn compile_with(
     tactics: Tactics,
     start: Instant,
 ) -> Result<Compiled, Vec<Diagnostic>> {
+    make(file, options, tactics, start, false).map(|(compiled, _)| compiled)
+}
+
+/// [`compile`] without tactics, and beside the plan the parts that run on a GPU, in order: for tools that try other ways.
+///
+/// # Errors
+///
+/// Those of [`compile`].
+#[cfg(feature = "cuda")]
+pub fn compile_for_gpus(options: &Options) -> Result<(Compiled, Vec<GpuPart>), Vec<Diagnostic>> {
+    let start = Instant::now();
+    let file = onnx::read(&options.model).map_err(|diagnostic| vec![diagnostic])?;
+    let options = Options { backends: Backends::Cuda, ..options.clone() };
+    make(file, &options, Tactics::default(), start, true)
+}
+
+/// Compiles, and keeps the parts that run on a GPU where they are wanted.
+fn make(
+    file: ModelFile,
+    options: &Options,
+    tactics: Tactics,
+    start: Instant,
+    wants_parts: bool,
+) -> Result<(Compiled, Vec<GpuPart>), Vec<Diagnostic>> {
     let mut clock = Clock { last: start, timings: Vec::new() };
     let sha256: [u8; 32] = Sha256::digest(&file.bytes).into();
     clock.stage("read");
@@ -199,7 +230,7 @@ pub fn compile_with(
         passes::simplify(graph, |_, _| {}).map_err(|error| mistake(&file.name, error.0))?;
     }
     clock.stage("passes");
-    let mut make = |partition: Partition, least_gpu_work: u64| {
+    let mut plan = |partition: Partition, least_gpu_work: u64| {
         let mut summary = summary.clone();
         let mut planner = Planner {
             file: &file.name,
@@ -212,22 +243,24 @@ pub fn compile_with(
             summary: &mut summary,
             clock: &mut clock,
             decisions: Decisions::kept(tactics.clone()),
+            gpu_parts: wants_parts.then(Vec::new),
         };
         let (plan, cuda_plan) = match partition {
             Partition::Static(graph) => planner.whole(graph)?,
             Partition::Program(record, regions) => planner.program(record, regions)?,
         };
-        let decisions = planner.decisions;
-        Ok((plan, cuda_plan, summary, decisions))
+        let (decisions, gpu_parts) = (planner.decisions, planner.gpu_parts.unwrap_or_default());
+        Ok((plan, cuda_plan, summary, decisions, gpu_parts))
     };
     // Who asks for GPUs alone gets them, for however little work.
     let insists = options.backends == Backends::Cuda && options.least_gpu_work > 0;
     let made = match insists.then(|| partition.clone()) {
-        Some(same) => make(partition, options.least_gpu_work).or_else(|_: Vec<Diagnostic>| make(same, 0)),
-        None => make(partition, options.least_gpu_work),
+        Some(same) => plan(partition, options.least_gpu_work).or_else(|_: Vec<Diagnostic>| plan(same, 0)),
+        None => plan(partition, options.least_gpu_work),
     };
-    let (plan, cuda_plan, summary, decisions) = made?;
-    Ok(Compiled { plan, cuda_plan, summary, sources: file.sources, timings: clock.timings, decisions })
+    let (plan, cuda_plan, summary, decisions, gpu_parts) = made?;
+    let (sources, timings) = (file.sources, clock.timings);
+    Ok((Compiled { plan, cuda_plan, summary, sources, timings, decisions }, gpu_parts))
 }
 
 /// Makes plans of graphs, and sums up what they are.
@@ -244,6 +277,9 @@ struct Planner<'a> {
     summary: &'a mut Summary,
     clock: &'a mut Clock,
     decisions: Decisions,
+    /// The parts that run on a GPU, where they are wanted.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "nothing is compiled for GPUs"))]
+    gpu_parts: Option<Vec<GpuPart>>,
 }
 
 /// The processor's plan, which may be empty, and that for GPUs.
@@ -428,10 +464,14 @@ impl Planner<'_> {
                 self.summary.cuda_parts.push(placed(on_gpu, &part.nodes));
             }
             let made = match part.body {
-                Body::Gpu(lowered) => {
+                Body::Gpu(mut lowered) => {
+                    lowered.follow(&mut self.decisions.tactics);
                     let (plan, weight_bytes, arena_bytes) =
                         lowered.write().map_err(|error| mistake(self.file, error.message))?;
                     insert(&mut self.summary.cuda_modules, lowered.modules().into_iter().map(str::to_owned));
+                    if let Some(parts) = &mut self.gpu_parts {
+                        parts.push(*lowered);
+                    }
                     Made { plan, kernels: Vec::new(), weight_bytes, arena_bytes, flops: 0 }
                 }
                 Body::Processor(graph) => {

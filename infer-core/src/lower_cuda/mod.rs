@@ -35,7 +35,7 @@ use crate::shape_inference::infer;
 use crate::tensor_type::{DataType, TensorType};
 
 /// A model as calls on a GPU.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lowered {
     /// The calls.
     pub calls: Calls,
@@ -133,6 +133,17 @@ impl Lowered {
     pub fn plan(&self) -> Result<AlignedBytes, Diagnostic> {
         let (bytes, ..) = self.write()?;
         AlignedBytes::copy_of(&bytes).map_err(|error| Diagnostic::model(error.to_string()))
+    }
+
+    /// The plan without its weights, for [`CudaEngine::retuned`](crate::runtime::cuda::CudaEngine::retuned).
+    ///
+    /// # Errors
+    ///
+    /// If the model exceeds a limit of the format.
+    pub fn tables(&self) -> Result<AlignedBytes, Diagnostic> {
+        let memory = plan_memory(&self.calls).map_err(|conflict| Diagnostic::model(conflict.to_string()))?;
+        let parts = PlanParts::new(&self.calls, &memory, &self.inputs, &self.outputs, self.info);
+        Ok(parts.map_err(|error| Diagnostic::model(error.to_string()))?.into_tables())
     }
 
     /// The modules that hold the kernels, sorted.

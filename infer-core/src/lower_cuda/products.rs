@@ -71,8 +71,7 @@ impl Lowering<'_> {
         });
         match fast {
             Some(heads) => {
-                let tiles = p.keys.div_ceil(heads.keys.into());
-                params.steps = tiles.clamp(1, heads.steps.into()) as i32;
+                params.steps = tactics::attention_steps(heads, p.keys);
                 self.call_named(heads.name, &params, &operands, 1);
             }
             None => self.call("attention", &params, &operands, 1),

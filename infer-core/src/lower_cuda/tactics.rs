@@ -1,14 +1,18 @@
-//! Which tile a convolution on the GPU uses, and how many blocks share each of its sums.
+//! Which tile a convolution on the GPU uses, and how many blocks share each of its sums; how many rows a block of attention has.
 //!
-//! The choice follows from a model of the time a call takes. Blocks come in waves of as many as the multiprocessors hold
+//! What was measured ([`Tactics`]) goes before the estimate, which follows from a model of the time a call takes. Blocks come in waves of as many as the multiprocessors hold
 //! at a time; a block's time is a start, a step for each stretch of the sum, and an end. A step takes as long as its
 //! latency, or, where more blocks share a multiprocessor, as their loads and products one after the other. The constants
 //! are fitted to times of every tile and split on the convolutions of four models on an H200 (`cuda_bench --sweep`).
 
-use infer_kernels::cuda::{COUNTERS, Conv, LARGEST_CLUSTER, TILES, TILES_TF32, Tile};
+use infer_kernels::cuda::{
+    Attention, COUNTERS, Conv, HEADS, Heads, LARGEST_CLUSTER, TILES, TILES_TF32, Tile,
+};
 
-use crate::calls::{BufferKind, Calls};
+use super::Lowered;
+use crate::calls::{BufferKind, Calls, KernelCall};
 use crate::options::Precision;
+use crate::tactics::Tactics;
 
 /// The GPU that plans are made for: an H200's proportions.
 pub const MULTIPROCESSORS: f64 = 132.0;
@@ -120,29 +124,181 @@ pub fn tiles(precision: Precision) -> &'static [Tile] {
 /// Gives every convolution among the calls the tactic that `choose` says.
 pub fn assign(calls: &mut Calls, precision: Precision, mut choose: impl FnMut(&Conv, Precision) -> Tactic) {
     for index in 0..calls.calls.len() {
-        let call = &calls.calls[index];
-        let is_conv = call.kernel.starts_with("cuda_conv_");
-        let Ok(mut params) = bytemuck::try_pod_read_unaligned::<Conv>(&call.params) else { continue };
-        if !is_conv {
-            continue;
+        if let Some(params) = convolution(&calls.calls[index]) {
+            set_tile(calls, index, params, choose(&params, precision));
         }
-        let Tactic { tile, splits } = choose(&params, precision);
-        let tiles = tile.count(params.pixels as u64, params.out_channels as u64);
-        let each = steps(tile, &params).div_ceil(splits.into()) as u32;
-        params.splits = splits as i32;
-        params.depth_per_split = (each * tile.depth) as i32;
-        params.column_tiles = (params.out_channels as u32).div_ceil(tile.columns) as i32;
-        let partials = tile.partial_bytes(tiles, splits.into());
-        let partials = (partials > 0).then(|| {
-            let buffer = calls.add_buffer(BufferKind::Arena, partials);
-            calls.whole(buffer)
-        });
-        let point = params.taps == 1 && params.pad_h == 0 && params.pad_w == 0;
-        let call = &mut calls.calls[index];
-        call.kernel = if point { tile.point } else { tile.name }.to_owned();
-        call.params = bytemuck::bytes_of(&params).to_vec();
-        call.operands[4] = partials;
     }
+}
+
+/// The parameters of a call that is a convolution.
+fn convolution(call: &KernelCall) -> Option<Conv> {
+    let is_conv = call.kernel.starts_with("cuda_conv_");
+    is_conv.then(|| bytemuck::try_pod_read_unaligned(&call.params).ok()).flatten()
+}
+
+fn set_tile(calls: &mut Calls, index: usize, mut params: Conv, Tactic { tile, splits }: Tactic) {
+    let tiles = tile.count(params.pixels as u64, params.out_channels as u64);
+    let each = steps(tile, &params).div_ceil(splits.into()) as u32;
+    params.splits = splits as i32;
+    params.depth_per_split = (each * tile.depth) as i32;
+    params.column_tiles = (params.out_channels as u32).div_ceil(tile.columns) as i32;
+    let partials = tile.partial_bytes(tiles, splits.into());
+    let partials = (partials > 0).then(|| {
+        let buffer = calls.add_buffer(BufferKind::Arena, partials);
+        calls.whole(buffer)
+    });
+    let point = params.taps == 1 && params.pad_h == 0 && params.pad_w == 0;
+    let call = &mut calls.calls[index];
+    call.kernel = if point { tile.point } else { tile.name }.to_owned();
+    call.params = bytemuck::bytes_of(&params).to_vec();
+    call.operands[4] = partials;
+}
+
+/// How a call is computed, of those that can be in several ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// A convolution.
+    Conv(Tactic),
+    /// Attention.
+    Attention(&'static Heads),
+}
+
+impl Way {
+    /// Its name among the ways of a call, one word: tile and splits, or rows.
+    pub fn name(self) -> String {
+        match self {
+            Way::Conv(Tactic { tile, splits }) => format!("{}x{}/{splits}", tile.rows, tile.columns),
+            Way::Attention(heads) => format!("{}-rows", heads.rows),
+        }
+    }
+}
+
+/// A call that can be computed in several ways.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The position of the call.
+    pub call: usize,
+    /// The name of the node.
+    pub node: String,
+    /// What is chosen, one word.
+    pub question: &'static str,
+    /// All that the ways' speed depends on.
+    pub signature: String,
+    /// The ways, each once.
+    pub ways: Vec<Way>,
+    /// The position of the one in use.
+    pub chosen: usize,
+}
+
+impl Choice {
+    fn of(call: &KernelCall, index: usize, precision: Precision) -> Option<Choice> {
+        let (question, signature, chosen, ways) = if let Some(params) = convolution(call) {
+            let of = |tile: &'static Tile| {
+                let tactics = SPLITS.into_iter().map(move |splits| Tactic::fitted(tile, splits, &params));
+                // What has fewer steps than splits fits to what was there already.
+                let mut ways: Vec<Way> = tactics.map(Way::Conv).collect();
+                ways.dedup();
+                ways
+            };
+            let tiles = tiles(precision);
+            let used = tiles.iter().find(|tile| [tile.name, tile.point].contains(&call.kernel.as_str()))?;
+            let chosen = Way::Conv(Tactic { tile: used, splits: params.splits as u32 });
+            ("convolution", conv_signature(&params), chosen, tiles.iter().flat_map(of).collect())
+        } else {
+            let used = HEADS.iter().find(|heads| heads.name == call.kernel)?;
+            let params: Attention = bytemuck::try_pod_read_unaligned(&call.params).ok()?;
+            let ways = HEADS.iter().filter(|heads| heads.size == used.size).map(Way::Attention);
+            ("attention", attention_signature(&params), Way::Attention(used), ways.collect())
+        };
+        let mut ways: Vec<Way> = ways;
+        let chosen = ways.iter().position(|&way| way == chosen).unwrap_or_else(|| {
+            ways.push(chosen);
+            ways.len() - 1
+        });
+        Some(Choice { call: index, node: call.node.clone(), question, signature, ways, chosen })
+    }
+}
+
+/// What a convolution computes, for tactics.
+fn conv_signature(p: &Conv) -> String {
+    let images = p.pixels / (p.out_h * p.out_w).max(1);
+    let kernel = [p.taps / p.kernel_w.max(1), p.kernel_w];
+    let mut text = format!(
+        "{}→{} {}x{} @{}x{} n{images}",
+        p.channels, p.out_channels, kernel[0], kernel[1], p.out_h, p.out_w
+    );
+    let mut differs = |name: &str, [h, w]: [i32; 2], usual: i32| {
+        if [h, w] != [usual; 2] {
+            text += &format!(" {name}{h}x{w}");
+        }
+    };
+    differs("s", [p.stride_h, p.stride_w], 1);
+    differs("d", [p.dilation_h, p.dilation_w], 1);
+    differs("p", [p.pad_h, p.pad_w], 0);
+    if p.residual_mode != 0 {
+        text += " +";
+    }
+    text
+}
+
+/// What attention computes, for tactics.
+fn attention_signature(p: &Attention) -> String {
+    let heads: i64 = p.lead.iter().map(|&extent| i64::from(extent)).product();
+    let causal = if p.causal == 0 { "" } else { " causal" };
+    format!("{heads} heads of {}x{}x{}{causal}", p.rows, p.keys, p.size)
+}
+
+impl Lowered {
+    /// The calls that can be computed in several ways, in order.
+    pub fn choices(&self) -> Vec<Choice> {
+        let calls = self.calls.calls.iter().enumerate();
+        calls.filter_map(|(index, call)| Choice::of(call, index, self.precision)).collect()
+    }
+
+    /// Computes the call of a choice in this way, one of its.
+    pub fn set(&mut self, choice: &Choice, way: Way) {
+        let call = &mut self.calls.calls[choice.call];
+        match way {
+            Way::Conv(tactic) => {
+                if let Some(params) = convolution(call) {
+                    set_tile(&mut self.calls, choice.call, params, tactic);
+                }
+            }
+            Way::Attention(heads) => {
+                if let Ok(mut params) = bytemuck::try_pod_read_unaligned::<Attention>(&call.params) {
+                    params.steps = attention_steps(heads, params.keys as u64);
+                    heads.name.clone_into(&mut call.kernel);
+                    call.params = bytemuck::bytes_of(&params).to_vec();
+                }
+            }
+        }
+    }
+
+    /// Computes calls as the tactics say, as far as they say anything of GPUs in this precision.
+    pub fn follow(&mut self, tactics: &mut Tactics) {
+        if tactics.gpu(self.precision).is_none() {
+            return;
+        }
+        for choice in self.choices() {
+            let layer = [&choice.node, choice.question, &choice.signature];
+            let way = tactics.fit_gpu(self.precision, layer, |name| {
+                let found = choice.ways.iter().copied().find(|way| way.name() == name);
+                found.ok_or_else(|| {
+                    let names: Vec<String> =
+                        choice.ways.iter().map(|way| format!("`{}`", way.name())).collect();
+                    names.join(", ")
+                })
+            });
+            if let Some(way) = way {
+                self.set(&choice, way);
+            }
+        }
+    }
+}
+
+/// How many tiles of keys such a block has in shared memory.
+pub(super) fn attention_steps(heads: &Heads, keys: u64) -> i32 {
+    keys.div_ceil(heads.keys.into()).clamp(1, heads.steps.into()) as i32
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ impl<'a> PlanView<'a> {
     }
 
     /// Reads what comes before the weights of a plan of `total_bytes`; `bytes` may end there. The view has no weights.
-    pub(super) fn read_tables(bytes: &'a [u8], total_bytes: u64) -> Result<Self> {
+    pub(crate) fn read_tables(bytes: &'a [u8], total_bytes: u64) -> Result<Self> {
         if !bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
             let address = bytes.as_ptr().addr();
             return Err(Error::new(

@@ -70,6 +70,12 @@ impl<'a> PlanParts<'a> {
         &self.kernels
     }
 
+    /// The plan without its weights.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn into_tables(self) -> AlignedBytes {
+        self.tables
+    }
+
     /// Writes the plan, without a second copy of its weights.
     ///
     /// # Errors

@@ -238,6 +238,7 @@ pub struct BenchArguments {
 Examples:
   infer tune model.onnx                    writes model.tactics
   infer tune bert.onnx --dims batch=1,seq=128 --threads 4 -o server.tactics
+  infer tune model.onnx --precision fp16 --backend cuda
 
 The file is for `tactics = \"model.tactics\"` of the attribute and for --tactics of other commands: commit it beside the \
 model. Without it an estimate decides. Builds never measure.")]
@@ -257,7 +258,10 @@ pub struct TuneArguments {
     /// The folder of input_<j>.npy or input_<j>.pb [default: random values]
     #[arg(long, value_name = "DIR")]
     pub inputs: Option<PathBuf>,
-    /// How long to measure each way
+    /// What to measure on: cpu, cuda, or auto, which is a GPU where there is one. The file keeps what it has of the others
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    pub backend: Backend,
+    /// How long to measure each way; on a GPU a sixtieth of it
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
     pub duration: Duration,
 }

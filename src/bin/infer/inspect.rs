@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use anyhow::anyhow;
-use infer_core::compile::{Placed, Summary};
+use infer_core::compile::{Compiled, Placed, Summary};
 use infer_core::diagnostic::printable;
 use infer_core::onnx::normalize_domain;
 use infer_core::onnx::proto::{AttributeProto, GraphProto, ModelProto};
@@ -33,21 +33,27 @@ pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<Verdict> {
     let compiled = model::compiled(&options, arguments.compile.strict).and_then(|compiled| {
         let fusions =
             crate::progress::while_working("analysing", || fusions::analyze(&options, &facts.nodes))?;
-        let layers = arguments.explain.then_some(compiled.decisions.layers);
-        Ok((compiled.summary, fusions, layers))
+        let Compiled { summary, decisions, .. } = compiled;
+        let tuned = decisions.tactics.gpu(options.precision).filter(|_| !summary.cuda_parts.is_empty());
+        let tuned = tuned.map(ToString::to_string);
+        let layers = arguments.explain.then_some(decisions.layers);
+        Ok((summary, fusions, layers, tuned))
     });
     let mut out = io::stdout().lock();
     if arguments.json {
         let mut json =
-            facts.to_json(compiled.as_ref().map(|(summary, fusions, _)| (summary, fusions)).map_err(chain));
-        if let (Some(json), Ok((_, _, Some(layers)))) = (json.as_object_mut(), &compiled) {
-            json.insert("layers".to_owned(), explain::to_json(layers));
+            facts.to_json(compiled.as_ref().map(|(summary, fusions, ..)| (summary, fusions)).map_err(chain));
+        if let (Some(json), Ok((_, _, layers, tuned))) = (json.as_object_mut(), &compiled) {
+            if let Some(layers) = layers {
+                json.insert("layers".to_owned(), explain::to_json(layers));
+            }
+            json.insert("cuda_tactics".to_owned(), json!(tuned));
         }
         writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
     } else {
         write!(out, "{}", facts.to_text())?;
-        if let Ok((summary, fusions, layers)) = &compiled {
-            write!(out, "{}", text_of_compiled(summary, fusions))?;
+        if let Ok((summary, fusions, layers, tuned)) = &compiled {
+            write!(out, "{}", text_of_compiled(summary, fusions, tuned.as_deref()))?;
             if let Some(layers) = layers {
                 write!(out, "\n{}", explain::to_text(layers))?;
             }
@@ -252,7 +258,7 @@ fn count(graph: &GraphProto, nodes: &mut Histogram, parameters: &mut u64) {
     }
 }
 
-fn text_of_compiled(summary: &Summary, fusions: &Fusions) -> String {
+fn text_of_compiled(summary: &Summary, fusions: &Fusions, tuned: Option<&str>) -> String {
     let mut text = String::new();
     let mut line = |name: &str, what: &str| {
         let _ = writeln!(text, "{name:<12}{what}");
@@ -275,9 +281,10 @@ fn text_of_compiled(summary: &Summary, fusions: &Fusions) -> String {
         let (gpu, cpu) = model::placed(&summary.cuda_parts);
         let beside = if cpu == 0 { String::new() } else { format!(", {cpu} on the processor") };
         let modules = summary.cuda_modules.join(", ");
+        let tuned = tuned.map_or_else(String::new, |gpu| format!(", by tactics of {gpu}"));
         line(
             "GPUs",
-            &format!("compiled for NVIDIA GPUs: {gpu} nodes{beside}, with the kernels of {modules}"),
+            &format!("compiled for NVIDIA GPUs: {gpu} nodes{beside}, with the kernels of {modules}{tuned}"),
         );
     }
     if summary.cuda_parts.len() > 1 {

@@ -4,9 +4,13 @@
 //! and so on. The compiled models run in turns, so that a disturbance meets all of them, and the least time of each layer
 //! counts.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -19,7 +23,7 @@ use infer_core::session::Session;
 use infer_core::tactics::{Origin, Tactic, Tactics};
 use infer_core::value::Value;
 
-use crate::arguments::TuneArguments;
+use crate::arguments::{Backend, TuneArguments};
 use crate::bench::{self, Target};
 use crate::model::{self, File};
 use crate::progress::{Timer, while_working};
@@ -34,6 +38,13 @@ const LEAST_RUNS: usize = 10;
 
 /// Runs the command.
 pub fn tune(arguments: &TuneArguments) -> anyhow::Result<Verdict> {
+    arguments.backend.check()?;
+    #[cfg(feature = "cuda")]
+    if matches!(arguments.backend, Backend::Cuda)
+        || matches!(arguments.backend, Backend::Auto) && infer_core::runtime::cuda::probe().is_ok()
+    {
+        return cuda::tune(arguments);
+    }
     let path = &arguments.model.model;
     let mut file = File::read(path)?;
     // The compiler reads it again; weights need not be there twice.
@@ -66,8 +77,9 @@ pub fn tune(arguments: &TuneArguments) -> anyhow::Result<Verdict> {
     drop(sessions);
 
     let tactics: Vec<Tactic> = layers.iter().map(|layer| layer.tactic(layer.fastest())).collect();
-    let tactics = Tactics::new(origin, tactics);
     let output = arguments.output.clone().unwrap_or_else(|| path.with_extension("tactics"));
+    let known = written(&output, &origin.model_sha256).unwrap_or_default();
+    let tactics = Tactics::new(origin, tactics).with_gpus_of(&known);
     fs::write(&output, tactics.to_text()).with_context(|| format!("cannot write {}", output.display()))?;
 
     let mut out = io::stdout().lock();
@@ -86,6 +98,12 @@ pub fn tune(arguments: &TuneArguments) -> anyhow::Result<Verdict> {
     }
     writeln!(out, "written     {}", output.display())?;
     Ok(Verdict::Good)
+}
+
+/// What was measured for the same model before: other places to run keep theirs.
+fn written(output: &Path, model_sha256: &str) -> Option<Tactics> {
+    let known = Tactics::parse(&fs::read_to_string(output).ok()?).ok()?;
+    (known.origin().model_sha256 == model_sha256).then_some(known)
 }
 
 fn compiled(options: &Options, tactics: Tactics) -> anyhow::Result<Compiled> {

@@ -9,6 +9,8 @@ use infer_kernels::cuda::{self, CudaKernel, Launch, Module};
 use super::driver::{Device, DeviceMemory, Function, LoadedModule, device_count};
 use super::{CudaContext, State};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "compiler")]
+use crate::plan::AlignedBytes;
 use crate::plan::{Location, Operand, PlanView, Port};
 use crate::runtime::{Output, PlanBytes};
 
@@ -33,6 +35,83 @@ pub(super) struct ResolvedStep {
     pub node: String,
 }
 
+/// A step that its kernel has validated.
+struct Step<'p> {
+    kernel: &'static CudaKernel,
+    launch: Launch,
+    params: Vec<u64>,
+    operands: Range<usize>,
+    node: &'p str,
+}
+
+/// All steps of a plan, validated.
+struct Calls<'p> {
+    steps: Vec<Step<'p>>,
+    operands: Vec<Operand>,
+}
+
+impl<'p> Calls<'p> {
+    fn of(view: &PlanView<'p>) -> Result<Self> {
+        let table: Vec<&'static CudaKernel> = view
+            .kernels()
+            .iter()
+            .map(|name| {
+                cuda::find(name).ok_or_else(|| {
+                    let what = format!("the plan names the kernel `{name}`, which the GPU does not have");
+                    Error::new(ErrorKind::Plan, what)
+                })
+            })
+            .collect::<Result<_>>()?;
+
+        let mut operands: Vec<Operand> = Vec::new();
+        let mut steps = Vec::with_capacity(view.steps().len());
+        for step in view.steps() {
+            // Reading found the position to be in the plan's table, which has been resolved whole.
+            let kernel = table[step.kernel];
+            let first = operands.len();
+            operands.extend(step.operands());
+            if step.operands().any(|operand| operand.location == Location::Prepared) {
+                let what = format!(
+                    "node `{}` reads prepared memory, which plans for the GPU do not have",
+                    step.node
+                );
+                return Err(Error::new(ErrorKind::Plan, what));
+            }
+            let sizes: Vec<u64> = step.operands().map(|operand| operand.bytes as u64).collect();
+            let call = Call { params: step.params, operand_bytes: &sizes };
+            (kernel.validate)(&call).map_err(|invalid| {
+                let what = format!(
+                    "node `{}` calls {} with {invalid}; compile the model again",
+                    step.node, kernel.name
+                );
+                Error::new(ErrorKind::Plan, format!("the plan is damaged or made for other kernels: {what}"))
+            })?;
+            let mut params = vec![0u64; step.params.len().div_ceil(size_of::<u64>())];
+            bytemuck::cast_slice_mut::<u64, u8>(&mut params)[..step.params.len()]
+                .copy_from_slice(step.params);
+            let launch = (kernel.launch)(step.params);
+            steps.push(Step { kernel, launch, params, operands: first..operands.len(), node: step.node });
+        }
+        Ok(Calls { steps, operands })
+    }
+
+    /// The steps with their functions, from these modules; the GPU's context is that of the thread.
+    fn resolved(&self, modules: &[(&'static str, LoadedModule)]) -> Result<Vec<ResolvedStep>> {
+        let steps = self.steps.iter().map(|step| {
+            let Step { kernel, launch, ref params, ref operands, node } = *step;
+            let found = modules.iter().find(|(name, _)| *name == kernel.module);
+            let (_, module) = found.ok_or_else(|| {
+                let what = format!("the kernels `{}` are not on the GPU", kernel.module);
+                Error::new(ErrorKind::Plan, what)
+            })?;
+            let function = module.function(kernel.symbol(), kernel.most_shared_bytes)?;
+            let (params, operands, node) = (params.clone(), operands.clone(), node.to_owned());
+            Ok(ResolvedStep { kernel, function, launch, params, operands, node })
+        });
+        steps.collect()
+    }
+}
+
 /// A plan that has been opened on a GPU: validated, its weights and kernels there. Any number of threads may share it.
 #[derive(Debug)]
 pub struct CudaEngine {
@@ -43,10 +122,11 @@ pub struct CudaEngine {
     pub(super) steps: Vec<ResolvedStep>,
     pub(super) operands: Vec<Operand>,
     pub(super) arena_bytes: usize,
-    pub(super) weights: DeviceMemory,
+    pub(super) weights: Arc<DeviceMemory>,
     /// See [`Stream::launch`](super::Stream::launch).
     pub(super) hopper: bool,
-    _modules: Vec<LoadedModule>,
+    /// The modules by their names.
+    modules: Arc<Vec<(&'static str, LoadedModule)>>,
     pub(super) device: Arc<Device>,
 }
 
@@ -99,80 +179,62 @@ impl CudaEngine {
     ) -> Result<Self> {
         let plan = plan.into();
         let view = PlanView::read(plan.as_slice())?;
-        let table: Vec<&'static CudaKernel> = view
-            .kernels()
-            .iter()
-            .map(|name| {
-                cuda::find(name).ok_or_else(|| {
-                    let what = format!("the plan names the kernel `{name}`, which the GPU does not have");
-                    Error::new(ErrorKind::Plan, what)
-                })
-            })
-            .collect::<Result<_>>()?;
-
-        let mut operands: Vec<Operand> = Vec::new();
-        let mut validated = Vec::with_capacity(view.steps().len());
-        for step in view.steps() {
-            // Reading found the position to be in the plan's table, which has been resolved whole.
-            let kernel = table[step.kernel];
-            let first = operands.len();
-            operands.extend(step.operands());
-            if step.operands().any(|operand| operand.location == Location::Prepared) {
-                let what = format!(
-                    "node `{}` reads prepared memory, which plans for the GPU do not have",
-                    step.node
-                );
-                return Err(Error::new(ErrorKind::Plan, what));
-            }
-            let sizes: Vec<u64> = step.operands().map(|operand| operand.bytes as u64).collect();
-            let call = Call { params: step.params, operand_bytes: &sizes };
-            (kernel.validate)(&call).map_err(|invalid| {
-                let what = format!(
-                    "node `{}` calls {} with {invalid}; compile the model again",
-                    step.node, kernel.name
-                );
-                Error::new(ErrorKind::Plan, format!("the plan is damaged or made for other kernels: {what}"))
-            })?;
-            let mut params = vec![0u64; step.params.len().div_ceil(size_of::<u64>())];
-            bytemuck::cast_slice_mut::<u64, u8>(&mut params)[..step.params.len()]
-                .copy_from_slice(step.params);
-            validated.push((kernel, (kernel.launch)(step.params), params, first..operands.len(), step.node));
-        }
-
+        let calls = Calls::of(&view)?;
         let device = Device::open(options.device)?;
-        let mut modules: Vec<(&'static Module, LoadedModule)> = Vec::new();
-        let mut steps = Vec::with_capacity(validated.len());
-        for (kernel, launch, params, operands, node) in validated {
-            let index = match modules.iter().position(|(module, _)| module.name == kernel.module) {
-                Some(index) => index,
-                None => {
-                    let module =
-                        linked.iter().find(|module| module.name == kernel.module).ok_or_else(|| {
-                            let (kernel, module) = (kernel.name, kernel.module);
-                            let what = format!(
-                                "the plan names `{kernel}`, whose module `{module}` the program lacks"
-                            );
-                            Error::new(ErrorKind::Plan, what)
-                        })?;
-                    modules.push((module, LoadedModule::load(&device, module)?));
-                    modules.len() - 1
-                }
-            };
-            let function = modules[index].1.function(kernel.symbol(), kernel.most_shared_bytes)?;
-            steps.push(ResolvedStep { kernel, function, launch, params, operands, node: node.to_owned() });
+        let mut modules: Vec<(&'static str, LoadedModule)> = Vec::new();
+        for Step { kernel, .. } in &calls.steps {
+            if modules.iter().any(|(name, _)| *name == kernel.module) {
+                continue;
+            }
+            let module = linked.iter().find(|module| module.name == kernel.module).ok_or_else(|| {
+                let (kernel, module) = (kernel.name, kernel.module);
+                let what = format!("the plan names `{kernel}`, whose module `{module}` the program lacks");
+                Error::new(ErrorKind::Plan, what)
+            })?;
+            modules.push((kernel.module, LoadedModule::load(&device, module)?));
         }
-        Ok(CudaEngine {
+        let steps = calls.resolved(&modules)?;
+        let weights = Arc::new(DeviceMemory::copy_of(&device, view.weights())?);
+        Ok(CudaEngine::new(&view, steps, calls.operands, weights, Arc::new(modules), device))
+    }
+
+    /// The same model with other calls: a plan that differs from the engine's in how calls are computed alone, without its
+    /// weights ([`Lowered::tables`](crate::lower_cuda::Lowered::tables)). Weights and kernels on the GPU are shared.
+    ///
+    /// # Errors
+    ///
+    /// If the tables are damaged, need other modules than the engine has, or other weights, as far as their size tells.
+    #[cfg(feature = "compiler")]
+    pub fn retuned(&self, tables: &AlignedBytes) -> Result<Self> {
+        let tables = tables.as_slice();
+        let view = PlanView::read_tables(tables, (tables.len() + self.weights.bytes()) as u64)?;
+        let calls = Calls::of(&view)?;
+        self.device.bind()?;
+        let steps = calls.resolved(&self.modules)?;
+        let (weights, modules) = (self.weights.clone(), self.modules.clone());
+        Ok(CudaEngine::new(&view, steps, calls.operands, weights, modules, self.device.clone()))
+    }
+
+    fn new(
+        view: &PlanView<'_>,
+        steps: Vec<ResolvedStep>,
+        operands: Vec<Operand>,
+        weights: Arc<DeviceMemory>,
+        modules: Arc<Vec<(&'static str, LoadedModule)>>,
+        device: Arc<Device>,
+    ) -> Self {
+        CudaEngine {
             pool: Mutex::new(Vec::new()),
             inputs: view.inputs().to_vec(),
             outputs: view.outputs().to_vec(),
             arena_bytes: view.arena_bytes(),
-            weights: DeviceMemory::copy_of(&device, view.weights())?,
+            weights,
             hopper: steps.iter().all(|step| step.function.hopper),
             steps,
             operands,
-            _modules: modules.into_iter().map(|(_, module)| module).collect(),
+            modules,
             device,
-        })
+        }
     }
 
     /// Computes the outputs from the inputs, in memory of the engine's pool; see [`CudaContext::run`].

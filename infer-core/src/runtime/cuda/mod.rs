@@ -227,11 +227,21 @@ impl<'e> CudaContext<'e> {
     ///
     /// If there is no memory; if the GPU fails.
     pub fn time_steps(&mut self, launches: usize) -> Result<Vec<f32>> {
+        let all: Vec<usize> = (0..self.engine.steps.len()).collect();
+        self.time_some_steps(&all, launches)
+    }
+
+    /// [`CudaContext::time_steps`] of the steps at these positions; there is none for a position without a step.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn time_some_steps(&mut self, steps: &[usize], launches: usize) -> Result<Vec<f32>> {
         const ROWS: usize = 5;
         let engine = self.engine;
         let state = self.state()?;
         let (start, end) = (Event::new(&engine.device)?, Event::new(&engine.device)?);
-        let steps = engine.steps.iter().zip(&state.arguments);
+        let steps = steps.iter().filter_map(|&index| engine.steps.get(index).zip(state.arguments.get(index)));
         steps
             .map(|(step, argument)| {
                 let graph = state.stream.capture(|| {
