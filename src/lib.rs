@@ -30,6 +30,13 @@
 //! - `vision` loads and scales pictures, decodes boxes and draws them (feature `vision`).
 
 mod array;
+/// Inputs and outputs in an application's own memory on a GPU: `infer_device` of a context takes them.
+///
+/// `new` of both takes cudarc's slices and views, which come from its `CudaContext` of the same GPU.
+#[cfg(feature = "cuda")]
+pub mod cuda {
+    pub use infer_core::runtime::cuda::{DeviceInput, DeviceOutput, cudarc};
+}
 #[cfg(feature = "build")]
 pub mod build;
 mod model;

@@ -1,6 +1,8 @@
 //! What an application sees of the processor and of GPUs: which of them computes, and what is an error.
 
 use data::load;
+use infer_embed::cuda::cudarc::driver::CudaContext;
+use infer_embed::cuda::{DeviceInput, DeviceOutput};
 use infer_embed::{Backend, Element, ErrorKind, Model, model, zeroed};
 
 mod data;
@@ -74,6 +76,32 @@ fn all_backends_compute_the_same() {
     for (found, expected) in outputs.head.as_elements().iter().zip(expected.head.as_elements()) {
         assert!((found - expected).abs() <= 1e-4 * expected.abs().max(1.0), "{found} {expected}");
     }
+}
+
+#[test]
+fn inputs_and_outputs_may_lie_on_the_gpu() {
+    let mut picture: Box<Picture> = zeroed();
+    for (index, value) in picture.as_mut_elements().iter_mut().enumerate() {
+        *value = (index * 2_654_435_761 % 1000) as f32 / 1000.0;
+    }
+    let there = has_gpu();
+    let both = Both::new().unwrap();
+    let mut context = both.context();
+    if !there {
+        let error = context.infer_device(&[], &mut []).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+        return;
+    }
+    let expected = both.infer(&picture).unwrap();
+    let gpu = CudaContext::new(0).unwrap();
+    let stream = gpu.new_stream().unwrap();
+    let input = stream.clone_htod(picture.as_elements()).unwrap();
+    let mut output = stream.alloc_zeros::<f32>(expected.head.as_elements().len()).unwrap();
+    for _ in 0..2 {
+        let mut places = [DeviceOutput::new(&mut output, &stream)];
+        context.infer_device(&[DeviceInput::new(&input)], &mut places).unwrap();
+    }
+    assert_eq!(stream.clone_dtoh(&output).unwrap(), expected.head.as_elements());
 }
 
 #[test]

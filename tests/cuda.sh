@@ -25,6 +25,20 @@ if [ -d target/suite ]; then
     cargo run --release -p infer-embed --features cli,cuda --bin infer -- conformance target/suite --backend cuda \
         --expect tests/suite/expected_failures.txt
 fi
+# Memory errors: every kernel once more, where the tool is there. The largest tests take minutes.
+if command -v compute-sanitizer >/dev/null; then
+    for test in cuda cuda_plain; do
+        binary=$(cargo test --release -p infer-core --features compiler,cuda --test $test --no-run 2>&1 |
+            sed -n 's/.*(\(.*\)).*/\1/p')
+        (unset INFER_CUDA_CASES INFER_CUDA_MODELS && compute-sanitizer --error-exitcode 1 "$binary" --test-threads 1)
+    done
+fi
+for name in $names; do
+    cargo run --release -p infer-embed --features cli,cuda --bin infer -- tune "$INFER_CUDA_MODELS/$name.onnx" \
+        --backend cuda --precision fp16
+done
+cargo run --release -p infer-core --features compiler,cuda --example cuda_bench -- \
+    "$INFER_CUDA_MODELS/resnet50.onnx" fp16 --callers 3
 for name in $names; do
     for precision in fp16 tf32 fp32; do
         cargo run --release -p infer-core --features compiler,cuda --example cuda_bench -- \

@@ -14,7 +14,8 @@ use infer_core::lower_cuda::{self, Lowered};
 use infer_core::options::{Backends, Options, Precision};
 use infer_core::plan::{AlignedBytes, ModelInfo};
 use infer_core::runtime::Output;
-use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
+use infer_core::runtime::cuda::cudarc::driver::CudaContext;
+use infer_core::runtime::cuda::{CudaEngine, CudaOptions, DeviceInput, DeviceOutput};
 use infer_core::tactics::Tactics;
 use infer_core::tensor_type::{DataType, TensorType};
 use infer_core::{ErrorKind, passes};
@@ -647,7 +648,8 @@ fn assert_valid(lowered: &Lowered) {
         let kernel = infer_kernels::cuda::find(&call.kernel).unwrap();
         let sizes: Vec<u64> = call.operands.iter().map(|span| span.map_or(0, |span| span.bytes)).collect();
         let params: Vec<u64> = bytemuck::pod_collect_to_vec(&call.params);
-        let call = infer_kernels::Call { params: bytemuck::cast_slice(&params), operand_bytes: &sizes };
+        let params = &bytemuck::cast_slice(&params)[..call.params.len()];
+        let call = infer_kernels::Call { params, operand_bytes: &sizes };
         (kernel.validate)(&call).unwrap_or_else(|invalid| panic!("{}: {invalid}", kernel.name));
     }
 }
@@ -797,4 +799,64 @@ fn tactics_of_a_gpu_are_followed_in_their_precision() {
     let mut after = before.clone();
     after.follow(&mut Tactics::parse(text).unwrap());
     assert_eq!(names(&before), names(&after));
+}
+
+#[test]
+fn inputs_and_outputs_may_lie_on_the_gpu() {
+    let text = "input x 1,16,9,9
+         ints shape 1,1296
+         random w 8,16,3,3
+         y = Conv(x, w) pads=[1,1,1,1]
+         z = Reshape(x, shape)
+         output y
+         output z";
+    let mut graph = model(text);
+    let inputs = inputs(&graph);
+    let expected = reference(&graph, &inputs);
+    passes::simplify(&mut graph, |_, _| {}).unwrap();
+    let lowered = Lowered::of(&graph, Precision::Fp32, ModelInfo::default()).unwrap();
+    let Some(engine) = open(lowered.plan().unwrap()) else { return };
+    let x: Vec<f32> = bytemuck::pod_collect_to_vec(inputs[0].data());
+    let gpu = CudaContext::new(0).unwrap();
+    let (stream, other) = (gpu.new_stream().unwrap(), gpu.new_stream().unwrap());
+    let mut context = engine.context();
+    let (lengths, nan) = ([8 * 81, 16 * 81], |length: usize| vec![f32::NAN; length]);
+    for _ in 0..3 {
+        let d_x = stream.clone_htod(&x).unwrap();
+        let mut d_y = other.clone_htod(&nan(lengths[0])).unwrap();
+        let mut d_z = stream.clone_htod(&nan(lengths[1])).unwrap();
+        for _ in 0..2 {
+            let given = [DeviceInput::new(&d_x)];
+            let mut places = [DeviceOutput::new(&mut d_y, &other), DeviceOutput::new(&mut d_z, &stream)];
+            context.run_device(&given, &mut places).unwrap();
+        }
+        let found = [other.clone_dtoh(&d_y).unwrap(), stream.clone_dtoh(&d_z).unwrap()];
+        let found: Vec<Constant> = engine
+            .info()
+            .outputs
+            .iter()
+            .zip(found)
+            .map(|(port, values)| {
+                Constant::new(port.ty.clone(), bytemuck::pod_collect_to_vec::<f32, u8>(&values).into())
+                    .unwrap()
+            })
+            .collect();
+        assert_close(&found, &expected, 2e-5, text);
+    }
+
+    let d_x = stream.clone_htod(&x).unwrap();
+    let whole = stream.clone_htod(&[0i32; 16 * 81 + 1]).unwrap();
+    let floats = stream.clone_htod(&[0f32; 16 * 81 + 1]).unwrap();
+    let mut d_y = stream.alloc_zeros::<f32>(lengths[0]).unwrap();
+    let mut d_z = stream.alloc_zeros::<f32>(lengths[1]).unwrap();
+    let mut fails = |input: DeviceInput<'_>, what: &str| {
+        let mut places = [DeviceOutput::new(&mut d_y, &stream), DeviceOutput::new(&mut d_z, &stream)];
+        let error = context.run_device(&[input], &mut places).unwrap_err();
+        assert!(error.kind() == ErrorKind::Configuration && error.to_string().contains(what), "{error}");
+    };
+    fails(DeviceInput::new(&whole.slice(..16 * 81)), "elements of i32, the model has f32");
+    fails(DeviceInput::new(&floats), "5188 bytes, the model has 5184 of f32[1,16,9,9]");
+    fails(DeviceInput::new(&floats.slice(1..)), "begins at no multiple of 64 bytes");
+    let missing = context.run_device(&[DeviceInput::new(&d_x)], &mut []).unwrap_err();
+    assert!(missing.to_string().contains("output"), "{missing}");
 }

@@ -8,7 +8,7 @@ extern crate infer_core;
 
 use std::time::{Duration, Instant};
 
-use infer_core::compile::{Compiled, compile_file};
+use infer_core::compile::{Compiled, compile_with, read_tactics};
 use infer_core::constant::Constant;
 use infer_core::diagnostic::Diagnostic;
 use infer_core::onnx::ModelFile;
@@ -18,6 +18,7 @@ use infer_core::plan::AlignedBytes;
 use infer_core::runtime::cuda::probe;
 use infer_core::runtime::{Backend, CudaPlan, EngineOptions, Plans};
 use infer_core::session::Session;
+use infer_core::tactics::Tactics;
 use infer_core::value::Value;
 use infer_core::{Error, ErrorKind};
 use infer_kernels::cuda::MODULES;
@@ -67,6 +68,14 @@ const POSITIONS: &str = "input x 1,3,32,32
      output positions";
 
 fn compiled(text: &str, change: impl Fn(&mut Options)) -> Result<Compiled, Vec<Diagnostic>> {
+    compiled_with(text, Tactics::default(), change)
+}
+
+fn compiled_with(
+    text: &str,
+    tactics: Tactics,
+    change: impl Fn(&mut Options),
+) -> Result<Compiled, Vec<Diagnostic>> {
     let mut proto = proto(text);
     // Of positions one has to say what they are.
     let outputs = proto.graph.as_mut().into_iter().flat_map(|graph| &mut graph.output);
@@ -82,7 +91,7 @@ fn compiled(text: &str, change: impl Fn(&mut Options)) -> Result<Compiled, Vec<D
     // These models are small.
     options.least_gpu_work = 1000;
     change(&mut options);
-    compile_file(file, &options, Instant::now())
+    compile_with(file, &options, tactics, Instant::now())
 }
 
 fn session(compiled: &Compiled, backend: Option<Backend>) -> Result<Session, Error> {
@@ -256,6 +265,32 @@ fn the_processor_alone_knows_of_no_parts() {
     assert!(made.cuda_plan.is_none() && made.summary.cuda_parts.is_empty() && made.summary.notes.is_empty());
     // The plan is the same whatever else is compiled.
     assert_eq!(made.plan, compiled(MIDDLE, |_| {}).unwrap().plan);
+}
+
+#[test]
+fn tactics_for_gpus_are_followed_in_parts_and_noted_where_they_do_not_fit() {
+    let file = std::env::temp_dir().join(format!("infer-{}.tactics", std::process::id()));
+    let compiled_by = |text: &str, backends: Backends| {
+        std::fs::write(&file, format!("infer-tactics 1\ngpu \"NVIDIA H200\" 9.0 fp32\n{text}")).unwrap();
+        let tactics = read_tactics(&file).unwrap();
+        compiled(MIDDLE, |options| options.backends = backends).map(|before| {
+            let after = compiled_with(MIDDLE, tactics, |options| options.backends = backends).unwrap();
+            let notes = after.decisions.tactics.notes("m", "", Precision::Fp32, backends);
+            (before.cuda_plan == after.cuda_plan, notes)
+        })
+    };
+    let layer = "layer \"y\" convolution \"16→8 3x3 @20x20 n1 p1x1\"";
+    for backends in [Backends::Cuda, Backends::Auto] {
+        assert_eq!(compiled_by(&format!("{layer} 64x64/2"), backends).unwrap(), (false, vec![]));
+        let (same, notes) = compiled_by(&format!("{layer} 1x1/1"), backends).unwrap();
+        let gpu = "m, NVIDIA H200 (9.0, fp32)";
+        assert!(
+            same && notes[0].starts_with(&format!("{gpu}: layer `y` cannot be computed by `1x1/1`, but by"))
+        );
+    }
+    // The processor has no use for them.
+    assert_eq!(compiled_by(&format!("{layer} 64x64/2"), Backends::Cpu).unwrap(), (true, vec![]));
+    std::fs::remove_file(&file).unwrap();
 }
 
 #[test]

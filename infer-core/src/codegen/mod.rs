@@ -1,7 +1,7 @@
 //! A compiled model as a typed struct: the code that the attribute and `infer_embed::build` emit.
 //!
 //! For `struct X;` that is: `X` with `new`, `builder`, `infer` and `context`; `XOutputs` with a field for each output;
-//! `XContext` with `infer_into`; and a private module that holds the plan's bytes. What the code does is in the
+//! `XContext` with `infer_into`, and `infer_device` where a GPU may run all of it; and a private module that holds the plan's bytes. What the code does is in the
 //! library: emitted are types, names and a table.
 //!
 //! A plan runs on an `Engine`, with the kernels that it names; a program on a `Session`, which has all operators and is
@@ -147,7 +147,7 @@ fn generate_items(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
     let fields: Vec<&Ident> = outputs.iter().map(|output| &output.ident).collect();
     let field_types: Vec<&TokenStream> = outputs.iter().map(|output| &output.ty).collect();
     let field_docs: Vec<&String> = outputs.iter().map(|output| &output.doc).collect();
-    let Runner { engine, context, open, backend, infer, run, zero, infer_into, allocations } =
+    let Runner { engine, context, open, backend, infer, run, zero, infer_into, is_on_gpu, allocations } =
         Runner::new(request, &module, &outputs_name, &inputs, &outputs);
 
     let new_doc = match (&request.stored.cuda_plan, request.stored.plan_bytes) {
@@ -174,6 +174,28 @@ fn generate_items(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
         grouped(summary.arena_bytes)
     );
     let infer_into_doc = format!("Runs the model, writing to `outputs`. {allocations}");
+    let infer_device = is_on_gpu.then(|| {
+        let inputs_doc = list(&inputs);
+        quote! {
+            /// Runs the model on inputs and outputs that lie on its GPU, both in the model's order. Nothing is copied; when
+            /// the call returns, the outputs are there.
+            ///
+            #[doc = #inputs_doc]
+            ///
+            /// # Errors
+            ///
+            /// If a GPU does not run the model; if there are more or fewer inputs or outputs than it has, or one has
+            /// another size or element type, is on another GPU or begins at no multiple of 64 bytes; those of
+            /// [`infer_into`](Self::infer_into).
+            #vis fn infer_device(
+                &mut self,
+                inputs: &[#krate::cuda::DeviceInput<'_>],
+                outputs: &mut [#krate::cuda::DeviceOutput<'_>],
+            ) -> #krate::Result<()> {
+                self.context.run_device(inputs, outputs)
+            }
+        }
+    });
     // Lints of the user's crate are about the user's code; clippy would ask for names and shapes that ONNX decides.
     let quiet =
         quote!(#[allow(dead_code, unused_qualifications, clippy::all, clippy::pedantic, clippy::nursery)]);
@@ -283,6 +305,8 @@ fn generate_items(request: &Request<'_>) -> Result<TokenStream, Diagnostic> {
             #vis fn infer_into(&mut self, #(#parameters,)* outputs: &mut #outputs_name) -> #krate::Result<()> {
                 #infer_into
             }
+
+            #infer_device
         }
 
         const _: () = ::core::assert!(

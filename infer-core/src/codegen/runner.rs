@@ -23,6 +23,8 @@ pub(super) struct Runner {
     pub zero: TokenStream,
     /// The body of `infer_into`.
     pub infer_into: TokenStream,
+    /// Whether a GPU runs all of the model, where there is one.
+    pub is_on_gpu: bool,
     /// What `infer_into` allocates.
     pub allocations: &'static str,
 }
@@ -56,6 +58,7 @@ impl Runner {
                     #(values.write(&mut outputs.#fields)?;)*
                     ::core::result::Result::Ok(())
                 },
+                is_on_gpu: false,
                 allocations: "The steps whose shapes only the run knows allocate their results.",
             };
         }
@@ -126,6 +129,7 @@ impl Runner {
             run: quote!(self.engine.run(inputs, outputs)),
             zero: quote!(#krate::zeroed()),
             infer_into: in_context,
+            is_on_gpu: cuda && request.stored.summary.cuda_parts.len() <= 1,
             allocations: match request.stored.summary.cuda_parts.len() {
                 0 | 1 => "After the first call of a context nothing is allocated.",
                 _ => {

@@ -5,7 +5,7 @@ use infer_kernels::Kernel;
 use infer_kernels::cuda::Module;
 
 #[cfg(feature = "cuda")]
-use super::cuda::{CudaContext, CudaEngine, CudaOptions, probe};
+use super::cuda::{CudaContext, CudaEngine, CudaOptions, DeviceInput, DeviceOutput, probe};
 #[cfg(feature = "cuda")]
 use super::parts::{PartsContext, PartsEngine};
 use super::{Context, Engine, EngineOptions, Output, PlanBytes};
@@ -229,5 +229,21 @@ impl AnyContext<'_> {
             #[cfg(feature = "cuda")]
             AnyContext::Parts(context) => context.run(inputs, outputs),
         }
+    }
+
+    /// Computes the outputs from the inputs where both lie on the GPU; see [`CudaContext::run_device`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CudaContext::run_device`]; if the processor runs the model, or parts of it.
+    #[cfg(feature = "cuda")]
+    pub fn run_device(&mut self, inputs: &[DeviceInput<'_>], outputs: &mut [DeviceOutput<'_>]) -> Result<()> {
+        let where_it_runs = match self {
+            AnyContext::Cuda(context) => return context.run_device(inputs, outputs),
+            AnyContext::Cpu(_) => "on the processor",
+            AnyContext::Parts(_) => "on the processor in parts",
+        };
+        let what = format!("inputs and outputs are on a GPU, the model runs {where_it_runs}");
+        Err(Error::new(ErrorKind::Configuration, what))
     }
 }

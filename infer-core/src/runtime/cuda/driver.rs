@@ -142,6 +142,11 @@ impl Device {
         Ok(Arc::new(Device { handle, context, name, architecture, multiprocessors }))
     }
 
+    /// The driver's handle of the context.
+    pub fn context(&self) -> sys::CUcontext {
+        self.context
+    }
+
     /// Makes the context that of the calling thread.
     pub fn bind(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
@@ -507,6 +512,18 @@ impl Stream {
     pub unsafe fn replay(&self, graph: &Graph) -> Result<()> {
         // SAFETY: both are there; the caller answers for the memory.
         check(unsafe { sys::cuGraphLaunch(graph.handle, self.handle) }, "launching a graph")
+    }
+
+    /// Has what comes next wait for all that another stream has been given so far, by way of `event`.
+    ///
+    /// # Safety
+    ///
+    /// `other` is a stream of the same context.
+    pub unsafe fn follow(&self, other: sys::CUstream, event: &Event) -> Result<()> {
+        // SAFETY: the event is there, and the caller answers for the stream.
+        check(unsafe { sys::cuEventRecord(event.handle, other) }, "recording an event")?;
+        // SAFETY: both are there.
+        check(unsafe { sys::cuStreamWaitEvent(self.handle, event.handle, 0) }, "waiting for a stream")
     }
 
     /// Marks the place that the work has come to.

@@ -7,16 +7,23 @@
 
 mod driver;
 mod engine;
+mod memory;
 
 use std::sync::PoisonError;
 use std::time::Instant;
 
 use self::driver::{DeviceMemory, Event, Graph, HostMemory, Stream};
+use self::engine::ResolvedStep;
 pub use self::engine::{CudaEngine, CudaInfo, CudaOptions, probe};
+use self::memory::Elsewhere;
+pub use self::memory::{DeviceInput, DeviceOutput};
 use super::context::{Output, check_count, check_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Location;
 use infer_kernels::cuda::COUNTERS;
+
+/// The library whose types [`DeviceInput`] and [`DeviceOutput`] are made of.
+pub use cudarc;
 
 /// What one inference needs beside the engine; reused from one to the next.
 #[derive(Debug)]
@@ -28,7 +35,9 @@ struct State {
     arguments: Vec<Vec<u64>>,
     inputs: Vec<(HostMemory, DeviceMemory)>,
     outputs: Vec<(HostMemory, DeviceMemory)>,
-    _arena: DeviceMemory,
+    /// The same launches on memory of the caller.
+    elsewhere: Vec<Elsewhere>,
+    arena: DeviceMemory,
     counters: DeviceMemory,
     /// A copy of the counter that says that a value cannot be computed with, where kernels may find one.
     failure: Option<HostMemory>,
@@ -48,26 +57,10 @@ impl State {
         let arena = DeviceMemory::filled(device, engine.arena_bytes, 0xFF)?;
         let counters = DeviceMemory::filled(device, (COUNTERS + 1) * size_of::<u32>(), 0)?;
 
-        let arguments: Vec<Vec<u64>> = engine
-            .steps
-            .iter()
-            .map(|step| {
-                let addresses = engine.operands[step.operands.clone()].iter().map(|operand| {
-                    let base = match operand.location {
-                        // `CudaEngine::open` refuses plans with prepared memory.
-                        Location::Absent | Location::Prepared => return 0,
-                        Location::Arena => arena.address(),
-                        Location::Weights => engine.weights.address(),
-                        Location::Input(port) => inputs[port].1.address(),
-                        Location::Output(port) => outputs[port].1.address(),
-                    };
-                    base + operand.offset_bytes as u64
-                });
-                let mut argument: Vec<u64> = addresses.chain([counters.address()]).collect();
-                argument.extend(&step.params);
-                argument
-            })
-            .collect();
+        let addresses = |ports: &[(HostMemory, DeviceMemory)]| -> Vec<u64> {
+            ports.iter().map(|(_, memory)| memory.address()).collect()
+        };
+        let arguments = arguments(engine, &arena, &counters, &addresses(&inputs), &addresses(&outputs));
 
         let stream = Stream::new(device)?;
         let graph = stream.capture(|| {
@@ -80,8 +73,56 @@ impl State {
         })?;
         let failure = engine.steps.iter().any(|step| step.kernel.may_fail());
         let failure = failure.then(|| HostMemory::zeroed(device, size_of::<u32>())).transpose()?;
-        Ok(State { stream, graph, arguments, inputs, outputs, _arena: arena, counters, failure })
+        let elsewhere = Vec::new();
+        Ok(State { stream, graph, arguments, inputs, outputs, elsewhere, arena, counters, failure })
     }
+
+    /// Queues a copy of the counter that says that a value cannot be computed with, where kernels may find one.
+    fn download_failure(&mut self) -> Result<()> {
+        let Some(host) = &mut self.failure else { return Ok(()) };
+        // SAFETY: the state owns both sides and is borrowed exclusively by whoever waits for the stream.
+        unsafe { self.stream.download_from(&self.counters, FAILURE, host) }
+    }
+
+    /// Whether a value could not be computed with, once the stream has been waited for.
+    fn failed(&mut self) -> Result<()> {
+        if self.failure.as_ref().is_some_and(|host| host.as_slice().iter().any(|&byte| byte != 0)) {
+            self.counters.clear(FAILURE)?;
+            let what = "an index is out of range, or an integer is divided by zero";
+            return Err(Error::new(ErrorKind::Input, what));
+        }
+        Ok(())
+    }
+}
+
+/// Where the counter of failures lies among the counters.
+const FAILURE: usize = COUNTERS * size_of::<u32>();
+
+/// The argument of each step, with inputs and outputs at these addresses.
+fn arguments(
+    engine: &CudaEngine,
+    arena: &DeviceMemory,
+    counters: &DeviceMemory,
+    inputs: &[u64],
+    outputs: &[u64],
+) -> Vec<Vec<u64>> {
+    let argument = |step: &ResolvedStep| {
+        let addresses = engine.operands[step.operands.clone()].iter().map(|operand| {
+            let base = match operand.location {
+                // `CudaEngine::open` refuses plans with prepared memory.
+                Location::Absent | Location::Prepared => return 0,
+                Location::Arena => arena.address(),
+                Location::Weights => engine.weights.address(),
+                Location::Input(port) => inputs[port],
+                Location::Output(port) => outputs[port],
+            };
+            base + operand.offset_bytes as u64
+        });
+        let mut argument: Vec<u64> = addresses.chain([counters.address()]).collect();
+        argument.extend(&step.params);
+        argument
+    };
+    engine.steps.iter().map(argument).collect()
 }
 
 /// The parts of one inference, in seconds.
@@ -149,23 +190,46 @@ impl<'e> CudaContext<'e> {
             // SAFETY: as above.
             done = done.and_then(|()| unsafe { state.stream.download(device, host) });
         }
-        let flag = COUNTERS * size_of::<u32>();
-        if let Some(host) = &mut state.failure {
-            // SAFETY: as above.
-            done = done.and_then(|()| unsafe { state.stream.download_from(&state.counters, flag, host) });
-        }
+        done = done.and_then(|()| state.download_failure());
         finish(state, done)?;
-        if state.failure.as_ref().is_some_and(|host| host.as_slice().iter().any(|&byte| byte != 0)) {
-            state.counters.clear(flag)?;
-            return Err(Error::new(
-                ErrorKind::Input,
-                "an index is out of range, or an integer is divided by zero",
-            ));
-        }
+        state.failed()?;
         for (output, (host, _)) in outputs.iter_mut().zip(&state.outputs) {
             output.bytes_mut().copy_from_slice(host.as_slice());
         }
         Ok(())
+    }
+
+    /// Computes the outputs from the inputs, both in memory of the caller on the GPU that the model runs on: nothing is
+    /// copied. What was queued on their streams before is waited for on the GPU; when the call returns, the outputs are
+    /// there.
+    ///
+    /// The launches are recorded for the addresses, the last few of which a context remembers: calls are fast with memory
+    /// that is used again.
+    ///
+    /// # Errors
+    ///
+    /// If there are more or fewer inputs or outputs than the model has, or one has another size or element type, is on
+    /// another GPU or does not begin at a multiple of 64 bytes; if there is no memory; if the GPU fails.
+    pub fn run_device(&mut self, inputs: &[DeviceInput<'_>], outputs: &mut [DeviceOutput<'_>]) -> Result<()> {
+        let engine = self.engine;
+        check_count("input", inputs.len(), engine.inputs.len())?;
+        check_count("output", outputs.len(), engine.outputs.len())?;
+        let (addresses, streams) = memory::checked(engine, inputs, outputs)?;
+        let device = engine.device.clone();
+        let state = self.state()?;
+        state.record_elsewhere(engine, addresses)?;
+        let event = Event::new(&device)?;
+        for stream in streams {
+            // SAFETY: `stream` borrows a stream that is there.
+            unsafe { state.stream.follow(stream.cu_stream(), &event)? };
+        }
+        let Some(Elsewhere { graph, .. }) = state.elsewhere.last() else { return Ok(()) };
+        // SAFETY: the graph names memory of the state, the engine's weights, and the inputs and outputs, which are of the
+        // sizes that the plan has and borrowed until the wait below.
+        let mut done = unsafe { state.stream.replay(graph) };
+        done = done.and_then(|()| state.download_failure());
+        finish(state, done)?;
+        state.failed()
     }
 
     /// The time of each of so many runs of the kernels alone on the inputs of the last [`CudaContext::run`], in

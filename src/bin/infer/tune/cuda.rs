@@ -2,6 +2,7 @@
 //!
 //! First each way of a layer is launched alone, many times in a row. Then the fastest few take the layer's place in the
 //! whole model, all of whose launches are one graph: what counts is the time of that, beside the model as it was, in turns.
+//! All layers come round twice, as what is best for one depends on what runs before and after it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -42,8 +43,11 @@ const HOPELESS: f64 = 0.01;
 const FIRST_TURNS: usize = 2;
 
 /// So many of the fastest ways of a layer are tried in the model, no slower than the fastest by more than this.
-const TRIED: usize = 4;
-const SLOWEST_TRIED: f32 = 1.4;
+const TRIED: usize = 8;
+const SLOWEST_TRIED: f32 = 1.5;
+
+/// How often all layers come round.
+const ROUNDS: usize = 2;
 
 /// How often a layer is launched in a row.
 const LAUNCHES: usize = 10;
@@ -118,6 +122,8 @@ struct Group {
     /// The way of the estimate, and the one that was found to be the fastest.
     estimated: usize,
     fastest: usize,
+    /// The ways that are not to be tried again.
+    hopeless: Vec<usize>,
 }
 
 impl Group {
@@ -134,7 +140,8 @@ impl Group {
                 None => {
                     let times = vec![f32::INFINITY; choice.ways.len()];
                     let (estimated, fastest) = (choice.chosen, choice.chosen);
-                    groups.push(Group { choices: vec![choice], times, estimated, fastest });
+                    let hopeless = Vec::new();
+                    groups.push(Group { choices: vec![choice], times, estimated, fastest, hopeless });
                 }
             }
         }
@@ -158,6 +165,7 @@ impl Group {
         let most = ways.first().map_or(f32::INFINITY, |&way| self.times[way] * SLOWEST_TRIED);
         ways.retain(|&way| way != self.fastest && self.times[way] <= most);
         ways.truncate(TRIED);
+        ways.retain(|way| !self.hopeless.contains(way));
         ways
     }
 
@@ -207,19 +215,24 @@ impl Tuned {
 
         let slice = duration.mul_f64(SHARE);
         let trials: usize = groups.iter().map(|group| group.worth_trying().len()).sum();
-        let mut timer = Timer::new("measuring", slice * u32::try_from(trials).unwrap_or(u32::MAX));
+        let trials = u32::try_from(trials * ROUNDS).unwrap_or(u32::MAX);
+        let mut timer = Timer::new("measuring", slice * trials);
         let mut done = Duration::ZERO;
         let mut current = None;
-        for index in order {
+        for index in iter::repeat_n(order, ROUNDS).flatten() {
             for way in groups[index].worth_trying() {
                 let mut trial = lowered.clone();
                 groups[index].set(&mut trial, way);
                 let engine = retuned(&estimated, &trial)?;
                 run(&engine, &inputs)?;
                 let base = current.as_ref().unwrap_or(&estimated);
-                if gains(base, &engine, slice)? {
-                    groups[index].fastest = way;
-                    (lowered, current) = (trial, Some(engine));
+                match gain(base, &engine, slice)? {
+                    Gain::Much => {
+                        groups[index].fastest = way;
+                        (lowered, current) = (trial, Some(engine));
+                    }
+                    Gain::Noise => {}
+                    Gain::Hopeless => groups[index].hopeless.push(way),
                 }
                 done += slice;
                 timer.show(done);
@@ -295,12 +308,33 @@ fn alone(
     Ok(())
 }
 
-/// Whether the second model is faster than the first.
-fn gains(base: &CudaEngine, other: &CudaEngine, duration: Duration) -> anyhow::Result<bool> {
-    let ratios: Vec<f64> =
-        turns(base, other, duration, true)?.into_iter().map(|[base, other]| other / base).collect();
-    let wins = ratios.iter().filter(|&&ratio| ratio < 1.0).count();
-    Ok(wins >= WINS && median(ratios) < 1.0 - LEAST_GAIN)
+/// What another way of a layer gains for the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gain {
+    Much,
+    Noise,
+    Hopeless,
+}
+
+impl Gain {
+    /// By the times of the model as it is and with the other way, in each turn.
+    fn of(times: &[[f64; 2]]) -> Gain {
+        let ratios: Vec<f64> = times.iter().map(|[base, other]| other / base).collect();
+        let wins = ratios.iter().filter(|&&ratio| ratio < 1.0).count();
+        let ratio = median(ratios);
+        if wins >= WINS && ratio < 1.0 - LEAST_GAIN {
+            Gain::Much
+        } else if ratio > 1.0 + HOPELESS {
+            Gain::Hopeless
+        } else {
+            Gain::Noise
+        }
+    }
+}
+
+/// What the second model gains beside the first.
+fn gain(base: &CudaEngine, other: &CudaEngine, duration: Duration) -> anyhow::Result<Gain> {
+    Ok(Gain::of(&turns(base, other, duration, true)?))
 }
 
 /// Runs two models in turns; gives the medians of both in each turn, in milliseconds. Where `gives_up`, there are only a few
@@ -350,7 +384,7 @@ fn to_text(groups: &[Group]) -> String {
     let mut sorted: Vec<&Group> = groups.iter().collect();
     sorted.sort_by(|a, b| b.weight().total_cmp(&a.weight()));
     for group in sorted {
-        let Group { choices, times, estimated, fastest } = group;
+        let Group { choices, times, estimated, fastest, .. } = group;
         let name = |way: usize| group.ways()[way].name();
         let mut shown: Vec<usize> = (0..times.len()).collect();
         shown.sort_by(|&a, &b| times[a].total_cmp(&times[b]));
@@ -405,6 +439,15 @@ mod tests {
     }
 
     #[test]
+    fn a_gain_shows_in_nearly_all_turns() {
+        let turns = |others: [f64; TURNS]| others.map(|other| [10.0, other]);
+        assert_eq!(Gain::of(&turns([9.9, 9.9, 9.9, 10.2, 9.9, 9.9, 9.9])), Gain::Much);
+        assert_eq!(Gain::of(&turns([9.9, 9.9, 9.9, 10.2, 10.2, 9.9, 9.9])), Gain::Noise);
+        assert_eq!(Gain::of(&turns([9.999; TURNS])), Gain::Noise);
+        assert_eq!(Gain::of(&turns([10.2; TURNS])[..FIRST_TURNS]), Gain::Hopeless);
+    }
+
+    #[test]
     fn the_fastest_alone_are_tried() {
         let mut group = Group::of(vec![choice(0, "x"), choice(1, "x")]).remove(0);
         group.times = vec![3.0, 2.0, 1.0, 9.0, 1.3, 1.2];
@@ -412,6 +455,8 @@ mod tests {
         assert_eq!(group.weight(), 4.0);
         group.fastest = 5;
         assert_eq!(group.worth_trying(), [2, 4]);
+        group.hopeless.push(4);
+        assert_eq!(group.worth_trying(), [2]);
         let text = to_text(&[group]);
         let row = text.lines().nth(1).unwrap();
         let end = "64x32/1  128x64/1     64x32/1 1200.00 µs, 128x64/1 2000.00 µs, 64x128/1 1000.00 µs, \
