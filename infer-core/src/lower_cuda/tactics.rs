@@ -1,9 +1,10 @@
 //! Which tile a convolution on the GPU uses, and how many blocks share each of its sums; how many rows a block of attention has.
 //!
-//! What was measured ([`Tactics`]) goes before the estimate, which follows from a model of the time a call takes. Blocks come in waves of as many as the multiprocessors hold
-//! at a time; a block's time is a start, a step for each stretch of the sum, and an end. A step takes as long as its
-//! latency, or, where more blocks share a multiprocessor, as their loads and products one after the other. The constants
-//! are fitted to times of every tile and split on the convolutions of four models on an H200 (`cuda_bench --sweep`).
+//! What was measured ([`Tactics`]) goes before the estimate, which follows from a model of the time a call takes. Blocks
+//! come in waves of as many as the multiprocessors hold at a time; a block's time is a start, a step for each stretch of the
+//! sum, and an end. A step takes as long as its latency, or, where more blocks share a multiprocessor, as their loads and
+//! products one after the other. The constants are fitted to times of every tile and split on the convolutions of four
+//! models on an H200 (`cuda_bench --sweep`).
 
 use infer_kernels::cuda::{
     Attention, COUNTERS, Conv, HEADS, Heads, LARGEST_CLUSTER, TILES, TILES_TF32, Tile,
