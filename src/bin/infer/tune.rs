@@ -23,7 +23,9 @@ use infer_core::session::Session;
 use infer_core::tactics::{Origin, Tactic, Tactics};
 use infer_core::value::Value;
 
-use crate::arguments::{Backend, TuneArguments};
+#[cfg(feature = "cuda")]
+use crate::arguments::Backend;
+use crate::arguments::TuneArguments;
 use crate::bench::{self, Target};
 use crate::model::{self, File};
 use crate::progress::{Timer, while_working};
