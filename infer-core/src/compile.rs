@@ -71,14 +71,25 @@ pub struct Summary {
     pub notes: Vec<String>,
 }
 
-/// Nodes that run at a time, on a GPU or on the processor, where a model is compiled for GPUs.
+/// Where nodes run of a model that is compiled for GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On a GPU.
+    Gpu,
+    /// On the processor.
+    Processor,
+    /// Where the run decides, which alone knows their shapes or values.
+    AtRunTime,
+}
+
+/// Nodes that run at a time where a model is compiled for GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// Whether a GPU runs them.
-    pub on_gpu: bool,
+    /// What runs them.
+    pub place: Place,
     /// How many they are, once the model is simplified.
     pub count: u64,
-    /// Those that the processor runs, with their operators, for messages.
+    /// Those that no GPU runs for sure, with their operators, for messages.
     pub nodes: Vec<String>,
 }
 
@@ -322,7 +333,9 @@ impl Planner<'_> {
         self.summary.run_time_examples = alone().take(RUN_TIME_EXAMPLES).map(named).collect();
         for node in alone() {
             let origin = Origin { op_type: node.op_type.clone(), opset: 0 };
-            let why = Reason::new("only the run knows its shapes or values");
+            let why = Reason::new(
+                "only the run knows its shapes or values, and whether a GPU can and should run it",
+            );
             self.on_processor.add(&node.name, &origin, why, Vec::new());
         }
 
@@ -340,13 +353,17 @@ impl Planner<'_> {
             layers.push(std::mem::take(&mut self.decisions.layers));
         }
         self.decisions.layers = record.nodes.iter().flat_map(|node| layers_of(node, &mut layers)).collect();
-        let on_gpu = gpu_plans.iter().any(Option::is_some);
+        // Nodes that only the run knows go where its static parts are, or where somebody insists.
+        let is_for_gpus = cfg!(feature = "cuda") && self.backends != Backends::Cpu;
+        let on_gpu = gpu_plans.iter().any(Option::is_some)
+            || (is_for_gpus && self.least_gpu_work == 0 && self.summary.run_time_nodes > 0);
         self.tell(on_gpu)?;
 
         let mut parts = Parts {
             inputs: self.summary.inputs.clone(),
             outputs: self.summary.outputs.clone(),
             graph: record,
+            least_gpu_work: self.least_gpu_work,
             plans: Vec::new(),
         };
         let failed = |error: crate::Error| mistake(self.file, error.to_string());
@@ -369,6 +386,11 @@ impl Planner<'_> {
         let cuda_plan = parts.write(chosen.iter().map(|(_, plan)| plan.as_slice())).map_err(failed)?;
         self.summary.cuda_parts =
             parts.graph.nodes.iter().flat_map(|node| placed_of(node, &mut placed)).fold(Vec::new(), joined);
+        #[cfg(feature = "cuda")]
+        if self.summary.run_time_nodes > 0 {
+            let modules = infer_kernels::cuda::plain::MODULES.iter().map(|&module| module.to_owned());
+            insert(&mut self.summary.cuda_modules, modules);
+        }
         Ok((plan, Some(cuda_plan)))
     }
 
@@ -437,12 +459,12 @@ impl Planner<'_> {
             let origin = Origin { op_type: node.op.name().to_owned(), opset: 0 };
             self.on_processor.add(&node.name, &origin, why, types);
         }
-        let placed = |on_gpu: bool, nodes: &[usize]| Placed {
-            on_gpu,
+        let placed = |place: Place, nodes: &[usize]| Placed {
+            place,
             count: nodes.len() as u64,
             nodes: nodes
                 .iter()
-                .filter(|_| !on_gpu)
+                .filter(|_| place != Place::Gpu)
                 .map(|&index| {
                     let node = &graph.nodes[index];
                     format!("{} ({})", onnx::quote(&node.name), node.op.name())
@@ -451,7 +473,7 @@ impl Planner<'_> {
         };
         if cut.parts.is_empty() {
             let all: Vec<usize> = (0..graph.nodes.len()).collect();
-            self.summary.cuda_parts.push(placed(false, &all));
+            self.summary.cuda_parts.push(placed(Place::Processor, &all));
             return Ok(None);
         }
 
@@ -461,7 +483,9 @@ impl Planner<'_> {
         for part in cut.parts {
             let on_gpu = matches!(part.body, Body::Gpu(_));
             if !part.nodes.is_empty() {
-                self.summary.cuda_parts.push(placed(on_gpu, &part.nodes));
+                self.summary
+                    .cuda_parts
+                    .push(placed(if on_gpu { Place::Gpu } else { Place::Processor }, &part.nodes));
             }
             let made = match part.body {
                 Body::Gpu(mut lowered) => {
@@ -530,7 +554,7 @@ impl Planner<'_> {
             (true, false) => failures.into_diagnostic(self.file).message,
         };
         if on_gpu {
-            let what = "these nodes run on the processor where the model runs on a GPU";
+            let what = "these nodes run, or may run, on the processor where the model runs on a GPU";
             self.summary.notes.push(format!("{what}: {why}"));
             return Ok(());
         }
@@ -571,13 +595,13 @@ fn placed_of(node: &NodeRecord, regions: &mut [Vec<Placed>]) -> Vec<Placed> {
         return std::mem::take(placed);
     }
     let name = format!("{} ({})", onnx::quote(&node.name), node.op_type);
-    vec![Placed { on_gpu: false, count: 1, nodes: vec![name] }]
+    vec![Placed { place: Place::AtRunTime, count: 1, nodes: vec![name] }]
 }
 
-/// Adds a part to a list, in which those that follow each other on the processor are one.
+/// Adds a part to a list, in which those that follow each other in the same place are one, but for those on a GPU.
 fn joined(mut parts: Vec<Placed>, part: Placed) -> Vec<Placed> {
     match parts.last_mut() {
-        Some(last) if !last.on_gpu && !part.on_gpu => {
+        Some(last) if last.place == part.place && part.place != Place::Gpu => {
             last.count += part.count;
             last.nodes.extend(part.nodes);
         }

@@ -25,10 +25,8 @@ use crate::graph::{Graph, Node, ValueId};
 use crate::lower_cuda::Lowered;
 use crate::options::Precision;
 use crate::plan::ModelInfo;
+use crate::runtime::cuda::is_worth;
 use crate::tensor_type::TensorType;
-
-/// A part has to do as much work again as the least for each so many bytes that it copies.
-const COPIED_BYTES: u64 = 512;
 
 /// A graph as it runs where there is a GPU.
 #[derive(Debug)]
@@ -292,8 +290,7 @@ impl<'a> Cutting<'a> {
 
     /// Whether nodes do enough work for a GPU to copy what they read and write.
     fn is_worth(&self, nodes: &[usize], least_work: u64) -> bool {
-        let most = u128::from(least_work) * u128::from(COPIED_BYTES + self.copied_bytes(nodes));
-        u128::from(self.work(nodes)) > most / u128::from(COPIED_BYTES)
+        is_worth(self.work(nodes), self.copied_bytes(nodes), least_work)
     }
 
     /// The size of what nodes read of others or of the graph's inputs, and of what they write for others or as outputs.

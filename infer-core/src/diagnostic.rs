@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::{Error, ErrorKind};
+
 /// What part of the user's request an error is about; the attribute points at the literal that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
@@ -51,17 +53,24 @@ pub struct Reason {
     pub help: Option<String>,
     /// Whether what is missing is there once the values are: such a node runs with the shapes it then has.
     pub at_run_time: bool,
+    /// What kind of error it is where the run, not the node, is at fault.
+    pub kind: Option<ErrorKind>,
 }
 
 impl Reason {
     /// A reason without further lines.
     pub fn new(what: impl Into<String>) -> Self {
-        Reason { what: what.into(), supported: None, help: None, at_run_time: false }
+        Reason { what: what.into(), supported: None, help: None, at_run_time: false, kind: None }
     }
 
     /// Nothing is wrong, but `what` is known only at run time.
     pub fn at_run_time(what: impl Into<String>) -> Self {
         Reason { at_run_time: true, ..Reason::new(what) }
+    }
+
+    /// What went wrong in a run.
+    pub fn of(error: &Error) -> Self {
+        Reason { kind: Some(error.kind()), ..Reason::new(error.to_string()) }
     }
 
     /// Adds what is supported.

@@ -3,6 +3,11 @@
 //! The compiler folds constants with it, on the reference kernels; programs run with it, on the processor's kernels.
 
 use std::collections::HashMap;
+#[cfg(feature = "cuda")]
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use infer_kernels::{Args, Call, Isa, Operand, reference};
@@ -16,6 +21,8 @@ use crate::node_types::{InputType, NodeTypes};
 use crate::node_values::NodeValues;
 use crate::ops::{Operator, StringUse};
 use crate::plan::AlignedBytes;
+#[cfg(feature = "cuda")]
+use crate::runtime::cuda::CudaCalls;
 use crate::tensor_type::{DataType, MAX_RANK, TensorType};
 use crate::value::{Strings, Value};
 
@@ -23,7 +30,7 @@ use crate::value::{Strings, Value};
 const MAX_BYTES: u64 = 1 << 30;
 
 /// Which kernels compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Backend {
     /// The references, which give the same results on every machine.
     Reference,
@@ -34,6 +41,38 @@ pub enum Backend {
         /// The most threads that take part.
         threads: usize,
     },
+    /// Those of a GPU for a node that has them all, and work enough to copy its values; else those of the processor.
+    #[cfg(feature = "cuda")]
+    Gpu {
+        /// The GPU.
+        gpu: Arc<CudaCalls>,
+        /// The instruction set of the processor.
+        isa: Isa,
+        /// The most threads that take part.
+        threads: usize,
+        /// How many nodes the processor computed so far.
+        on_processor: Arc<AtomicU64>,
+    },
+}
+
+impl Backend {
+    /// The instruction set and the threads of the processor.
+    pub(crate) fn processor(&self) -> (Isa, usize) {
+        match *self {
+            Backend::Reference => (Isa::Scalar, 1),
+            Backend::Processor { isa, threads } => (isa, threads),
+            #[cfg(feature = "cuda")]
+            Backend::Gpu { isa, threads, .. } => (isa, threads),
+        }
+    }
+
+    /// Counts a node that the processor computes.
+    fn count(&self) {
+        #[cfg(feature = "cuda")]
+        if let Backend::Gpu { on_processor, .. } = self {
+            on_processor.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The outputs of one node, all those it defines; what nobody asks for may be anything.
@@ -48,6 +87,9 @@ pub fn execute(
     backend: &Backend,
 ) -> Result<Vec<Value>, Reason> {
     if let Some(values) = op.compute(&NodeValues { inputs, outputs: asked, backend })? {
+        if !op.hands_on() && !op.is_view() {
+            backend.count();
+        }
         return Ok(values);
     }
     let mut pool = StringPool::default();
@@ -259,6 +301,21 @@ pub fn evaluate(
         winograd: None,
     })?;
 
+    #[cfg(feature = "cuda")]
+    if let Backend::Gpu { gpu, .. } = backend {
+        let spans: Vec<Span> = output_tensors.iter().flatten().map(|tensor| tensor.span).collect();
+        if let Some(values) = gpu.run(&calls, &spans).map_err(|error| Reason::of(&error))? {
+            let mut values = values.into_iter().map(Bytes::from_owner);
+            let mut constant = |tensor: Tensor| {
+                let data = values.next().unwrap_or_default();
+                Constant::new(tensor.ty, data).ok_or_else(|| internal(op, "an output is lost".to_owned()))
+            };
+            return output_tensors.into_iter().map(|tensor| tensor.map(&mut constant).transpose()).collect();
+        }
+    }
+    if !calls.calls.is_empty() {
+        backend.count();
+    }
     let mut memory = Memory::of(&calls).map_err(Reason::new)?;
     for call in &calls.calls {
         memory.run(call, backend).map_err(|failure| match failure {
@@ -404,11 +461,9 @@ impl Memory {
         // buffer, which lives on and is not touched elsewhere during the call; inputs in a buffer that is written
         // are copies, outputs are disjoint and in writable buffers; nobody else uses them.
         let result = unsafe {
-            match *backend {
-                Backend::Reference => (entry.reference)(&args),
-                Backend::Processor { isa, threads } => {
-                    entry.kernel.run_chunks(entry.kernel.run.get(isa), &args, threads)
-                }
+            match (backend, backend.processor()) {
+                (Backend::Reference, _) => (entry.reference)(&args),
+                (_, (isa, threads)) => entry.kernel.run_chunks(entry.kernel.run.get(isa), &args, threads),
             }
         };
         result.map_err(|e| Failure::Values(e.to_string()))

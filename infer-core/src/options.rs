@@ -87,7 +87,8 @@ pub struct Options {
     /// Where not all of a model has kernels on GPUs, the most work, in floating-point operations and elements read and
     /// written, of a part of it that is not worth asking a GPU for, and runs on the processor with the rest. For each
     /// 512 bytes that such a part copies it must do as much again: with 0 all that has kernels runs on the GPU, as it does in
-    /// a model for GPUs alone of which otherwise nothing would run there.
+    /// a model for GPUs alone of which otherwise nothing would run there. So it is with each node of which only the run
+    /// knows the shapes or values.
     pub least_gpu_work: u64,
 }
 

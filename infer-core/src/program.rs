@@ -30,13 +30,13 @@ pub(crate) struct Failure {
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Failure { kind: ErrorKind::Input, reason }
+        Failure { kind: reason.kind.unwrap_or(ErrorKind::Input), reason }
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { kind: error.kind(), reason: Reason::new(error.to_string()) }
+        Reason::of(&error).into()
     }
 }
 

@@ -8,7 +8,7 @@ extern crate infer_core;
 
 use std::time::{Duration, Instant};
 
-use infer_core::compile::{Compiled, compile_with, read_tactics};
+use infer_core::compile::{Compiled, Place, compile_with, read_tactics};
 use infer_core::constant::Constant;
 use infer_core::diagnostic::Diagnostic;
 use infer_core::onnx::ModelFile;
@@ -130,11 +130,16 @@ fn tensors(values: Vec<Value>) -> Vec<Constant> {
     values.into_iter().map(|value| value.as_tensor().unwrap().clone()).collect()
 }
 
-/// `gpu 2, cpu 1`: how many nodes each part has.
+/// `gpu 2, run 1`: how many nodes each part has.
 fn parts(compiled: &Compiled) -> String {
     let part = |part: &infer_core::compile::Placed| {
-        assert!(part.on_gpu || part.nodes.len() as u64 == part.count);
-        format!("{} {}", if part.on_gpu { "gpu" } else { "cpu" }, part.count)
+        assert!(part.place == Place::Gpu || part.nodes.len() as u64 == part.count);
+        let place = match part.place {
+            Place::Gpu => "gpu",
+            Place::Processor => "cpu",
+            Place::AtRunTime => "run",
+        };
+        format!("{place} {}", part.count)
     };
     compiled.summary.cuda_parts.iter().map(part).collect::<Vec<_>>().join(", ")
 }
@@ -170,9 +175,13 @@ fn check_against(expected: &[Constant], text: &str, precision: Precision, tolera
 #[test]
 fn what_has_no_kernel_runs_on_the_processor() {
     let made = compiled(MIDDLE, |_| {}).unwrap();
-    assert_eq!(parts(&made), "gpu 1, cpu 2, gpu 1");
+    assert_eq!(parts(&made), "gpu 1, run 2, gpu 1");
     let [note] = made.summary.notes.as_slice() else { panic!("{:?}", made.summary.notes) };
-    for part in ["these nodes run on the processor", "`levels` (QuantizeLinear)", "`c` (DequantizeLinear)"] {
+    for part in [
+        "these nodes run, or may run, on the processor",
+        "`levels` (QuantizeLinear)",
+        "`c` (DequantizeLinear)",
+    ] {
         assert!(note.contains(part), "`{part}` is not in {note}");
     }
     assert_eq!(made.summary.cuda_parts[1].nodes, ["`levels` (QuantizeLinear)", "`c` (DequantizeLinear)"]);
@@ -201,7 +210,12 @@ fn what_has_no_kernel_may_be_a_plan() {
          y = Conv(c, v) pads=[1,1,1,1]
          output y";
     let made = compiled(text, |_| {}).unwrap();
-    assert_eq!(made.summary.cuda_parts.iter().filter(|part| part.on_gpu).count(), 2, "{}", parts(&made));
+    assert_eq!(
+        made.summary.cuda_parts.iter().filter(|part| part.place == Place::Gpu).count(),
+        2,
+        "{}",
+        parts(&made)
+    );
     assert_eq!((made.summary.run_time_nodes, made.summary.cuda_kernels.is_empty()), (0, false));
     let graph = model(text);
     let expected = reference(&graph, &inputs(&graph));
@@ -212,14 +226,19 @@ fn what_has_no_kernel_may_be_a_plan() {
 #[test]
 fn branches_meet_again() {
     let made = compiled(BRANCHES, |options| options.least_gpu_work = 0).unwrap();
-    assert_eq!(made.summary.cuda_parts.iter().filter(|part| part.on_gpu).count(), 2, "{}", parts(&made));
+    assert_eq!(
+        made.summary.cuda_parts.iter().filter(|part| part.place == Place::Gpu).count(),
+        2,
+        "{}",
+        parts(&made)
+    );
     check(BRANCHES, Precision::Fp32, 5e-2);
 }
 
 #[test]
 fn small_parts_stay_on_the_processor() {
     let made = compiled(MIDDLE, |options| options.least_gpu_work = 8_000).unwrap();
-    assert_eq!(parts(&made), "cpu 3, gpu 1");
+    assert_eq!(parts(&made), "cpu 1, run 2, gpu 1");
     assert!(made.summary.notes[0].contains("too little work for a GPU"), "{:?}", made.summary.notes);
     let made = compiled(MIDDLE, |options| options.least_gpu_work = u64::MAX).unwrap();
     assert!(made.cuda_plan.is_none() && made.summary.cuda_parts.is_empty());
@@ -246,17 +265,16 @@ fn a_model_for_gpus_alone_has_the_processors_help() {
     let made = compiled(MIDDLE, |options| {
         (options.backends, options.least_gpu_work) = (Backends::Cuda, u64::MAX);
     });
-    assert_eq!(parts(&made.unwrap()), "gpu 1, cpu 2, gpu 1");
-    // Nothing of it for a GPU is an error where it was asked for.
-    let errors = compiled(
-        "input x 8\nfloats s [] 0.5\nq = QuantizeLinear(x, s) output_dtype=17\noutput q",
-        |options| {
-            options.backends = Backends::Cuda;
-        },
-    );
-    let errors = errors.unwrap_err();
+    assert_eq!(parts(&made.unwrap()), "gpu 1, run 2, gpu 1");
+    // What only the run knows may run there.
+    let text = "input x 8\nfloats s [] 0.5\nq = QuantizeLinear(x, s) output_dtype=17\noutput q";
+    let made = compiled(text, |options| options.backends = Backends::Cuda).unwrap();
+    assert_eq!(parts(&made), "run 1");
+    assert!(made.summary.notes[0].contains("`q` (QuantizeLinear)"), "{:?}", made.summary.notes);
+    // Nothing of it for a GPU is an error where it was asked for: this is too large.
+    let text = "input x 70000,70000\ny = Relu(x)\noutput y";
+    let errors = compiled(text, |options| options.backends = Backends::Cuda).unwrap_err();
     assert!(errors[0].message.contains("nothing of the model runs on GPUs"), "{}", errors[0].message);
-    assert!(errors[0].message.contains("`q` (QuantizeLinear)"), "{}", errors[0].message);
 }
 
 #[test]
@@ -305,7 +323,7 @@ fn equal_models_give_equal_plans() {
 fn static_parts_of_what_only_the_run_knows_run_on_the_gpu() {
     let made = compiled(POSITIONS, |_| {}).unwrap();
     assert_eq!(made.summary.run_time_nodes, 2);
-    assert_eq!(parts(&made), "gpu 1, cpu 2");
+    assert_eq!(parts(&made), "gpu 1, run 2");
     assert!(made.summary.notes[0].contains("only the run knows"), "{:?}", made.summary.notes);
     let given = inputs(&model("input x 1,3,32,32\noutput x"));
     let processor = session(&made, Some(Backend::Cpu)).unwrap();
@@ -400,4 +418,32 @@ fn errors_keep_their_kinds() {
         let low = Constant::of(high.ty().clone(), &vec![7.0_f32; 64 * 1024]);
         opened.run(&values(&[low])).unwrap();
     }
+}
+
+#[test]
+fn what_only_the_run_knows_runs_on_a_gpu_where_it_has_kernels() {
+    let made = compiled(POSITIONS, |options| options.least_gpu_work = 0).unwrap();
+    assert_eq!(made.summary.run_time_nodes, 2);
+    for module in infer_kernels::cuda::plain::MODULES {
+        assert!(made.summary.cuda_modules.iter().any(|linked| linked == module), "{module}");
+    }
+    let given = values(&inputs(&model("input x 1,3,32,32\noutput x")));
+    let processor = session(&made, Some(Backend::Cpu)).unwrap();
+    processor.run(&given).unwrap();
+    assert_eq!(processor.run_time_nodes(), None);
+    let Some(gpu) = on_gpu(&made) else { return };
+    for run in 1..=3 {
+        let found = tensors(gpu.run(&given).unwrap());
+        let picture = found[0].values::<f32>();
+        let lit = picture.iter().enumerate().filter(|(_, value)| **value != 0.0);
+        let places =
+            lit.flat_map(|(index, _)| [0, index / 1024, index / 32 % 32, index % 32].map(|i| i as i64));
+        assert_eq!(found[1].values::<i64>(), places.collect::<Vec<_>>());
+        // NonZero runs on the host, Transpose on the GPU.
+        assert_eq!(gpu.run_time_nodes(), Some((run, run)));
+    }
+    // Where a GPU has to be worth it, the processor runs both.
+    let gpu = on_gpu(&compiled(POSITIONS, |_| ()).unwrap()).unwrap();
+    gpu.run(&given).unwrap();
+    assert_eq!(gpu.run_time_nodes(), Some((0, 2)));
 }

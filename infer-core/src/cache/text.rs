@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 use super::hex;
-use crate::compile::{Placed, Summary};
+use crate::compile::{Place, Placed, Summary};
 use crate::value::ValuePort;
 
 /// The content of an `.entry` file.
@@ -91,9 +91,9 @@ impl Entry {
         for kernel in &summary.cuda_kernels {
             lines.push("cuda_kernel", kernel);
         }
-        for Placed { on_gpu, count, nodes } in &summary.cuda_parts {
-            let side = if *on_gpu { "gpu" } else { "cpu" };
-            lines.push("cuda_part", [&[format!("{side} {count}")], nodes.as_slice()].concat().join("\n"));
+        for Placed { place, count, nodes } in &summary.cuda_parts {
+            let place = PLACES.iter().find(|(known, _)| known == place).map_or("", |(_, name)| name);
+            lines.push("cuda_part", [&[format!("{place} {count}")], nodes.as_slice()].concat().join("\n"));
         }
         for note in &summary.notes {
             lines.push("note", note);
@@ -136,11 +136,14 @@ fn parse_plan(text: &str) -> Option<(u64, String)> {
     Some((bytes.parse().ok()?, sha256.to_owned()))
 }
 
+const PLACES: [(Place, &str); 3] =
+    [(Place::Gpu, "gpu"), (Place::Processor, "cpu"), (Place::AtRunTime, "run")];
+
 fn parse_part(text: &str) -> Option<Placed> {
     let mut lines = text.split('\n');
-    let (side, count) = lines.next()?.split_once(' ')?;
+    let (place, count) = lines.next()?.split_once(' ')?;
     Some(Placed {
-        on_gpu: side == "gpu",
+        place: PLACES.iter().find(|(_, name)| *name == place)?.0,
         count: count.parse().ok()?,
         nodes: lines.map(str::to_owned).collect(),
     })
@@ -286,8 +289,13 @@ mod tests {
                 cuda_modules: vec!["picture".to_owned()],
                 cuda_kernels: vec!["lstm_f32".to_owned()],
                 cuda_parts: vec![
-                    Placed { on_gpu: true, count: 12, nodes: Vec::new() },
-                    Placed { on_gpu: false, count: 2, nodes: vec!["`a b` (LSTM)".to_owned(), String::new()] },
+                    Placed { place: Place::Gpu, count: 12, nodes: Vec::new() },
+                    Placed { place: Place::AtRunTime, count: 1, nodes: vec!["`c` (NonZero)".to_owned()] },
+                    Placed {
+                        place: Place::Processor,
+                        count: 2,
+                        nodes: vec!["`a b` (LSTM)".to_owned(), String::new()],
+                    },
                 ],
                 notes: vec!["a note\nof two lines".to_owned(), String::new()],
             },

@@ -2,6 +2,7 @@
 
 use super::{Item, Request};
 use crate::codegen::types::array_type;
+use crate::compile::Place;
 use crate::value::ValuePort;
 
 /// `` `images` in the model: f32 `[1, 3, 608, 608]`, 4,435,968 bytes ``
@@ -47,7 +48,8 @@ pub(super) fn struct_doc(request: &Request<'_>, inputs: &[Item], outputs: &[Item
         1 => " One step has shapes or values that only the run knows.".to_owned(),
         count => format!(" {} steps have shapes or values that only the run knows.", grouped(count)),
     };
-    let helped: u64 = summary.cuda_parts.iter().filter(|part| !part.on_gpu).map(|part| part.count).sum();
+    let on_processor = summary.cuda_parts.iter().filter(|part| part.place == Place::Processor);
+    let helped: u64 = on_processor.map(|part| part.count).sum();
     let help = match helped {
         0 => String::new(),
         1 => " Where it runs on a GPU, one node runs on the processor.".to_owned(),

@@ -117,6 +117,10 @@ impl Operator for If {
         self.then_branch.is_nondeterministic() || self.else_branch.is_nondeterministic()
     }
 
+    fn hands_on(&self) -> bool {
+        true
+    }
+
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let branch =
             if truth(node.value(0)?, "the condition")? { &self.then_branch } else { &self.else_branch };
@@ -176,6 +180,10 @@ impl Operator for Loop {
 
     fn is_nondeterministic(&self) -> bool {
         self.body.is_nondeterministic()
+    }
+
+    fn hands_on(&self) -> bool {
+        true
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
@@ -283,6 +291,10 @@ impl Operator for SequenceMap {
 
     fn is_nondeterministic(&self) -> bool {
         self.body.is_nondeterministic()
+    }
+
+    fn hands_on(&self) -> bool {
+        true
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {

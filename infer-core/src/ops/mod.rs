@@ -162,6 +162,11 @@ pub trait Operator: fmt::Debug + Any + Send + Sync {
         Ok(None)
     }
 
+    /// Whether [`Operator::compute`] hands on values as they are, or has other nodes compute them.
+    fn hands_on(&self) -> bool {
+        false
+    }
+
     /// What kernels do with tensors of strings, given as a number for each different string.
     fn string_use(&self) -> StringUse {
         StringUse::None

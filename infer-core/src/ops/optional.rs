@@ -80,6 +80,10 @@ impl Operator for Optional {
         false
     }
 
+    fn hands_on(&self) -> bool {
+        true
+    }
+
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let output = match self {
             Optional::Make => match node.optional(0) {

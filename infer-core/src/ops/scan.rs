@@ -102,6 +102,10 @@ impl Operator for Scan {
         self.body.is_nondeterministic()
     }
 
+    fn hands_on(&self) -> bool {
+        true
+    }
+
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let own = own(node, self.inputs);
         let values = (usize::from(self.batched)..self.inputs).map(|index| own.value(index).cloned());

@@ -117,6 +117,10 @@ impl Operator for Sequence {
         false
     }
 
+    fn hands_on(&self) -> bool {
+        true
+    }
+
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let output = match self {
             Sequence::Empty => Value::Sequence(Vec::new()),

@@ -20,7 +20,7 @@ use crate::value::ValuePort;
 const MAGIC: [u8; 8] = *b"INFRPROG";
 
 /// The version of the format that this crate writes, and the only one it reads.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Magic, version, four bytes of zero, checksum and size of the program.
 const HEADER_BYTES: usize = 32;
@@ -37,6 +37,8 @@ pub(crate) struct Parts {
     pub outputs: Vec<ValuePort>,
     /// The nodes.
     pub graph: GraphRecord,
+    /// The most work of a node that is not worth asking a GPU for; see `Options::least_gpu_work`.
+    pub least_gpu_work: u64,
     /// The plans, in order.
     pub plans: Vec<PartPlan>,
 }
@@ -161,6 +163,7 @@ mod tests {
             inputs: vec![port("x")],
             outputs: vec![port("y")],
             graph: GraphRecord::default(),
+            least_gpu_work: 7,
             plans: plans.iter().zip(runs_on).map(part).collect(),
         };
         (parts, plans)

@@ -4,6 +4,8 @@ mod format;
 mod typed;
 
 use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,7 +31,7 @@ use crate::runtime::{
     check_count, check_size, registered_kernels, thread_count,
 };
 #[cfg(feature = "cuda")]
-use crate::runtime::{CudaPlan, PartEngine};
+use crate::runtime::{CudaPlan, PartEngine, cuda::CudaCalls};
 use crate::value::{Value, ValuePort};
 
 /// A compiled model, ready to run. Any number of threads may share it.
@@ -101,7 +103,17 @@ impl Session {
         let program = Program::with(&parts.graph, &regions).map_err(|reason| {
             Error::new(ErrorKind::Plan, format!("the plan cannot be used: {}", reason.what))
         })?;
-        let body = Body::Program(program, Backend::Processor { isa, threads });
+        let nodes = match backend {
+            #[cfg(feature = "cuda")]
+            runtime::Backend::Cuda => Backend::Gpu {
+                gpu: Arc::new(CudaCalls::open(options.device, modules, parts.least_gpu_work)?),
+                isa,
+                threads,
+                on_processor: Arc::default(),
+            },
+            _ => Backend::Processor { isa, threads },
+        };
+        let body = Body::Program(program, nodes);
         Ok(Session { backend, inputs: parts.inputs, outputs: parts.outputs, body })
     }
 
@@ -141,8 +153,7 @@ impl Session {
     pub fn isa(&self) -> Isa {
         match &self.body {
             Body::Plan(region) => region.any_cpu().map_or(Isa::Scalar, |engine| engine.info().isa),
-            Body::Program(_, Backend::Processor { isa, .. }) => *isa,
-            Body::Program(_, Backend::Reference) => Isa::Scalar,
+            Body::Program(_, nodes) => nodes.processor().0,
         }
     }
 
@@ -150,8 +161,19 @@ impl Session {
     pub fn threads(&self) -> usize {
         match &self.body {
             Body::Plan(region) => region.any_cpu().map_or(1, |engine| engine.info().threads),
-            Body::Program(_, Backend::Processor { threads, .. }) => *threads,
-            Body::Program(_, Backend::Reference) => 1,
+            Body::Program(_, nodes) => nodes.processor().1,
+        }
+    }
+
+    /// How many of the nodes whose shapes or values only the run knows were computed on a GPU so far, and how many on the
+    /// processor; neither counts what merely hands values on. `None` where there are no such nodes, or there is no GPU.
+    pub fn run_time_nodes(&self) -> Option<(u64, u64)> {
+        match &self.body {
+            #[cfg(feature = "cuda")]
+            Body::Program(_, Backend::Gpu { gpu, on_processor, .. }) => {
+                Some((gpu.nodes(), on_processor.load(Ordering::Relaxed)))
+            }
+            _ => None,
         }
     }
 
@@ -434,6 +456,10 @@ impl Region {
 impl Operator for Arc<Region> {
     fn name(&self) -> &'static str {
         REGION
+    }
+
+    fn hands_on(&self) -> bool {
+        true
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {

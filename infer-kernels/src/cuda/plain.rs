@@ -21,6 +21,9 @@ mod work;
 
 use work::Work;
 
+/// The modules that have the kernels.
+pub const MODULES: &[&str] = &["plain_elements", "plain_rows", "plain_windows"];
+
 /// Which kernel of a family is meant. It follows the parameters of the processor's kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -504,6 +507,11 @@ mod tests {
                 || name == "average_pool_f32";
             assert!(twins == 1 || is_blocked, "{name} has {twins} twins");
         }
+    }
+
+    #[test]
+    fn every_kernel_is_in_a_module() {
+        assert!(kernels().all(|kernel| MODULES.contains(&kernel.module)));
     }
 
     #[test]

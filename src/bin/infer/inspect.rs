@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use anyhow::anyhow;
-use infer_core::compile::{Compiled, Placed, Summary};
+use infer_core::compile::{Compiled, Place, Placed, Summary};
 use infer_core::diagnostic::printable;
 use infer_core::onnx::normalize_domain;
 use infer_core::onnx::proto::{AttributeProto, GraphProto, ModelProto};
@@ -220,7 +220,7 @@ impl Facts {
                 "kernels": summary.kernels,
                 "cuda_modules": summary.cuda_modules,
                 "cuda_parts": summary.cuda_parts.iter().map(|part| json!({
-                    "backend": if part.on_gpu { "cuda" } else { "cpu" },
+                    "backend": place_name(part.place),
                     "count": part.count,
                     "nodes": part.nodes,
                 })).collect::<Vec<_>>(),
@@ -298,18 +298,27 @@ fn text_of_compiled(summary: &Summary, fusions: &Fusions, tuned: Option<&str>) -
     text
 }
 
-/// Where a part runs, and which nodes it is of where that is the processor.
+fn place_name(place: Place) -> &'static str {
+    match place {
+        Place::Gpu => "cuda",
+        Place::Processor => "cpu",
+        Place::AtRunTime => "run time",
+    }
+}
+
+/// Where a part runs, and which nodes it is of where that is no GPU for sure.
 fn part_text(part: &Placed) -> String {
     let (count, s) = (part.count, if part.count == 1 { "" } else { "s" });
-    if part.on_gpu {
-        return format!("cuda: {count} node{s}");
+    let place = place_name(part.place);
+    if part.nodes.is_empty() {
+        return format!("{place}: {count} node{s}");
     }
     let named: Vec<&str> = part.nodes.iter().take(NAMED).map(String::as_str).collect();
     let more = match part.nodes.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("cpu: {count} node{s}: {}{more}", named.join(", "))
+    format!("{place}: {count} node{s}: {}{more}", named.join(", "))
 }
 
 /// The operators with the most nodes first.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::{fmt, fs};
 
 use anyhow::{Context, anyhow, bail};
-use infer_core::compile::{Compiled, Placed, compile};
+use infer_core::compile::{Compiled, Place, Placed, compile};
 use infer_core::diagnostic::Diagnostic;
 use infer_core::onnx::proto::{
     Dimension, GraphProto, ModelProto, TypeProto, ValueInfoProto, dimension, type_proto,
@@ -169,10 +169,10 @@ pub fn open(
     Ok(Session::open_any(plans, engine)?)
 }
 
-/// How many nodes run on a GPU, and how many on the processor beside it.
+/// How many nodes run on a GPU, and how many on the processor beside it; where the others run only the run knows.
 pub fn placed(parts: &[Placed]) -> (u64, u64) {
-    let count = |on_gpu: bool| parts.iter().filter(|part| part.on_gpu == on_gpu).map(|part| part.count).sum();
-    (count(true), count(false))
+    let count = |place: Place| parts.iter().filter(|part| part.place == place).map(|part| part.count).sum();
+    (count(Place::Gpu), count(Place::Processor))
 }
 
 /// A plan, opened.

@@ -125,10 +125,14 @@ impl Runner {
         self.session.as_ref().map(|opened| &opened.session).context("the model has not been compiled")
     }
 
-    /// Where the nodes of the last model run; `None` where all run on the processor.
+    /// Where the nodes of the last model run, and ran whose shapes or values only the run knows: how many on a GPU, and how
+    /// many on the processor; `None` where all do on the processor.
     pub fn placed(&self) -> Option<(u64, u64)> {
-        let parts = self.session.as_ref().map(|opened| &opened.parts).filter(|parts| !parts.is_empty());
-        parts.map(|parts| model::placed(parts))
+        let opened = self.session.as_ref()?;
+        let (on_gpu, on_processor) = model::placed(&opened.parts);
+        let (ran_on_gpu, ran_on_processor) = opened.session.run_time_nodes().unwrap_or_default();
+        let (gpu, cpu) = (on_gpu + ran_on_gpu, on_processor + ran_on_processor);
+        (gpu > 0).then_some((gpu, cpu))
     }
 
     /// Where the nodes of the last model run, as a line; nothing is said of the processor alone, where nobody asked for
@@ -162,11 +166,12 @@ pub fn run_case(folder: &Path, threads: Option<usize>, backend: Backend) -> anyh
         let mut run = || {
             let inputs = runner.read_inputs(data)?;
             runner.compile_for(&inputs, data)?;
+            let ours = runner.run(&inputs, &[], data);
             if backend != Backend::Cpu {
                 let ran = Ran::of(runner.placed());
                 writeln!(io::stdout(), "{}", ran.line(is_of_floats))?;
             }
-            let ours = runner.run(&inputs, &[], data)?.0;
+            let ours = ours?.0;
             let recorded = files::read(data, "output", &outputs)?;
             for ((port, ours), recorded) in outputs.iter().zip(&ours).zip(&recorded) {
                 let wrong = match compare(ours, recorded, tolerance) {

@@ -388,7 +388,17 @@ impl Stream {
     ///
     /// Both live, and nobody writes `from`, until [`Stream::wait`] returns.
     pub unsafe fn upload(&self, from: &HostMemory, to: &DeviceMemory) -> Result<()> {
-        let bytes = from.bytes.min(to.bytes);
+        // SAFETY: the caller answers for it.
+        unsafe { self.upload_first(from, from.bytes, to) }
+    }
+
+    /// Copies the first `bytes` of `from` to the GPU.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Stream::upload`].
+    pub unsafe fn upload_first(&self, from: &HostMemory, bytes: usize, to: &DeviceMemory) -> Result<()> {
+        let bytes = bytes.min(from.bytes).min(to.bytes);
         // SAFETY: both sides have so many bytes, and the caller answers for their lives.
         let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to.address, from.start.cast(), bytes, self.handle) };
         check(result, "copying to the GPU")
@@ -420,6 +430,26 @@ impl Stream {
         let address = from.address + offset as u64;
         // SAFETY: both sides have so many bytes, and the caller answers for their lives.
         let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to.start.cast(), address, bytes, self.handle) };
+        check(result, "copying from the GPU")
+    }
+
+    /// Copies so many bytes to where they lie in `from`, as far as both have them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Stream::download`].
+    pub unsafe fn download_range(
+        &self,
+        from: &DeviceMemory,
+        offset: usize,
+        bytes: usize,
+        to: &mut HostMemory,
+    ) -> Result<()> {
+        let offset = offset.min(from.bytes).min(to.bytes);
+        let bytes = bytes.min(from.bytes - offset).min(to.bytes - offset);
+        let (start, address) = (to.start.wrapping_add(offset), from.address + offset as u64);
+        // SAFETY: both sides have so many bytes from there on, and the caller answers for their lives.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(start.cast(), address, bytes, self.handle) };
         check(result, "copying from the GPU")
     }
 

@@ -5,6 +5,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(feature = "dynamic")]
+mod calls;
 mod driver;
 mod engine;
 mod memory;
@@ -12,6 +14,10 @@ mod memory;
 use std::sync::PoisonError;
 use std::time::Instant;
 
+#[cfg(feature = "dynamic")]
+pub use self::calls::CudaCalls;
+#[cfg(feature = "compiler")]
+pub(crate) use self::calls::is_worth;
 use self::driver::{DeviceMemory, Event, Graph, HostMemory, Stream};
 use self::engine::ResolvedStep;
 pub use self::engine::{CudaEngine, CudaInfo, CudaOptions, probe};
@@ -86,17 +92,24 @@ impl State {
 
     /// Whether a value could not be computed with, once the stream has been waited for.
     fn failed(&mut self) -> Result<()> {
-        if self.failure.as_ref().is_some_and(|host| host.as_slice().iter().any(|&byte| byte != 0)) {
-            self.counters.clear(FAILURE)?;
-            let what = "an index is out of range, or an integer is divided by zero";
-            return Err(Error::new(ErrorKind::Input, what));
+        match &self.failure {
+            Some(copy) => expect_no_failure(copy, &self.counters),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
 /// Where the counter of failures lies among the counters.
 const FAILURE: usize = COUNTERS * size_of::<u32>();
+
+/// An error where that counter is set, of which the host has a copy; it is cleared.
+fn expect_no_failure(copy: &HostMemory, counters: &DeviceMemory) -> Result<()> {
+    if copy.as_slice().iter().all(|&byte| byte == 0) {
+        return Ok(());
+    }
+    counters.clear(FAILURE)?;
+    Err(Error::new(ErrorKind::Input, "an index is out of range, or an integer is divided by zero"))
+}
 
 /// The argument of each step, with inputs and outputs at these addresses.
 fn arguments(

@@ -7,7 +7,7 @@ use std::time::Instant;
 use std::{fs, iter};
 
 use anyhow::{Context, bail};
-use infer_core::compile::Compiled;
+use infer_core::compile::{Compiled, Place};
 use infer_core::options::Options;
 use infer_core::plan::AlignedBytes;
 use infer_core::runtime::Output;
@@ -47,7 +47,8 @@ pub struct Model {
 /// Whether a model runs on a GPU as a whole, so that its clock can measure it.
 pub fn is_whole(compiled: &Compiled, backend: Backend) -> bool {
     let summary = &compiled.summary;
-    let is_one = summary.run_time_nodes == 0 && summary.cuda_parts.iter().all(|part| part.on_gpu);
+    let is_one =
+        summary.run_time_nodes == 0 && summary.cuda_parts.iter().all(|part| part.place == Place::Gpu);
     let is_there = match backend {
         Backend::Cpu => false,
         Backend::Cuda => true,
