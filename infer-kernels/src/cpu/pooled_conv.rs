@@ -276,8 +276,8 @@ unsafe fn add_row<
                 let x = V::splat(*from);
                 from = from.wrapping_add(t.steps[0]);
                 unrolled!(TAP in [0 1 2 3 4] {
-                    if TAP < K && COLUMN >= TAP && COLUMN - TAP < M {
-                        let m = COLUMN - TAP;
+                    if TAP < K && (TAP..TAP + M).contains(&COLUMN) {
+                        let m = usize::wrapping_sub(COLUMN, TAP);
                         if FIRST {
                             sums[0][m] = product::<V, HALF>(x, weights[0][TAP], sums[0][m]);
                         }
