@@ -220,7 +220,7 @@ impl Facts {
                 "kernels": summary.kernels,
                 "cuda_modules": summary.cuda_modules,
                 "cuda_parts": summary.cuda_parts.iter().map(|part| json!({
-                    "backend": place_name(part.place),
+                    "backend": place_name(part.place).replace(' ', "_"),
                     "count": part.count,
                     "nodes": part.nodes,
                 })).collect::<Vec<_>>(),
@@ -279,7 +279,14 @@ fn text_of_compiled(summary: &Summary, fusions: &Fusions, tuned: Option<&str>) -
     line("arena", &bytes(summary.arena_bytes));
     if !summary.cuda_parts.is_empty() {
         let (gpu, cpu) = model::placed(&summary.cuda_parts);
-        let beside = if cpu == 0 { String::new() } else { format!(", {cpu} on the processor") };
+        let open = summary.cuda_parts.iter().filter(|part| part.place == Place::AtRunTime);
+        let open: u64 = open.map(|part| part.count).sum();
+        let beside = [(cpu, "on the processor"), (open, "where the run decides")];
+        let beside: String = beside
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, place)| format!(", {count} {place}"))
+            .collect();
         let modules = summary.cuda_modules.join(", ");
         let tuned = tuned.map_or_else(String::new, |gpu| format!(", by tactics of {gpu}"));
         line(
