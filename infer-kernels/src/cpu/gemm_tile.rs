@@ -57,7 +57,7 @@ pub(crate) struct Tile<'a, W> {
     pub(crate) nests: &'a [Nest],
     pub(crate) b: *const W,
     pub(crate) b_panel: usize,
-    /// How far beyond what is being read of a it is fetched into the nearest cache, block by block; 0 for nowhere.
+    /// How far ahead of what is being read the left matrix is fetched into the nearest cache, block by block; 0 for not at all.
     pub(crate) a_ahead: usize,
     /// Of instances whose right side is a sum.
     pub(crate) sum: Sum,

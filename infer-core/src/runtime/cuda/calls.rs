@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::plan::{ALIGNMENT, AlignedBytes};
 
 /// Calls have to do as much work again as the least for each so many bytes that they copy.
-pub(crate) const COPIED_BYTES: u64 = 512;
+const COPIED_BYTES: u64 = 512;
 
 /// Whether so much work is worth copying so many bytes to and from a GPU.
 pub(crate) fn is_worth(work: u64, copied_bytes: u64, least_work: u64) -> bool {
