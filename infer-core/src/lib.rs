@@ -31,6 +31,8 @@ pub mod node_values;
 #[cfg(feature = "dynamic")]
 pub mod ops;
 #[cfg(feature = "dynamic")]
+pub mod options;
+#[cfg(feature = "dynamic")]
 pub mod program;
 #[cfg(feature = "dynamic")]
 pub mod record;
@@ -61,8 +63,6 @@ pub mod lower;
 pub mod lower_cuda;
 #[cfg(feature = "compiler")]
 pub mod onnx;
-#[cfg(feature = "compiler")]
-pub mod options;
 #[cfg(feature = "compiler")]
 pub mod partition;
 #[cfg(feature = "compiler")]
