@@ -20,51 +20,11 @@ use infer_core::tactics::Tactics;
 use infer_core::tensor_type::{DataType, TensorType};
 use infer_core::{ErrorKind, passes};
 use infer_kernels::cuda::{MODULES, TILES, TILES_TF32, Tile};
+use support::gpu::{open, outputs, run};
 use support::{assert_close, inputs, model, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
-
-/// Opens a plan, or says why there is no GPU to open it on.
-fn open(plan: AlignedBytes) -> Option<CudaEngine> {
-    match CudaEngine::open(plan, MODULES, CudaOptions::default()) {
-        Ok(engine) => Some(engine),
-        Err(error) if matches!(error.kind(), ErrorKind::NoDriver | ErrorKind::NoDevice) => {
-            let required = std::env::var_os("INFER_CUDA_REQUIRED").is_some_and(|value| value == "1");
-            assert!(!required, "{error}");
-            println!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
-fn run(engine: &CudaEngine, inputs: &[&[u8]]) -> Vec<Vec<u8>> {
-    try_run(engine, inputs).unwrap()
-}
-
-fn try_run(engine: &CudaEngine, inputs: &[&[u8]]) -> infer_core::Result<Vec<Vec<u8>>> {
-    let ports = engine.info().outputs;
-    let mut outputs: Vec<Vec<u8>> = ports.iter().map(|port| vec![0xAA; port.ty.bytes()]).collect();
-    let mut slots: Vec<Output<'_>> =
-        outputs.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
-    engine.run(inputs, &mut slots)?;
-    Ok(outputs)
-}
-
-/// The outputs after an inference of NaN, which leaves NaN all over the arena and the outputs.
-fn outputs(engine: &CudaEngine, inputs: &[Constant]) -> Vec<Constant> {
-    let poison: Vec<Vec<u8>> = inputs.iter().map(|input| vec![0xFF; input.data().len()]).collect();
-    // What is no number is no index either: that inference may fail.
-    let _ = try_run(engine, &poison.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    let outputs = run(engine, &inputs.iter().map(|input| &input.data()[..]).collect::<Vec<_>>());
-    let ports = engine.info().outputs;
-    ports
-        .iter()
-        .zip(outputs)
-        .map(|(port, bytes)| Constant::new(port.ty.clone(), bytes.into()).unwrap())
-        .collect()
-}
 
 /// Compares a graph in both precisions with the reference, with the tactics of the cost model and with each of `more`.
 fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {
@@ -79,7 +39,7 @@ fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {
         let check = |lowered: &Lowered, what: &str| {
             let Some(engine) = open(lowered.plan().unwrap()) else { return };
             let what = format!("{precision:?} {what}\n{text}\n{}", graph.to_text());
-            assert_close(&outputs(&engine, &inputs), &expected, tolerance, &what);
+            assert_close(&outputs(&engine, &inputs).unwrap(), &expected, tolerance, &what);
         };
         check(&lowered, "");
         for &(tile, splits) in more {
@@ -396,9 +356,9 @@ fn rows_are_selected() {
     let row = |last: f32| {
         [0.0, -11.0, 10.0, 3.0, last].iter().flat_map(|v: &f32| v.to_le_bytes()).collect::<Vec<_>>()
     };
-    assert!(try_run(&engine, &[&row(10.0)]).is_ok());
-    assert_eq!(try_run(&engine, &[&row(11.0)]).unwrap_err().kind(), ErrorKind::Input);
-    assert!(try_run(&engine, &[&row(-11.0)]).is_ok());
+    assert!(run(&engine, &[&row(10.0)]).is_ok());
+    assert_eq!(run(&engine, &[&row(11.0)]).unwrap_err().kind(), ErrorKind::Input);
+    assert!(run(&engine, &[&row(-11.0)]).is_ok());
 }
 
 #[test]
@@ -630,7 +590,7 @@ fn models_agree_with_onnx_runtime() {
             options.precision = precision;
             let lowered = lower_cuda::compile(&options).unwrap_or_else(|errors| panic!("{errors:?}"));
             let Some(engine) = open(lowered.plan().unwrap()) else { return };
-            let found = outputs(&engine, &inputs);
+            let found = outputs(&engine, &inputs).unwrap();
             assert_close(&found, &expected, tolerance, &format!("{} {precision:?}", path.display()));
             for (found, expected) in found.iter().zip(&expected) {
                 let (found, expected) = (found.values::<f32>(), expected.values::<f32>());
@@ -723,7 +683,7 @@ fn every_way_of_a_layer_is_valid_and_right() {
             if let Some(first) = &first {
                 let engine = first.retuned(&changed.tables().unwrap()).unwrap();
                 let what = format!("{precision:?}, way {way}");
-                assert_close(&outputs(&engine, &inputs), &expected, tolerance, &what);
+                assert_close(&outputs(&engine, &inputs).unwrap(), &expected, tolerance, &what);
             }
         }
     }

@@ -23,6 +23,7 @@ use infer_core::value::Value;
 use infer_core::{Error, ErrorKind};
 use infer_kernels::cuda::MODULES;
 use prost::Message;
+use support::gpu::on_gpu;
 use support::{assert_close, inputs, model, proto, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
@@ -108,18 +109,8 @@ fn session(compiled: &Compiled, backend: Option<Backend>) -> Result<Session, Err
     Session::open_any(plans, options)
 }
 
-/// A session on a GPU, or why there is none.
-fn on_gpu(compiled: &Compiled) -> Option<Session> {
-    match session(compiled, Some(Backend::Cuda)) {
-        Ok(session) => Some(session),
-        Err(error) if matches!(error.kind(), ErrorKind::NoDriver | ErrorKind::NoDevice) => {
-            let required = std::env::var_os("INFER_CUDA_REQUIRED").is_some_and(|value| value == "1");
-            assert!(!required, "{error}");
-            println!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+fn gpu_session(compiled: &Compiled) -> Option<Session> {
+    on_gpu(session(compiled, Some(Backend::Cuda)))
 }
 
 fn values(constants: &[Constant]) -> Vec<Value> {
@@ -161,7 +152,7 @@ fn check_against(expected: &[Constant], text: &str, precision: Precision, tolera
     let processor = session(&compiled, Some(Backend::Cpu)).unwrap();
     assert_eq!(processor.backend(), Backend::Cpu);
     assert_close(&tensors(processor.run(&values(&given)).unwrap()), expected, tolerance, text);
-    let Some(gpu) = on_gpu(&compiled) else { return };
+    let Some(gpu) = gpu_session(&compiled) else { return };
     assert_eq!(gpu.backend(), Backend::Cuda);
     for _ in 0..3 {
         assert_close(&tensors(gpu.run(&values(&given)).unwrap()), expected, tolerance, text);
@@ -328,7 +319,7 @@ fn static_parts_of_what_only_the_run_knows_run_on_the_gpu() {
     let given = inputs(&model("input x 1,3,32,32\noutput x"));
     let processor = session(&made, Some(Backend::Cpu)).unwrap();
     let expected = tensors(processor.run(&values(&given)).unwrap());
-    let Some(gpu) = on_gpu(&made) else { return };
+    let Some(gpu) = gpu_session(&made) else { return };
     let found = tensors(gpu.run(&values(&given)).unwrap());
     assert_close(&found[..1], &expected[..1], 2e-5, POSITIONS);
     // A value next to zero may be on either side.
@@ -336,7 +327,7 @@ fn static_parts_of_what_only_the_run_knows_run_on_the_gpu() {
     assert!(found.abs_diff(expected) <= 2, "{found} {expected}");
     let alone = compiled(POSITIONS, |options| options.backends = Backends::Cuda).unwrap();
     assert!(alone.plan.is_empty());
-    assert_eq!(on_gpu(&alone).unwrap().run(&values(&given)).unwrap().len(), 2);
+    assert_eq!(gpu_session(&alone).unwrap().run(&values(&given)).unwrap().len(), 2);
 }
 
 #[test]
@@ -408,7 +399,7 @@ fn errors_keep_their_kinds() {
     assert!(made.cuda_plan.is_some());
     let backends = [Some(Backend::Cpu), made.cuda_plan.as_ref().and(Some(Backend::Cuda))];
     for backend in backends.into_iter().flatten() {
-        if backend == Backend::Cuda && on_gpu(&made).is_none() {
+        if backend == Backend::Cuda && gpu_session(&made).is_none() {
             continue;
         }
         let opened = session(&made, Some(backend)).unwrap();
@@ -431,7 +422,7 @@ fn what_only_the_run_knows_runs_on_a_gpu_where_it_has_kernels() {
     let processor = session(&made, Some(Backend::Cpu)).unwrap();
     processor.run(&given).unwrap();
     assert_eq!(processor.run_time_nodes(), None);
-    let Some(gpu) = on_gpu(&made) else { return };
+    let Some(gpu) = gpu_session(&made) else { return };
     for run in 1..=3 {
         let found = tensors(gpu.run(&given).unwrap());
         let picture = found[0].values::<f32>();
@@ -443,7 +434,7 @@ fn what_only_the_run_knows_runs_on_a_gpu_where_it_has_kernels() {
         assert_eq!(gpu.run_time_nodes(), Some((run, run)));
     }
     // Where a GPU has to be worth it, the processor runs both.
-    let gpu = on_gpu(&compiled(POSITIONS, |_| ()).unwrap()).unwrap();
+    let gpu = gpu_session(&compiled(POSITIONS, |_| ()).unwrap()).unwrap();
     gpu.run(&given).unwrap();
     assert_eq!(gpu.run_time_nodes(), Some((0, 2)));
 }

@@ -15,50 +15,15 @@ use infer_core::constant::Constant;
 use infer_core::lower_cuda::{self, Lowered};
 use infer_core::onnx::read_value;
 use infer_core::options::{Options, Precision};
-use infer_core::plan::{AlignedBytes, ModelInfo, Port};
-use infer_core::runtime::Output;
-use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
+use infer_core::plan::{ModelInfo, Port};
 use infer_core::tensor_type::DataType;
 use infer_core::value::{Value, ValueType};
 use infer_core::{ErrorKind, passes};
-use infer_kernels::cuda::MODULES;
+use support::gpu::{open, outputs, run};
 use support::{assert_close, inputs, model, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
-
-/// Opens a plan, or says why there is no GPU to open it on.
-fn open(plan: AlignedBytes) -> Option<CudaEngine> {
-    match CudaEngine::open(plan, MODULES, CudaOptions::default()) {
-        Ok(engine) => Some(engine),
-        Err(error) if matches!(error.kind(), ErrorKind::NoDriver | ErrorKind::NoDevice) => {
-            let required = std::env::var_os("INFER_CUDA_REQUIRED").is_some_and(|value| value == "1");
-            assert!(!required, "{error}");
-            println!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
-fn try_run(engine: &CudaEngine, inputs: &[&[u8]]) -> infer_core::Result<Vec<Vec<u8>>> {
-    let ports = engine.info().outputs;
-    let mut outputs: Vec<Vec<u8>> = ports.iter().map(|port| vec![0xAA; port.ty.bytes()]).collect();
-    let mut slots: Vec<Output<'_>> =
-        outputs.iter_mut().map(|bytes| Output::from(bytes.as_mut_slice())).collect();
-    engine.run(inputs, &mut slots)?;
-    Ok(outputs)
-}
-
-/// The outputs after an inference of NaN, which leaves NaN all over the arena and the outputs.
-fn outputs(engine: &CudaEngine, inputs: &[Constant]) -> infer_core::Result<Vec<Constant>> {
-    let poison: Vec<Vec<u8>> = inputs.iter().map(|input| vec![0xFF; input.data().len()]).collect();
-    // What is no number is no index either: that inference may fail.
-    let _ = try_run(engine, &poison.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    let outputs = try_run(engine, &inputs.iter().map(|input| &input.data()[..]).collect::<Vec<_>>())?;
-    let typed = |(port, bytes): (&Port, Vec<u8>)| Constant::new(port.ty.clone(), bytes.into()).unwrap();
-    Ok(engine.info().outputs.iter().zip(outputs).map(typed).collect())
-}
 
 /// Whether every call of a plan passes its kernel's validation and has something to launch.
 fn assert_valid(lowered: &Lowered, what: &str) {
@@ -676,13 +641,13 @@ fn an_integer_divided_by_zero_is_an_error() {
     let row = |last: f32| {
         [6.0, -7.0, 9.0, 3.0, last].iter().flat_map(|v: &f32| v.to_le_bytes()).collect::<Vec<_>>()
     };
-    let found = try_run(&engine, &[&row(8.0), &row(2.0)]).unwrap();
+    let found = run(&engine, &[&row(8.0), &row(2.0)]).unwrap();
     assert_eq!(
         found[0],
         [1.0f32, 1.0, 1.0, 1.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()
     );
-    assert_eq!(try_run(&engine, &[&row(8.0), &row(0.0)]).unwrap_err().kind(), ErrorKind::Input);
-    assert!(try_run(&engine, &[&row(8.0), &row(2.0)]).is_ok());
+    assert_eq!(run(&engine, &[&row(8.0), &row(0.0)]).unwrap_err().kind(), ErrorKind::Input);
+    assert!(run(&engine, &[&row(8.0), &row(2.0)]).is_ok());
 }
 
 fn folders(path: &Path) -> Vec<PathBuf> {

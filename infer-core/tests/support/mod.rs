@@ -1,6 +1,10 @@
 //! Small models written as text, computed node by node on the reference kernels and as a whole by the compiled plan;
 //! for the tests of passes and of the pipeline.
 
+#[cfg(feature = "cuda")]
+#[allow(dead_code, reason = "not every test asks for a GPU")]
+pub mod gpu;
+
 use std::collections::HashMap;
 
 use super::infer_core::constant::Constant;
