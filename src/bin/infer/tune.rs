@@ -10,7 +10,7 @@ mod cuda;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -47,16 +47,7 @@ pub fn tune(arguments: &TuneArguments) -> anyhow::Result<Verdict> {
     {
         return cuda::tune(arguments);
     }
-    let path = &arguments.model.model;
-    let mut file = File::read(path)?;
-    // The compiler reads it again; weights need not be there twice.
-    file.proto = ModelProto::default();
-    let given = dims::given(&arguments.model.dims);
-    let (inputs, dims) = bench::inputs(&file, arguments.inputs.as_deref(), given)?;
-    let mut options = Options::new(path);
-    options.precision = arguments.precision;
-    options.dims = dims;
-
+    let (options, inputs) = requested(arguments)?;
     let estimated = compiled(&options, Tactics::default())?;
     let sha256 = estimated.summary.model_sha256.clone();
     let layers = Tuned::of(&estimated.decisions.choices);
@@ -79,7 +70,7 @@ pub fn tune(arguments: &TuneArguments) -> anyhow::Result<Verdict> {
     drop(sessions);
 
     let tactics: Vec<Tactic> = layers.iter().map(|layer| layer.tactic(layer.fastest())).collect();
-    let output = arguments.output.clone().unwrap_or_else(|| path.with_extension("tactics"));
+    let output = output(arguments);
     let known = written(&output, &origin.model_sha256).unwrap_or_default();
     let tactics = Tactics::new(origin, tactics).with_gpus_of(&known);
     fs::write(&output, tactics.to_text()).with_context(|| format!("cannot write {}", output.display()))?;
@@ -100,6 +91,25 @@ pub fn tune(arguments: &TuneArguments) -> anyhow::Result<Verdict> {
     }
     writeln!(out, "written     {}", output.display())?;
     Ok(Verdict::Good)
+}
+
+/// What to compile, and the inputs that were given for it.
+fn requested(arguments: &TuneArguments) -> anyhow::Result<(Options, Option<Vec<Value>>)> {
+    let path = &arguments.model.model;
+    let mut file = File::read(path)?;
+    // The compiler reads it again; weights need not be there twice.
+    file.proto = ModelProto::default();
+    let given = dims::given(&arguments.model.dims);
+    let (inputs, dims) = bench::inputs(&file, arguments.inputs.as_deref(), given)?;
+    let mut options = Options::new(path);
+    options.precision = arguments.precision;
+    options.dims = dims;
+    Ok((options, inputs))
+}
+
+/// The file to write.
+fn output(arguments: &TuneArguments) -> PathBuf {
+    arguments.output.clone().unwrap_or_else(|| arguments.model.model.with_extension("tactics"))
 }
 
 /// What was measured for the same model before: other places to run keep theirs.

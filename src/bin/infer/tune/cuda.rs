@@ -14,22 +14,20 @@ use infer_core::ErrorKind;
 use infer_core::compile::compile_for_gpus;
 use infer_core::lower_cuda::Lowered;
 use infer_core::lower_cuda::tactics::{Choice, Way};
-use infer_core::onnx::proto::ModelProto;
-use infer_core::options::{Backends, Options};
+use infer_core::options::Backends;
 use infer_core::runtime::Output;
 use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
 use infer_core::tactics::{Gpu, Origin, Tactic, Tactics};
 use infer_core::value::{Value, ValuePort};
 use infer_kernels::cuda::MODULES;
 
-use super::written;
+use super::{output, requested, written};
+use crate::Verdict;
 use crate::arguments::TuneArguments;
-use crate::bench;
-use crate::model::{self, File};
+use crate::model;
 use crate::progress::{Timer, while_working};
 use crate::random::Random;
 use crate::table::{shortened, table};
-use crate::{Verdict, dims};
 
 /// Less of a gain for the whole model is noise.
 const LEAST_GAIN: f64 = 0.001;
@@ -57,16 +55,8 @@ const SHARE: f64 = 1.0 / 60.0;
 
 /// Runs the command.
 pub fn tune(arguments: &TuneArguments) -> anyhow::Result<Verdict> {
-    let path = &arguments.model.model;
-    let mut file = File::read(path)?;
-    // The compiler reads it again; weights need not be there twice.
-    file.proto = ModelProto::default();
-    let given = dims::given(&arguments.model.dims);
-    let (inputs, dims) = bench::inputs(&file, arguments.inputs.as_deref(), given)?;
-    let mut options = Options::new(path);
-    options.precision = arguments.precision;
+    let (mut options, inputs) = requested(arguments)?;
     options.backends = Backends::Cuda;
-    options.dims = dims;
 
     let (compiled, parts) = while_working("compiling", || compile_for_gpus(&options))
         .map_err(|errors| anyhow!(model::messages(&errors)))?;
@@ -93,7 +83,7 @@ pub fn tune(arguments: &TuneArguments) -> anyhow::Result<Verdict> {
     let Some(gpu) = gpu else { bail!("nothing of the model runs on GPUs") };
     let title = gpu.to_string();
     let origin = Origin { model_sha256: summary.model_sha256, ..Origin::default() };
-    let output = arguments.output.clone().unwrap_or_else(|| path.with_extension("tactics"));
+    let output = output(arguments);
     let known = written(&output, &origin.model_sha256);
     let all = known.unwrap_or_else(|| Tactics::new(origin, Vec::new())).with_gpu(gpu, tactics);
     fs::write(&output, all.to_text()).with_context(|| format!("cannot write {}", output.display()))?;
