@@ -17,6 +17,7 @@ pub use super::recurrent::*;
 pub use super::reduce::*;
 pub use super::resize::*;
 pub use super::softmax::*;
-pub use super::strassen::{STRASSEN_F16W, STRASSEN_F32, STRASSEN_LEFT_F32};
+pub use super::strassen::{STRASSEN_F16W, STRASSEN_F32};
+pub use super::strassen_left::STRASSEN_LEFT_F32;
 pub use super::winograd::{WINOGRAD_F32, WINOGRAD_WEIGHTS_F16W, WINOGRAD_WEIGHTS_F32};
 pub use super::winograd_rows::WINOGRAD_ROWS_F32;

@@ -91,6 +91,8 @@ pub(crate) mod reduce_ops;
 pub(crate) mod resize;
 pub(crate) mod softmax;
 pub(crate) mod strassen;
+pub(crate) mod strassen_left;
+mod strassen_steps;
 #[cfg(all(test, feature = "reference"))]
 mod strassen_tests;
 #[cfg(all(test, feature = "reference"))]

@@ -1,7 +1,7 @@
-//! `strassen_f32`, `strassen_f16w`: products of matrices by Strassen's algorithm; `strassen_left_f32`: its left side.
+//! `strassen_f32`, `strassen_f16w`: products of matrices by Strassen's algorithm.
 //!
 //! Rows, columns and the channels of a sum are cut into halves. In Winograd's form of the algorithm, with the sums S of
-//! quarters of the left matrix from `strassen_left_f32`:
+//! quarters of the left matrix from `strassen_left_f32`, `strassen_left.rs`:
 //!
 //! ```text
 //! T₁ = B₁₂ − B₁₁   T₂ = B₂₂ − T₁   T₃ = B₂₂ − B₁₂   T₄ = B₂₁ − T₂
@@ -26,7 +26,8 @@ use crate::cpu::epilogue::{
 };
 use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, Tiles, Weight, fetch_near};
 use crate::cpu::share;
-use crate::cpu::vector::Vector;
+use crate::cpu::strassen_left::validate_shape;
+use crate::cpu::strassen_steps::{Fetch, QUARTERS, STEPS, Step};
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
 /// A product with f32 weights; see [`Strassen`].
@@ -45,16 +46,8 @@ pub static STRASSEN_F16W: Kernel = Kernel {
     run: per_isa!(strassen_f16w<_>),
 };
 
-/// The left side of [`STRASSEN_F32`]; see [`StrassenLeft`].
-pub static STRASSEN_LEFT_F32: Kernel = Kernel {
-    name: "strassen_left_f32",
-    validate: validate_left,
-    chunks: left_chunks,
-    run: per_isa!(left<_>),
-};
-
 /// Panels of a group, and of one half of it.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 const HALF: usize = 2;
 
 /// Elements of the largest tile.
@@ -63,36 +56,10 @@ const TILE: usize = MAX_VECTORS * BLOCK;
 /// Rows of each half that go through the seven products together.
 const ROWS: usize = Strassen::BLOCK_ROWS as usize;
 
-/// Elements of the left matrix that are worth a chunk.
-const LEFT_CHUNK: u64 = 16 * 1024;
-
-/// Blocks of columns of the left matrix that are gone through together: whole lines follow each other.
-const STRIP: usize = 4;
-
 /// Elements of the left side that stay in the second-level cache, beside weights and results; where there are more, they
 /// are fetched from further away, so many blocks of channels before they are needed.
 const LEFT_NEAR: usize = 128 * 1024;
 const LEFT_AHEAD: usize = 2;
-
-/// The stored matrices of the left side, in their order.
-const A11: usize = 0;
-const A12: usize = 1;
-const A22: usize = 2;
-const S1: usize = 3;
-const S2: usize = 4;
-const S3: usize = 5;
-const S4: usize = 6;
-
-fn validate_shape(left: &StrassenLeft) -> Result<(), Invalid> {
-    let fields = [left.rows, left.columns, left.parts];
-    if fields.into_iter().any(|field| field > 1 << 31) || left.stride > 1 << 40 {
-        return Err(Invalid("extent or stride too large"));
-    }
-    if left.parts == 0 || !left.columns.is_multiple_of(2 * BLOCK as u64 * left.parts) {
-        return Err(Invalid("parts that are not halves of whole blocks"));
-    }
-    Ok(())
-}
 
 fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
     let s: &Strassen = call.params()?;
@@ -563,194 +530,4 @@ impl TilePlace {
         (tile.ahead, tile.ahead_rate) = self.ahead;
         tile
     }
-}
-
-/// What the steps of a block make: the quarters of the result, and what lies between.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    C11,
-    C12,
-    C21,
-    C22,
-    P,
-    U2,
-    U3,
-    Q,
-}
-
-/// How many of them are quarters of the result.
-const QUARTERS: usize = 4;
-
-/// A product: a matrix of the left side by a sum of quarters of the weights.
-struct Product {
-    left: usize,
-    /// The quarters, in alternating sign: the first is positive.
-    terms: &'static [usize],
-    /// The half of the columns whose bias the sum starts from; 2 for none.
-    start: usize,
-    added: Option<Step>,
-    out: Step,
-    /// The quarter of the result that it is the last for.
-    finishes: Option<Step>,
-}
-
-/// The quarters of the weights.
-const B11: usize = 0;
-const B12: usize = 1;
-const B21: usize = 2;
-const B22: usize = 3;
-
-/// The seven products, in order.
-const STEPS: [Product; 7] = [
-    Product { left: A11, terms: &[B11], start: 2, added: None, out: Step::P, finishes: None },
-    Product {
-        left: A12,
-        terms: &[B21],
-        start: 0,
-        added: Some(Step::P),
-        out: Step::C11,
-        finishes: Some(Step::C11),
-    },
-    Product {
-        left: S2,
-        terms: &[B22, B12, B11],
-        start: 2,
-        added: Some(Step::P),
-        out: Step::U2,
-        finishes: None,
-    },
-    Product { left: S3, terms: &[B22, B12], start: 2, added: Some(Step::U2), out: Step::U3, finishes: None },
-    Product {
-        left: A22,
-        terms: &[B21, B22, B12, B11],
-        start: 0,
-        added: Some(Step::U3),
-        out: Step::C21,
-        finishes: Some(Step::C21),
-    },
-    Product { left: S1, terms: &[B12, B11], start: 2, added: None, out: Step::Q, finishes: Some(Step::C22) },
-    Product {
-        left: S4,
-        terms: &[B22],
-        start: 1,
-        added: Some(Step::U2),
-        out: Step::C12,
-        finishes: Some(Step::C12),
-    },
-];
-
-/// Weights that are asked for while tiles are computed.
-struct Fetch {
-    /// The panels of the part at hand, where nobody has asked for them before: as soon as can be.
-    first: Option<[*const u8; GROUP]>,
-    /// Those of the part that comes next: evenly over the tiles.
-    next: Option<[*const u8; GROUP]>,
-    /// Bytes of a quarter of a panel, and the lines that are asked for with every sixteen channels to get it in a tile.
-    quarter: usize,
-    rate: usize,
-    /// The same of a piece of what comes next; a panel has `pieces` of them, the last of which may reach beyond it.
-    piece: usize,
-    next_rate: usize,
-    pieces: usize,
-    /// The panel and the piece of it that are next, and how many have been asked for.
-    panel: usize,
-    in_panel: usize,
-    asked: usize,
-    /// The tiles that there are, and those done.
-    tiles: usize,
-    done: usize,
-}
-
-/// Which half of which panel is read when, after the first product.
-const NEEDED: [(usize, usize); 6] = [(0, 1), (1, 1), (2, 1), (3, 1), (2, 0), (3, 0)];
-
-impl Fetch {
-    /// What is to be asked for while the next tile is computed, and at which rate.
-    #[inline(always)]
-    fn next_lines(&mut self) -> (*const u8, usize) {
-        let done = self.done;
-        self.done += 1;
-        if let (Some(panels), Some(&(panel, half))) = (self.first, NEEDED.get(done)) {
-            return (panels[panel].wrapping_add(half * self.quarter), self.rate);
-        }
-        match self.next {
-            Some(panels)
-                if self.panel < GROUP && self.asked * self.tiles < GROUP * self.pieces * self.done =>
-            {
-                let from = panels[self.panel].wrapping_add(self.in_panel * self.piece);
-                self.asked += 1;
-                self.in_panel += 1;
-                if self.in_panel == self.pieces {
-                    (self.panel, self.in_panel) = (self.panel + 1, 0);
-                }
-                (from, self.next_rate)
-            }
-            _ => (std::ptr::null(), 0),
-        }
-    }
-}
-
-fn validate_left(call: &Call<'_>) -> Result<(), Invalid> {
-    let p: &StrassenLeft = call.params()?;
-    call.expect_operands(2)?;
-    validate_shape(p)?;
-    if p.rows == 0 || p.columns == 0 {
-        return Ok(());
-    }
-    let last = (p.rows - 1).checked_mul(p.stride);
-    call.expect_elements(0, last.and_then(|last| last.checked_add(p.columns)), 4)?;
-    call.expect_elements(1, p.elements(), 4)
-}
-
-fn left_chunks(args: &Args<'_>, threads: usize) -> usize {
-    let p: &StrassenLeft = args.params();
-    let worthwhile = p.rows.saturating_mul(p.columns) / LEFT_CHUNK;
-    usize::try_from(worthwhile).unwrap_or(usize::MAX).clamp(1, threads.max(1))
-}
-
-/// Runs one chunk of `strassen_left_f32`: blocks of columns.
-///
-/// # Safety
-///
-/// That of [`crate::ChunkFn`].
-#[inline(always)]
-unsafe fn left<V: Vector>(args: &Args<'_>, chunk: usize, chunks: usize) -> Result<(), RunError> {
-    let p: &StrassenLeft = args.params();
-    let (rows, stride) = (p.rows as usize, p.stride as usize);
-    let (half_rows, half, pitch) = (p.half_rows() as usize, p.half_columns() as usize, p.pitch() as usize);
-    let matrix = p.matrix().unwrap_or(0) as usize;
-    let (from, to) = (args.operands[0].ptr::<f32>(), args.operands[1].ptr::<f32>());
-    let strips = (half / BLOCK).div_ceil(STRIP);
-    for unit in share(p.parts as usize * strips, chunk, chunks) {
-        let (part, first) = (unit / strips, unit % strips * STRIP);
-        let blocks = STRIP.min(half / BLOCK - first);
-        let column = part * 2 * half + first * BLOCK;
-        let to = to.wrapping_add(part * StrassenLeft::MATRICES as usize * matrix + first * pitch * BLOCK);
-        for row in 0..half_rows {
-            let has_lower = half_rows + row < rows;
-            for block in 0..blocks {
-                // SAFETY: validation bounded both sides; a row of the lower half is read only if there is one.
-                unsafe {
-                    let upper = from.add(row * stride + column + block * BLOCK);
-                    let (a11, a12) = (V::load(upper), V::load(upper.add(half)));
-                    let (mut a21, mut a22) = (V::splat(0.0), V::splat(0.0));
-                    if has_lower {
-                        let lower = upper.add(half_rows * stride);
-                        (a21, a22) = (V::load(lower), V::load(lower.add(half)));
-                    }
-                    let s1 = a21 + a22;
-                    let s2 = s1 - a11;
-                    let to = to.add((block * pitch + row) * BLOCK);
-                    a11.store(to.add(A11 * matrix));
-                    a12.store(to.add(A12 * matrix));
-                    a22.store(to.add(A22 * matrix));
-                    s1.store(to.add(S1 * matrix));
-                    s2.store(to.add(S2 * matrix));
-                    (a11 - a21).store(to.add(S3 * matrix));
-                    (a12 - s2).store(to.add(S4 * matrix));
-                }
-            }
-        }
-    }
-    Ok(())
 }
