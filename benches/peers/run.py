@@ -11,6 +11,7 @@ long measurement can be made in pieces. Each engine is a process of its own that
 the others are measured. A ratio above 1 means that the peer takes longer.
 """
 import argparse
+import functools
 import itertools
 import pathlib
 import shutil
@@ -37,6 +38,12 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=7, help="turns of each engine; default: 7")
     parser.add_argument("--seconds", type=float, default=1, help="of a turn; default: 1")
     parser.add_argument("--engines", nargs="+", choices=list(LABELS), default=list(LABELS), metavar="ENGINE")
+    parser.add_argument(
+        "--quiet",
+        type=float,
+        metavar="SHARE",
+        help="in `speed` and `start`: measure a turn again if the processors, just before or after it, are slower than this share of their best, such as 0.9",
+    )
     parser.add_argument("--models-dir", type=pathlib.Path, help="a folder of models, such as ../shared/models")
     parser.add_argument("--isa", choices=["avx2"], help="confine the engines that can be confined")
     parser.add_argument("--busy", type=int, default=1, help="processes beside in `busy`; default: 1")
@@ -69,24 +76,26 @@ def difference(ours, reference):
     return worst if files else float("inf")
 
 
-def measured(chosen, files):
+def measured(chosen, files, quiet=None):
     """The workers of each model and thread count in turn, with the entry of the results to fill in."""
     for name, model in files.items():
         for threads in chosen.threads:
             folder = prepare.TARGET / "outputs" / name
             shutil.rmtree(folder, ignore_errors=True)
-            with engines.Workers(chosen.engines, name, model, threads, chosen.isa, folder) as workers:
+            with engines.Workers(chosen.engines, name, model, threads, chosen.isa, folder, quiet) as workers:
                 entry = {
                     "model": name,
                     "threads": threads,
                     "isa": chosen.isa,
                     "count": chosen.rounds,
                     "seconds": chosen.seconds,
+                    "quiet": quiet and quiet.share,
                     "loaded": {engine: worker.loaded for engine, worker in workers.workers.items()},
                     "failures": workers.failures,
                 }
                 yield entry, workers, folder
-            print(f"{name}, {threads} threads: done", file=sys.stderr, flush=True)
+            again = f", {quiet.repeated} turns again, {quiet.disturbed} disturbed so far" if quiet else ""
+            print(f"{name}, {threads} threads: done{again}", file=sys.stderr, flush=True)
 
 
 def record(chosen, results, kind, entry):
@@ -100,7 +109,8 @@ def record(chosen, results, kind, entry):
 
 
 def speed(chosen, results, files):
-    for entry, workers, outputs in measured(chosen, files):
+    quiet = engines.Quiet(chosen.quiet) if chosen.quiet else None
+    for entry, workers, outputs in measured(chosen, files, quiet):
         entry["rounds"] = workers.rounds(chosen.rounds, "time", chosen.seconds)
         reference = next((peer for peer in table.PEERS if peer in workers.workers), None)
         # At their end they write their outputs.
@@ -140,6 +150,7 @@ def callers(chosen, results, files):
 
 def start(chosen, results, files):
     names = [name for name in prepare.EMBEDDED if name in files]
+    quiet = engines.Quiet(chosen.quiet) if chosen.quiet else None
     for name, threads in itertools.product(names, chosen.threads):
         commands = {
             engine: [*engines.command(engine, name, files[name], threads), "--once"]
@@ -153,7 +164,8 @@ def start(chosen, results, files):
         for number in range(21):
             for engine, command in list(commands.items()):
                 try:
-                    elapsed = engines.time_to_output(command, threads)
+                    turn = functools.partial(engines.time_to_output, command, threads)
+                    elapsed = quiet.turn(turn) if quiet and number else turn()
                 except engines.Failed as error:
                     print(f"{LABELS[engine]}: {error}", file=sys.stderr)
                     del commands[engine], times[engine]
