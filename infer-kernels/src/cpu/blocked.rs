@@ -342,8 +342,13 @@ fn validate_halo(call: &Call<'_>) -> Result<(), Invalid> {
 
 fn halo_chunks(args: &Args<'_>, threads: usize) -> usize {
     let p: &FillHalo = args.params();
+    let [top, left, bottom, right] = p.halo;
+    let (across, down) =
+        ((top + bottom).saturating_mul(left + p.w + right), (left + right).saturating_mul(p.h));
     let pictures = p.n.saturating_mul(p.blocks);
-    usize::try_from(pictures).unwrap_or(usize::MAX).clamp(1, threads.max(1))
+    let elements = across.saturating_add(down).saturating_mul(p.block).saturating_mul(pictures);
+    // Scattered lines, each in the cache of the thread that wrote beside it: four times as dear as what is in a row.
+    chunks_for(elements.saturating_mul(4), pictures, threads)
 }
 
 #[inline(always)]
