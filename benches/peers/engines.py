@@ -97,13 +97,14 @@ class Worker:
 class Quiet:
     """Has what others on the machine disturb measured again.
 
-    Before and after a turn products of matrices, on all processors, must run at SHARE of the highest rate that was seen.
+    Before and after a turn products of matrices, on all processors, must run at SHARE of the highest rate that was seen;
+    without a SHARE every turn counts.
     """
 
     SIZE = 512
     PATIENCE = 15
 
-    def __init__(self, share):
+    def __init__(self, share=None):
         self.share = share
         self.best = 0.0
         self.repeated = self.disturbed = 0
@@ -124,6 +125,8 @@ class Quiet:
 
     def turn(self, measure):
         """What MEASURE answers between two quiet moments; of a machine that is never quiet for so long, its last answer."""
+        if not self.share:
+            return measure()
         begin = time.monotonic()
         while True:
             while not self.is_there() and time.monotonic() - begin < self.PATIENCE:
@@ -141,7 +144,7 @@ class Workers:
     """Those of several engines that take a model, with what the others said."""
 
     def __init__(self, engines, name, model, threads, isa=None, outputs=None, quiet=None):
-        self.quiet = quiet
+        self.quiet = quiet or Quiet()
         self.workers, self.failures = {}, {}
         for engine in engines:
             try:
@@ -167,7 +170,7 @@ class Workers:
             for engine in list(self.workers):
                 try:
                     turn = functools.partial(self.workers[engine].ask, *words)
-                    answers[engine].append(self.quiet.turn(turn) if self.quiet else turn())
+                    answers[engine].append(self.quiet.turn(turn))
                 except Failed as error:
                     self.failures[engine] = str(error)
                     print(error, file=sys.stderr)

@@ -94,7 +94,7 @@ def measured(chosen, files, quiet=None):
                     "failures": workers.failures,
                 }
                 yield entry, workers, folder
-            again = f", {quiet.repeated} turns again, {quiet.disturbed} disturbed so far" if quiet else ""
+            again = f", {quiet.repeated} turns again, {quiet.disturbed} disturbed so far" if quiet and quiet.share else ""
             print(f"{name}, {threads} threads: done{again}", file=sys.stderr, flush=True)
 
 
@@ -109,7 +109,7 @@ def record(chosen, results, kind, entry):
 
 
 def speed(chosen, results, files):
-    quiet = engines.Quiet(chosen.quiet) if chosen.quiet else None
+    quiet = engines.Quiet(chosen.quiet)
     for entry, workers, outputs in measured(chosen, files, quiet):
         entry["rounds"] = workers.rounds(chosen.rounds, "time", chosen.seconds)
         reference = next((peer for peer in table.PEERS if peer in workers.workers), None)
@@ -150,7 +150,7 @@ def callers(chosen, results, files):
 
 def start(chosen, results, files):
     names = [name for name in prepare.EMBEDDED if name in files]
-    quiet = engines.Quiet(chosen.quiet) if chosen.quiet else None
+    quiet = engines.Quiet(chosen.quiet)
     for name, threads in itertools.product(names, chosen.threads):
         commands = {
             engine: [*engines.command(engine, name, files[name], threads), "--once"]
@@ -164,8 +164,7 @@ def start(chosen, results, files):
         for number in range(21):
             for engine, command in list(commands.items()):
                 try:
-                    turn = functools.partial(engines.time_to_output, command, threads)
-                    elapsed = quiet.turn(turn) if quiet and number else turn()
+                    elapsed = quiet.turn(functools.partial(engines.time_to_output, command, threads))
                 except engines.Failed as error:
                     print(f"{LABELS[engine]}: {error}", file=sys.stderr)
                     del commands[engine], times[engine]

@@ -178,6 +178,8 @@ def document(results):
         rounds, seconds = part[0]["count"], part[0]["seconds"]
         text += f"**Speed**{f', --isa {isa}' if isa else ''}: median latency in ms of {rounds} rounds of {seconds} s; after "
         text += "the colon how many times as long a peer takes as infer-embed, lower quartile and median of the rounds.\n\n"
+        if all(entry.get("quiet") for entry in part):
+            text += "Turns were measured again where others disturbed the machine, as `--quiet` says.\n\n"
         text += speed(part) + "\n"
         if any(cells.endswith("† |") or "† |" in cells for cells in speed(part).splitlines()):
             text += f"† Its output differs from the reference by more than {TOLERANCE:g} of the largest element.\n\n"
