@@ -64,7 +64,7 @@ impl Config {
         }
     }
 
-    /// How weights are stored, and what GPUs compute in: `"fp32"`, `"fp16"`, or `"tf32"`.
+    /// How weights are stored, and what GPUs compute in: `"fp32"`, `"fp16"`, `"tf32"` or `"bf16"`.
     #[must_use]
     pub fn precision(mut self, precision: &str) -> Self {
         precision.clone_into(&mut self.precision);

@@ -1,47 +1,77 @@
 #!/bin/sh
-# Tests and times on an NVIDIA GPU: tests/cuda.sh SHARED, the folder with models/graphs and tools/fill_weights.py.
-# PYTHON must have numpy, onnx and onnxruntime.
+# Tests on an NVIDIA GPU, in less than ten minutes: `tests/cuda.sh SHARED [BIN]`. SHARED is the folder with models/graphs and
+# tools/fill_weights.py; PYTHON must have numpy, onnx and onnxruntime. The programs are built into BIN, target/cuda-tests if
+# none is given; `tests/cuda.sh --build BIN` builds them for another machine, where there is no cargo and the checkout lies at
+# the same path. ONNX's cases are in target/suite, where they are there. MEMCHECK=1 runs every kernel under compute-sanitizer.
 set -eu
 cd "$(dirname "$0")/.."
-shared=$1
+if [ "$1" = --build ]; then shared=; else shared=$1; fi
+bin=${2:-target/cuda-tests}
 python=${PYTHON:-python3}
-models=${INFER_CUDA_MODELS:-target/cuda-models}
+
+if command -v cargo >/dev/null; then
+    mkdir -p "$bin"
+    # The path of what `cargo test --no-run` has built.
+    test_program() {
+        name=$1
+        shift
+        path=$(cargo test --release "$@" --test "$name" --no-run 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p')
+        cp "$path" "$bin/$name"
+    }
+    for name in cuda cuda_plain cuda_parts cuda_driver; do
+        test_program $name -p infer-core --features compiler,cuda
+    done
+    test_program backends -p infer-embed --features cuda,dynamic
+    cargo build --release -p infer-core --features compiler,cuda --example cuda_bench
+    cargo build --release -p infer-embed --features cli,cuda --bin infer
+    cargo build --release -p digits --features cuda
+    cp target/release/examples/cuda_bench target/release/infer target/release/digits "$bin"
+fi
+[ -n "$shared" ] || exit 0
+
+models=target/cuda-models
 mkdir -p "$models"
-names="resnet50 mobilenet_v2 yolov3_608 bert_base minilm_l6"
-for name in $names; do
-    [ -e "$models/$name.case0/output_0.npy" ] ||
-        "$python" "$shared/tools/fill_weights.py" "$shared/models/graphs/$name/model.onnx" "$models/$name.onnx" --cases 1
+export INFER_CUDA_REQUIRED=1
+failed=0
+try() {
+    "$@" || { failed=1; echo "FAILED: $*"; }
+}
+
+echo "== kernels, plans, errors"
+for name in cuda cuda_plain cuda_parts cuda_driver backends; do
+    try "$bin/$name" --test-threads 8 --quiet
 done
-[ -z "${INFER_SUITE:-}" ] || export INFER_CUDA_CASES="$INFER_SUITE/node"
-export INFER_CUDA_MODELS="$(cd "$models" && pwd)" INFER_CUDA_REQUIRED=1
-cargo test --release -p infer-kernels --features cuda --test cuda_prebuilt
-cargo test --release -p infer-core --features compiler,cuda --test cuda -- --nocapture --test-threads 4
-cargo test --release -p infer-core --features compiler,cuda --test cuda_plain -- --nocapture
-cargo test --release -p infer-core --features compiler,cuda --test cuda_driver
-cargo test --release -p infer-core --features compiler,cuda --test cuda_parts -- --nocapture
-cargo test --release -p infer-embed --features cuda,dynamic --test backends -- --nocapture
-cargo run --release -p digits --features cuda -- --out "$models/digits.png"
+
+echo "== the detector"
+try "$bin/digits" --out "$models/digits.png"
+
 if [ -d target/suite ]; then
-    cargo run --release -p infer-embed --features cli,cuda --bin infer -- conformance target/suite --backend cuda \
-        --expect tests/suite/expected_failures.txt
+    echo "== ONNX's suite"
+    try "$bin/infer" conformance target/suite --backend cuda --expect tests/suite/expected_failures.txt
 fi
-# Memory errors: every kernel once more, where the tool is there. The largest tests take minutes.
-if command -v compute-sanitizer >/dev/null; then
-    for test in cuda cuda_plain; do
-        binary=$(cargo test --release -p infer-core --features compiler,cuda --test $test --no-run 2>&1 |
-            sed -n 's/.*(\(.*\)).*/\1/p')
-        (unset INFER_CUDA_CASES INFER_CUDA_MODELS && compute-sanitizer --error-exitcode 1 "$binary" --test-threads 1)
-    done
+
+echo "== models"
+for graph in "$shared"/models/graphs/*/model.onnx; do
+    basename "$(dirname "$graph")"
+done >"$models/names"
+export shared models python bin
+OMP_NUM_THREADS=2 xargs -P 8 -I{} sh -c \
+    '[ -e "$models/{}.case0/output_0.npy" ] ||
+     "$python" "$shared/tools/fill_weights.py" "$shared/models/graphs/{}/model.onnx" "$models/{}.onnx" --cases 1 >/dev/null' \
+    <"$models/names"
+# The tolerance is one of the largest element of each output.
+for precision in fp32:2e-3 tf32:1e-2 fp16:1e-2 bf16:8e-2; do
+    sed "s/\$/ ${precision%:*} ${precision#*:}/" "$models/names"
+done | xargs -P 5 -L 1 sh -c \
+    '"$bin/infer" check "$models/$0.onnx" --case "$models/$0.case0" --backend cuda --precision $1 --of-largest $2 >"$models/$0.$1.txt" 2>&1 &&
+     echo "$0 $1: agrees" || { echo "FAILED: $0 $1: $(tail -n 1 "$models/$0.$1.txt")"; exit 1; }' || failed=1
+
+if [ "${MEMCHECK:-0}" = 1 ]; then
+    echo "== memory errors"
+    for name in cuda cuda_plain; do
+        "$bin/$name" --list 2>/dev/null | sed -n "s/: test\$/ $name/p"
+    done | xargs -P 8 -L 1 sh -c \
+        'compute-sanitizer --error-exitcode 9 "$bin/$1" --exact "$0" --test-threads 1 >"$models/memcheck.$0.txt" 2>&1 ||
+         { echo "FAILED: $0"; exit 1; }' || failed=1
 fi
-for name in $names; do
-    cargo run --release -p infer-embed --features cli,cuda --bin infer -- tune "$INFER_CUDA_MODELS/$name.onnx" \
-        --backend cuda --precision fp16
-done
-cargo run --release -p infer-core --features compiler,cuda --example cuda_bench -- \
-    "$INFER_CUDA_MODELS/resnet50.onnx" fp16 --callers 3
-for name in $names; do
-    for precision in fp16 tf32 fp32; do
-        cargo run --release -p infer-core --features compiler,cuda --example cuda_bench -- \
-            "$INFER_CUDA_MODELS/$name.onnx" $precision
-    done
-done
+exit $failed

@@ -13,11 +13,13 @@ pub enum Precision {
     Tf32,
     /// Weights stored as f16 and widened on load; arithmetic in f32 on processors, of f16 with sums in f32 on GPUs.
     Fp16,
+    /// On GPUs weights and arithmetic of bf16 with sums in f32; elsewhere as `Fp32`.
+    Bf16,
 }
 
 impl Precision {
     /// Every precision.
-    pub const ALL: [Precision; 3] = [Precision::Fp32, Precision::Tf32, Precision::Fp16];
+    pub const ALL: [Precision; 4] = [Precision::Fp32, Precision::Tf32, Precision::Fp16, Precision::Bf16];
 
     /// The name the attribute takes.
     pub fn name(self) -> &'static str {
@@ -25,6 +27,7 @@ impl Precision {
             Precision::Fp32 => "fp32",
             Precision::Tf32 => "tf32",
             Precision::Fp16 => "fp16",
+            Precision::Bf16 => "bf16",
         }
     }
 

@@ -47,7 +47,8 @@ fn check_by(plain: &str, text: &str) {
     let inputs = inputs(&graph);
     let expected = reference(&graph, &inputs);
     passes::simplify(&mut graph, |_, _| {}).unwrap_or_else(|error| panic!("{}\n{text}", error.0));
-    for (precision, tolerance) in [(Precision::Fp32, 2e-5), (Precision::Fp16, 1e-2)] {
+    for (precision, tolerance) in [(Precision::Fp32, 2e-5), (Precision::Fp16, 1e-2), (Precision::Bf16, 8e-2)]
+    {
         let lowered = Lowered::of(&graph, precision, ModelInfo::default())
             .unwrap_or_else(|failures| panic!("{}\n{text}", failures.into_diagnostic("test")));
         let kernels: Vec<&str> = lowered.calls.calls.iter().map(|call| call.kernel.as_str()).collect();

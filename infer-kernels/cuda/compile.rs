@@ -9,6 +9,7 @@ pub const NVCC_VERSION: &str = "V13.0.88";
 /// The source files, without their extension.
 pub const MODULES: &[&str] = &[
     "attention",
+    "conv_bf16",
     "conv_f16",
     "conv_f32",
     "conv_tf32",
@@ -57,7 +58,13 @@ pub fn modules(kernels: &Path, out: &Path) -> Result<(), String> {
     copied().map_err(|error| format!("the sources cannot be copied to {FOLDER}: {error}"))?;
     for module in MODULES {
         let mut command = Command::new(&nvcc);
-        command.current_dir(FOLDER).args(["-O3", "-std=c++17", "--fatbin", "--compress-mode=size"]);
+        command.current_dir(FOLDER).args([
+            "-O3",
+            "-std=c++17",
+            "--fatbin",
+            "--compress-mode=size",
+            "--threads=0",
+        ]);
         for architecture in ARCHITECTURES {
             command.arg(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
         }

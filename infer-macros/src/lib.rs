@@ -24,7 +24,8 @@ mod fallback;
 /// After the path, in any order:
 ///
 /// - `precision = "fp32"` (the default) or `"fp16"`: how weights are stored, and what GPUs compute in; `"tf32"` is as
-///   `"fp32"`, but for products on GPUs, which read ten bits of each mantissa.
+///   `"fp32"`, but for products on GPUs, which read ten bits of each mantissa; `"bf16"` is, but for GPUs, which store and
+///   multiply bf16.
 /// - `dims(batch = 1, "past + seq" = 8, "input[0]" = 1)`: the extents of symbolic dimensions; an axis without a name
 ///   is called by its input and position.
 /// - `embed = "incbin"` (the default) or `"bytes"`: how the compiled model gets into the binary. `"bytes"` works in

@@ -15,7 +15,7 @@ mod rows;
 pub mod tactics;
 
 use infer_kernels::call::Activation;
-use infer_kernels::cuda::{Map, MapKind};
+use infer_kernels::cuda::{ElementType, Map, MapKind};
 use sha2::{Digest, Sha256};
 
 use self::pack::padded;
@@ -269,6 +269,15 @@ fn extents(ty: &TensorType) -> Result<[usize; 4], Reason> {
     }
 }
 
+/// How f32 is stored.
+fn stored_float(precision: Precision) -> ElementType {
+    match precision {
+        Precision::Fp32 | Precision::Tf32 => ElementType::F32,
+        Precision::Fp16 => ElementType::F16,
+        Precision::Bf16 => ElementType::Bf16,
+    }
+}
+
 fn int(value: usize) -> Result<i32, Reason> {
     i32::try_from(value).map_err(|_| Reason::new(format!("{value} elements on the GPU")))
 }
@@ -287,7 +296,7 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Vec<Refusal>> {
         pictures: vec![None; graph.values.len()],
         full: vec![None; graph.values.len()],
         precision,
-        half: precision == Precision::Fp16,
+        float: stored_float(precision),
         failed: false,
         node: String::new(),
     };
@@ -409,10 +418,11 @@ struct Lowering<'a> {
     rows: Vec<Option<rows::Rows>>,
     /// Row-major values as pictures, once they lie so.
     pictures: Vec<Option<Picture>>,
-    /// Values that are stored as f16, row-major in f32, once they lie so.
+    /// Values that are stored in 16 bits, row-major in f32, once they lie so.
     full: Vec<Option<Span>>,
     precision: Precision,
-    half: bool,
+    /// How f32 is stored.
+    float: ElementType,
     /// Whether a node has no kernels: what it computes is not missed then.
     failed: bool,
     /// The name of the node that is being lowered.
@@ -421,7 +431,7 @@ struct Lowering<'a> {
 
 impl Lowering<'_> {
     fn element_bytes(&self) -> usize {
-        if self.half { 2 } else { 4 }
+        self.float.bytes() as usize
     }
 
     /// Where value `id` lies.
@@ -458,8 +468,7 @@ impl Lowering<'_> {
         operands: &[Option<Span>],
         outputs: usize,
     ) {
-        let suffix = if self.half { "f16" } else { "f32" };
-        self.call_named(&format!("cuda_{family}_{suffix}"), params, operands, outputs);
+        self.call_named(&format!("cuda_{family}_{}", self.float.name()), params, operands, outputs);
     }
 
     /// Calls a kernel; all but the last `outputs` operands are read.

@@ -257,7 +257,7 @@ impl Lowering<'_> {
         }
         let weights =
             Weights { values: &weights, extents: [y.c, taps, 1], strides: [taps, 1, 0], scale: 1.0 };
-        let weights = self.data(weights.pack_depthwise(self.half));
+        let weights = self.data(weights.pack_depthwise(self.float));
         let params = WindowCall {
             residual_stride: added.map_or(Ok(0), |picture| int(picture.stride))?,
             residual_mode,

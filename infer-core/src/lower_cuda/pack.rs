@@ -1,9 +1,10 @@
 //! Weights in the order in which the GPU's kernels read them.
 
 use bytes::Bytes;
-use half::f16;
-use infer_kernels::cuda::{LANES, STEM_CHANNELS};
+use half::{bf16, f16};
+use infer_kernels::cuda::{ElementType, LANES, STEM_CHANNELS};
 
+use super::stored_float;
 use crate::options::Precision;
 
 /// Weights as they stand in the model: `values[o·strides[0] + tap·strides[1] + c·strides[2]] · scale`.
@@ -47,7 +48,7 @@ impl Weights<'_> {
         if precision == Precision::Tf32 {
             packed.iter_mut().for_each(|value| *value = round_to_tf32(*value));
         }
-        elements(packed, precision == Precision::Fp16)
+        elements(packed, stored_float(precision))
     }
 
     /// `[input channels][taps][output channels]` in f32, the latter padded to a multiple of [`STEM_CHANNELS`].
@@ -61,11 +62,11 @@ impl Weights<'_> {
                 *target = self.values[start + o * self.strides[0]] * self.scale;
             }
         }
-        elements(packed, false)
+        elements(packed, ElementType::F32)
     }
 
     /// `[taps][output channels, padded]`, for one input channel each.
-    pub fn pack_depthwise(&self, half: bool) -> Bytes {
+    pub fn pack_depthwise(&self, float: ElementType) -> Bytes {
         let [outputs, taps, _] = self.extents;
         let width = padded(outputs);
         let mut packed = vec![0f32; taps * width];
@@ -74,18 +75,22 @@ impl Weights<'_> {
                 *target = self.values[o * self.strides[0] + tap * self.strides[1]] * self.scale;
             }
         }
-        elements(packed, half)
+        elements(packed, float)
     }
 }
 
-/// Numbers as the precision stores them.
-pub fn elements(values: Vec<f32>, half: bool) -> Bytes {
-    if half {
-        let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
-        Bytes::copy_from_slice(bytemuck::cast_slice(&halves))
-    } else {
-        Bytes::copy_from_slice(bytemuck::cast_slice(&values))
+/// Numbers stored as f16, bf16, or else as they are.
+pub fn elements(values: Vec<f32>, float: ElementType) -> Bytes {
+    match float {
+        ElementType::F16 => narrowed(&values, f16::from_f32),
+        ElementType::Bf16 => narrowed(&values, bf16::from_f32),
+        _ => Bytes::copy_from_slice(bytemuck::cast_slice(&values)),
     }
+}
+
+fn narrowed<T: bytemuck::NoUninit>(values: &[f32], narrow: fn(f32) -> T) -> Bytes {
+    let narrow: Vec<T> = values.iter().map(|&value| narrow(value)).collect();
+    Bytes::copy_from_slice(bytemuck::cast_slice(&narrow))
 }
 
 /// A bias, in f32 whatever the precision, padded with zeros.
@@ -109,7 +114,7 @@ mod tests {
         assert_eq!(packed[16..19], [14., 18., 22.]);
         assert!(packed[32..].iter().all(|&v| v == 0.0));
         let weights = Weights { extents: [3, 4, 1], strides: [4, 1, 0], ..weights };
-        let packed: Vec<f16> = bytemuck::pod_collect_to_vec(&weights.pack_depthwise(true));
+        let packed: Vec<f16> = bytemuck::pod_collect_to_vec(&weights.pack_depthwise(ElementType::F16));
         assert_eq!(packed[8..12], [4.0, 12.0, 20.0, 0.0].map(f16::from_f32));
     }
 }

@@ -1,6 +1,6 @@
 //! What the fast paths refuse: a node lowered as for the processor, each of its calls run by its twin on the GPU.
 //!
-//! Such calls read and write row-major tensors in the model's own types. Where f32 is stored as f16, their operands are
+//! Such calls read and write row-major tensors in the model's own types. Where f32 is stored in 16 bits, their operands are
 //! f32 all the same: a value is widened once, what they compute stays f32 as long as only they read it, and an output of
 //! the graph is given as it is.
 
@@ -47,7 +47,7 @@ impl Lowering<'_> {
 
     /// Whether a value is stored in fewer bits than its type has.
     fn is_narrowed(&self, id: ValueId) -> bool {
-        self.half && self.graph.ty(id).dtype == DataType::F32
+        self.float != ElementType::F32 && self.graph.ty(id).dtype == DataType::F32
     }
 
     /// The value that a chain of views begins with.

@@ -67,7 +67,7 @@ impl Lowering<'_> {
         let rows = if heads * p.rows.div_ceil(64) >= tactics::MULTIPROCESSORS as u64 { 64 } else { 16 };
         let fast = HEADS.iter().find(|heads| {
             let sizes = [p.size, p.value_size].iter().all(|&size| size == u64::from(heads.size));
-            self.half && grouped && sizes && heads.rows == rows
+            self.float == heads.ty && grouped && sizes && heads.rows == rows
         });
         match fast {
             Some(heads) => {

@@ -55,8 +55,7 @@ impl Lowering<'_> {
     /// How the elements of a type are stored.
     pub(super) fn stored(&self, dtype: DataType) -> Result<ElementType, Reason> {
         Ok(match dtype {
-            DataType::F32 if self.half => ElementType::F16,
-            DataType::F32 => ElementType::F32,
+            DataType::F32 => self.float,
             DataType::F64 => ElementType::F64,
             DataType::F16 => ElementType::F16,
             DataType::Bf16 => ElementType::Bf16,
@@ -151,7 +150,7 @@ impl Lowering<'_> {
         let ty = self.stored(constant.ty().dtype)?;
         Self::elements(constant.ty())?;
         let bytes = match constant.ty().dtype {
-            DataType::F32 if self.half => pack::elements(constant.values::<f32>().into_owned(), true),
+            DataType::F32 => pack::elements(constant.values::<f32>().into_owned(), self.float),
             _ => constant.data().clone(),
         };
         Ok(Rows { span: self.data(bytes), ty })
@@ -276,7 +275,7 @@ impl Lowering<'_> {
         }
         operands[3] = Some(output.span);
         // Integers are exact in integers alone; what neither computes moves as it is.
-        let is_whole = |ty| !matches!(ty, ElementType::F32 | ElementType::F16);
+        let is_whole = |ty: ElementType| !ty.is_common_float();
         let decided = inputs.iter().all(|input| is_whole(input.ty)) && is_whole(output.ty);
         params.integer = i32::from(decided);
         if decided && params.operation > 19 {
@@ -423,10 +422,12 @@ impl Lowering<'_> {
 
     /// Whether a cast is between types whose elements are stored alike, as f16 and f32 are where f32 is stored as f16.
     fn is_stored_alike(&self, node: &Node, output: ValueId) -> bool {
-        let types = [node.input(0), Some(output)].map(|id| id.map(|id| self.graph.ty(id).dtype));
-        let halves = [Some(DataType::F16), Some(DataType::F32)];
-        let pair = halves == types || halves == [types[1], types[0]];
-        pair && self.half
+        let stored = |id: ValueId| {
+            let dtype = self.graph.ty(id).dtype;
+            self.stored(dtype).ok().filter(|_| dtype.is_float())
+        };
+        let [from, to] = [node.input(0).and_then(stored), stored(output)];
+        from.is_some() && from == to
     }
 
     /// Transposes, slices, parts and repetitions: elements that only move.

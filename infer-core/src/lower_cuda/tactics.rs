@@ -7,7 +7,7 @@
 //! models on an H200 (`cuda_bench --sweep`).
 
 use infer_kernels::cuda::{
-    Attention, COUNTERS, Conv, HEADS, Heads, LARGEST_CLUSTER, TILES, TILES_TF32, Tile,
+    Attention, COUNTERS, Conv, HEADS, Heads, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile,
 };
 
 use super::Lowered;
@@ -119,6 +119,7 @@ pub fn tiles(precision: Precision) -> &'static [Tile] {
         Precision::Fp32 => &[Tile::F32],
         Precision::Tf32 => TILES_TF32,
         Precision::Fp16 => TILES,
+        Precision::Bf16 => TILES_BF16,
     }
 }
 
@@ -208,7 +209,10 @@ impl Choice {
         } else {
             let used = HEADS.iter().find(|heads| heads.name == call.kernel)?;
             let params: Attention = bytemuck::try_pod_read_unaligned(&call.params).ok()?;
-            let ways = HEADS.iter().filter(|heads| heads.size == used.size).map(Way::Attention);
+            let ways = HEADS
+                .iter()
+                .filter(|heads| (heads.ty, heads.size) == (used.ty, used.size))
+                .map(Way::Attention);
             ("attention", attention_signature(&params), Way::Attention(used), ways.collect())
         };
         let mut ways: Vec<Way> = ways;

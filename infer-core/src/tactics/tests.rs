@@ -71,9 +71,9 @@ fn what_is_wrong_is_said_with_its_line() {
         (
             "?gpu \"H200\" 9.0",
             2,
-            "expected the precision, one of fp32, tf32, fp16, found the end of the line",
+            "expected the precision, one of fp32, tf32, fp16, bf16, found the end of the line",
         ),
-        ("?gpu \"\" 9.0 int8", 2, "expected the precision, one of fp32, tf32, fp16, found `int8`"),
+        ("?gpu \"\" 9.0 int8", 2, "expected the precision, one of fp32, tf32, fp16, bf16, found `int8`"),
         ("?gpu \"a\" 9.0 fp16\ngpu \"a\" 9.0 fp16", 3, "a (9.0, fp16) is there twice"),
         ("?\"a\"", 2, "expected a word, found `\"a\"`"),
         ("?layer a", 2, "expected the layer's name in quotes, found `a`"),

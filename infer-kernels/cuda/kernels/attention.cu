@@ -54,15 +54,16 @@ struct Place {
     }
 };
 
+template <typename T>
 __device__ __forceinline__ uint32_t pack(float a, float b) {
-    const half2 pair = __floats2half2_rn(a, b);
+    const Pair<T> pair = Pair<T>::of(a, b);
     return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// Heads of D halves. 16 rows a warp, WM warps of rows and WK of keys, which share a tile of WK·KT keys; the sums of
+// Heads of D elements of f16 or bf16. 16 rows a warp, WM warps of rows and WK of keys, which share a tile of WK·KT keys; the sums of
 // those that had different keys are added at the end. `steps` tiles of keys and values, at most two, are in shared
 // memory at a time.
-template <int D, int WM, int WK, int KT>
+template <typename T, int D, int WM, int WK, int KT>
 __device__ __forceinline__ void attention(const Attention& p) {
     constexpr int THREADS = WM * WK * 32, TILE = WK * KT, PITCH = D + 8, CHUNKS = D / 8;
     constexpr int TILE_BYTES = TILE * PITCH * 2, STAGE_BYTES = 2 * TILE_BYTES;
@@ -72,9 +73,9 @@ __device__ __forceinline__ void attention(const Attention& p) {
     const int warp_m = warp / WK, warp_k = warp % WK;
     let_consumers_start();
     const Place place(p, blockIdx.y);
-    const half* keys = static_cast<const half*>(p.key) + place.k;
-    const half* values = static_cast<const half*>(p.value) + place.v;
-    const half* mask = p.mask ? static_cast<const half*>(p.mask) + place.m : nullptr;
+    const T* keys = static_cast<const T*>(p.key) + place.k;
+    const T* values = static_cast<const T*>(p.value) + place.v;
+    const T* mask = p.mask ? static_cast<const T*>(p.mask) + place.m : nullptr;
     const int first = blockIdx.x * (WM * 16) + warp_m * 16 + lane / 4;
     // Causal blocks need no keys beyond those of their last row.
     const int seen = p.causal ? min(p.keys, int(blockIdx.x) * (WM * 16) + WM * 16 + p.causal_offset) : p.keys;
@@ -103,7 +104,7 @@ __device__ __forceinline__ void attention(const Attention& p) {
 #pragma unroll
     for (int half_row = 0; half_row < 2; ++half_row) {
         const int row = first + half_row * 8;
-        const half* query = static_cast<const half*>(p.query) + place.q + int64_t(row) * p.q.row + lane % 4 * 2;
+        const T* query = static_cast<const T*>(p.query) + place.q + int64_t(row) * p.q.row + lane % 4 * 2;
 #pragma unroll
         for (int k = 0; k < D / 16; ++k) {
             q[k][half_row] = row < p.rows ? *reinterpret_cast<const uint32_t*>(query + k * 16) : 0;
@@ -140,8 +141,8 @@ __device__ __forceinline__ void attention(const Attention& p) {
                 uint32_t b[4];
                 const int row = j * 16 + lane % 8 + lane / 16 * 8, column = k * 16 + lane / 8 % 2 * 8;
                 load_matrices(b, k_tile + (row * PITCH + column) * 2);
-                multiply<half>(scores[2 * j], q[k], b[0], b[1]);
-                multiply<half>(scores[2 * j + 1], q[k], b[2], b[3]);
+                multiply<T>(scores[2 * j], q[k], b[0], b[1]);
+                multiply<T>(scores[2 * j + 1], q[k], b[2], b[3]);
             }
 
         const int key0 = tile * TILE + warp_k * KT + lane % 4 * 2;
@@ -149,17 +150,17 @@ __device__ __forceinline__ void attention(const Attention& p) {
         for (int half_row = 0; half_row < 2; ++half_row) {
             const int row = first + half_row * 8;
             const int end = row < p.rows ? (p.causal ? min(p.keys, row + p.causal_offset + 1) : p.keys) : 0;
-            half2 added[KT / 8];
+            Pair<T> added[KT / 8];
             if (mask) {
-                const half* from = mask + int64_t(row) * p.m.row;
+                const T* from = mask + int64_t(row) * p.m.row;
 #pragma unroll
                 for (int j = 0; j < KT / 8; ++j) {
                     const int key = key0 + j * 8;
                     if (pairs) {
-                        added[j] = key < end ? *reinterpret_cast<const half2*>(from + key) : half2();
+                        added[j] = key < end ? *reinterpret_cast<const Pair<T>*>(from + key) : Pair<T>();
                     } else {
-                        added[j].x = key < end ? from[int64_t(key) * p.m.element] : half();
-                        added[j].y = key + 1 < end ? from[int64_t(key + 1) * p.m.element] : half();
+                        added[j].values.x = key < end ? from[int64_t(key) * p.m.element] : T();
+                        added[j].values.y = key + 1 < end ? from[int64_t(key + 1) * p.m.element] : T();
                     }
                 }
             }
@@ -170,7 +171,7 @@ __device__ __forceinline__ void attention(const Attention& p) {
                 for (int l = 0; l < 2; ++l) {
                     float& score = scores[j][half_row * 2 + l];
                     score *= p.scale;
-                    if (mask) score += __half2float(l == 0 ? added[j].x : added[j].y);
+                    if (mask) score += float(l == 0 ? added[j].values.x : added[j].values.y);
                     if (key0 + j * 8 + l >= end) score = -CUDART_INF_F;
                     most = fmaxf(most, score);
                 }
@@ -196,14 +197,14 @@ __device__ __forceinline__ void attention(const Attention& p) {
 #pragma unroll
         for (int k = 0; k < KT / 16; ++k) {
             const uint32_t a[4] = {
-                pack(scores[2 * k][0], scores[2 * k][1]), pack(scores[2 * k][2], scores[2 * k][3]),
-                pack(scores[2 * k + 1][0], scores[2 * k + 1][1]), pack(scores[2 * k + 1][2], scores[2 * k + 1][3])};
+                pack<T>(scores[2 * k][0], scores[2 * k][1]), pack<T>(scores[2 * k][2], scores[2 * k][3]),
+                pack<T>(scores[2 * k + 1][0], scores[2 * k + 1][1]), pack<T>(scores[2 * k + 1][2], scores[2 * k + 1][3])};
 #pragma unroll
             for (int j = 0; j < D / 16; ++j) {
                 uint32_t b[4];
                 load_transposed(b, v_tile + ((k * 16 + lane % 16) * PITCH + j * 16 + lane / 16 * 8) * 2);
-                multiply<half>(sums[2 * j], a, b[0], b[1]);
-                multiply<half>(sums[2 * j + 1], a, b[2], b[3]);
+                multiply<T>(sums[2 * j], a, b[0], b[1]);
+                multiply<T>(sums[2 * j + 1], a, b[2], b[3]);
             }
         }
         __syncthreads();
@@ -215,17 +216,17 @@ __device__ __forceinline__ void attention(const Attention& p) {
         total[half_row] += __shfl_xor_sync(0xffffffff, total[half_row], 2);
     }
 
-    half* output = static_cast<half*>(p.output) + place.o;
+    T* output = static_cast<T*>(p.output) + place.o;
     if constexpr (WK == 1) {
 #pragma unroll
         for (int half_row = 0; half_row < 2; ++half_row) {
             const int row = first + half_row * 8;
             if (row >= p.rows) continue;
-            half* to = output + int64_t(row) * p.o.row + lane % 4 * 2;
+            T* to = output + int64_t(row) * p.o.row + lane % 4 * 2;
 #pragma unroll
             for (int j = 0; j < D / 8; ++j)
                 *reinterpret_cast<uint32_t*>(to + j * 8) =
-                    pack(sums[j][half_row * 2] / total[half_row], sums[j][half_row * 2 + 1] / total[half_row]);
+                    pack<T>(sums[j][half_row * 2] / total[half_row], sums[j][half_row * 2 + 1] / total[half_row]);
         }
     } else {
         // [warp][row][D + 2]: sums, then the greatest score and the total.
@@ -257,7 +258,7 @@ __device__ __forceinline__ void attention(const Attention& p) {
                 const float factor = __expf(part[D] - zero);
                 a += part[column] * factor, b += part[column + 1] * factor, sum += part[D + 1] * factor;
             }
-            *reinterpret_cast<uint32_t*>(output + int64_t(m) * p.o.row + column) = pack(a / sum, b / sum);
+            *reinterpret_cast<uint32_t*>(output + int64_t(m) * p.o.row + column) = pack<T>(a / sum, b / sum);
         }
     }
 }
@@ -322,22 +323,19 @@ __device__ __forceinline__ void attention_any(const Attention& p) {
 
 }  // namespace
 
-#define HEADS(D)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(128) attention_f16_##D##_16(const __grid_constant__ Attention p) { \
-        attention<D, 1, 4, 32>(p);                                                                               \
-    }                                                                                                            \
-    extern "C" __global__ void __launch_bounds__(128, D == 64 ? 3 : 2) attention_f16_##D##_64(const __grid_constant__ Attention p) { \
-        attention<D, 4, 1, 64>(p);                                                                               \
-    }
+#define KERNEL(NAME, ...) \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) NAME(const __grid_constant__ Attention p)
 
-HEADS(32)
-HEADS(64)
-HEADS(128)
+#define HEADS(SUFFIX, T, D)                                                                              \
+    KERNEL(attention_##SUFFIX##_##D##_16, 128) { attention<T, D, 1, 4, 32>(p); }                         \
+    KERNEL(attention_##SUFFIX##_##D##_64, 128, D == 64 ? 3 : 2) { attention<T, D, 4, 1, 64>(p); }
 
-extern "C" __global__ void __launch_bounds__(128) attention_f16(const __grid_constant__ Attention p) {
-    attention_any<half>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128) attention_f32(const __grid_constant__ Attention p) {
-    attention_any<float>(p);
-}
+HEADS(f16, half, 32)
+HEADS(f16, half, 64)
+HEADS(f16, half, 128)
+HEADS(bf16, bf16, 32)
+HEADS(bf16, bf16, 64)
+HEADS(bf16, bf16, 128)
+KERNEL(attention_f16, 128) { attention_any<half>(p); }
+KERNEL(attention_bf16, 128) { attention_any<bf16>(p); }
+KERNEL(attention_f32, 128) { attention_any<float>(p); }

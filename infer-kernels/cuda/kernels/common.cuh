@@ -4,6 +4,7 @@
 // weights and biases of zero, so that they are finite and nothing has to test for them.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
 
@@ -30,12 +31,36 @@ __device__ __forceinline__ void let_consumers_start() {
 #endif
 }
 
-__device__ __forceinline__ void load8(const half* from, float (&v)[8]) {
+using bf16 = __nv_bfloat16;
+
+// Two neighbours of 16 bits, of type T.
+template <typename T>
+struct Pair;
+
+template <>
+struct Pair<half> {
+    half2 values;
+
+    __device__ __forceinline__ static Pair of(float a, float b) { return {__floats2half2_rn(a, b)}; }
+    __device__ __forceinline__ float2 widen() const { return __half22float2(values); }
+};
+
+template <>
+struct Pair<bf16> {
+    __nv_bfloat162 values;
+
+    __device__ __forceinline__ static Pair of(float a, float b) { return {__floats2bfloat162_rn(a, b)}; }
+    __device__ __forceinline__ float2 widen() const { return __bfloat1622float2(values); }
+};
+
+// T: half or bf16.
+template <typename T>
+__device__ __forceinline__ void load8(const T* from, float (&v)[8]) {
     const uint4 bits = *reinterpret_cast<const uint4*>(from);
-    const half2* pairs = reinterpret_cast<const half2*>(&bits);
+    const Pair<T>* pairs = reinterpret_cast<const Pair<T>*>(&bits);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        const float2 pair = __half22float2(pairs[i]);
+        const float2 pair = pairs[i].widen();
         v[2 * i] = pair.x;
         v[2 * i + 1] = pair.y;
     }
@@ -48,11 +73,12 @@ __device__ __forceinline__ void load8(const float* from, float (&v)[8]) {
     v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
 }
 
-__device__ __forceinline__ void store8(half* to, const float (&v)[8]) {
+template <typename T>
+__device__ __forceinline__ void store8(T* to, const float (&v)[8]) {
     uint4 bits;
-    half2* pairs = reinterpret_cast<half2*>(&bits);
+    Pair<T>* pairs = reinterpret_cast<Pair<T>*>(&bits);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = __floats2half2_rn(v[2 * i], v[2 * i + 1]);
+    for (int i = 0; i < 4; ++i) pairs[i] = Pair<T>::of(v[2 * i], v[2 * i + 1]);
     *reinterpret_cast<uint4*>(to) = bits;
 }
 

@@ -1,4 +1,4 @@
-// Convolution by matrix units with sums in f32: of f16, and of f32 whose products round to tf32. By wgmma on sm_90a, where
+// Convolution by matrix units with sums in f32: of f16, of bf16, and of f32 whose products round to tf32. By wgmma on sm_90a, where
 // the tile has whole 64 rows, else by mma.sync; see conv.cuh.
 //
 // Both operands lie in shared memory as rows of 128 bytes, eight chunks of 16 bytes that are swapped by the row's number, so
@@ -18,7 +18,7 @@
 
 namespace {
 
-// BM×BN by a block, WM×WN by a warp; T: half, or four bytes for tf32. POINT: one tap and no padding, so that k is the channel.
+// BM×BN by a block, WM×WN by a warp; T: half, bf16, or four bytes for tf32. POINT: one tap and no padding, so that k is the channel.
 template <typename T, int BM, int BN, int WM, int WN, int STAGES, bool POINT>
 __device__ __forceinline__ void conv(const Conv& p) {
     // A row's elements, and those of a chunk.

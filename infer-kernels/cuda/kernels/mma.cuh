@@ -1,7 +1,10 @@
-// Copies into shared memory that run beside the arithmetic, and products by mma.sync: 16×8×16 of halves, 16×8×8 of tf32.
+// Copies into shared memory that run beside the arithmetic, and products by mma.sync: 16×8×16 of f16 and bf16, 16×8×8 of tf32.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <stdint.h>
+
+#include <type_traits>
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -34,18 +37,21 @@ __device__ __forceinline__ void load_transposed(uint32_t (&r)[4], uint32_t addre
                  : "memory");
 }
 
-// T: half, or float for tf32, of whose operands the units read the upper 19 bits.
+#define PRODUCT(INSTRUCTION)                                                                          \
+    asm volatile("mma.sync.aligned." INSTRUCTION ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                         \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+
+// T: half, __nv_bfloat16, or four bytes for tf32, of whose operands the units read the upper 19 bits.
 template <typename T>
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    if constexpr (sizeof(T) == 2) {
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    if constexpr (sizeof(T) == 4) {
+        PRODUCT("m16n8k8.row.col.f32.tf32.tf32");
+    } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+        PRODUCT("m16n8k16.row.col.f32.bf16.bf16");
     } else {
-        asm volatile(
-            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        PRODUCT("m16n8k16.row.col.f32.f16.f16");
     }
 }
+
+#undef PRODUCT

@@ -136,6 +136,8 @@ __device__ __forceinline__ void group_norm(const GroupNorm<5>& p) {
     extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ GroupNorm<N> p) { BODY(p); }
 
 KERNEL(group_sums_f16, 2, group_sums<half>)
+KERNEL(group_sums_bf16, 2, group_sums<bf16>)
 KERNEL(group_sums_f32, 2, group_sums<float>)
 KERNEL(group_norm_f16, 5, group_norm<half>)
+KERNEL(group_norm_bf16, 5, group_norm<bf16>)
 KERNEL(group_norm_f32, 5, group_norm<float>)

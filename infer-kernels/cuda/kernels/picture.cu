@@ -416,4 +416,5 @@ __device__ __forceinline__ void to_plain(const Layout& p) {
     KERNEL(to_plain_##SUFFIX, Layout, to_plain<T>)
 
 KERNELS(f16, half)
+KERNELS(bf16, bf16)
 KERNELS(f32, float)

@@ -4,12 +4,14 @@
 
 #include <math_constants.h>
 
+#include <type_traits>
+
 #include "common.cuh"
 
 constexpr int AXES = 6;
 
 // `cuda::ElementType` by number.
-enum ElementType { F32, F16, I64, I32, BOOL };
+enum ElementType { F32, F16, I64, I32, BOOL, BF16 = 6 };
 
 // `cuda::Elementwise` behind its operands.
 struct Elementwise {
@@ -34,6 +36,7 @@ namespace {
 __device__ __forceinline__ float load_float(const void* from, int type, int64_t at) {
     switch (type) {
         case F16: return __half2float(static_cast<const half*>(from)[at]);
+        case BF16: return __bfloat162float(static_cast<const bf16*>(from)[at]);
         case I64: return float(static_cast<const long long*>(from)[at]);
         case I32: return float(static_cast<const int*>(from)[at]);
         case BOOL: return static_cast<const unsigned char*>(from)[at] ? 1.0f : 0.0f;
@@ -44,6 +47,7 @@ __device__ __forceinline__ float load_float(const void* from, int type, int64_t 
 __device__ __forceinline__ long long load_integer(const void* from, int type, int64_t at) {
     switch (type) {
         case F16: return (long long)__half2float(static_cast<const half*>(from)[at]);
+        case BF16: return (long long)__bfloat162float(static_cast<const bf16*>(from)[at]);
         case I64: return static_cast<const long long*>(from)[at];
         case I32: return static_cast<const int*>(from)[at];
         case BOOL: return static_cast<const unsigned char*>(from)[at] != 0;
@@ -52,13 +56,16 @@ __device__ __forceinline__ long long load_integer(const void* from, int type, in
 }
 
 // Finite numbers stay finite: what masks hide is often the least f32.
-__device__ __forceinline__ half narrow(float v) {
-    return __float2half_rn(isinf(v) ? v : fminf(fmaxf(v, -65504.0f), 65504.0f) + (v != v ? v : 0.0f));
+template <typename T>
+__device__ __forceinline__ T narrow(float v) {
+    constexpr float MOST = std::is_same_v<T, half> ? 65504.0f : 3.38953139e38f;
+    return T(isinf(v) ? v : fminf(fmaxf(v, -MOST), MOST) + (v != v ? v : 0.0f));
 }
 
 __device__ __forceinline__ void store_float(void* to, int type, int64_t at, float v) {
     switch (type) {
-        case F16: static_cast<half*>(to)[at] = narrow(v); break;
+        case F16: static_cast<half*>(to)[at] = narrow<half>(v); break;
+        case BF16: static_cast<bf16*>(to)[at] = narrow<bf16>(v); break;
         case I64: static_cast<long long*>(to)[at] = (long long)v; break;
         case I32: static_cast<int*>(to)[at] = int(v); break;
         case BOOL: static_cast<unsigned char*>(to)[at] = v != 0.0f; break;
@@ -68,7 +75,8 @@ __device__ __forceinline__ void store_float(void* to, int type, int64_t at, floa
 
 __device__ __forceinline__ void store_integer(void* to, int type, int64_t at, long long v) {
     switch (type) {
-        case F16: static_cast<half*>(to)[at] = narrow(float(v)); break;
+        case F16: static_cast<half*>(to)[at] = narrow<half>(float(v)); break;
+        case BF16: static_cast<bf16*>(to)[at] = narrow<bf16>(float(v)); break;
         case I64: static_cast<long long*>(to)[at] = v; break;
         case I32: static_cast<int*>(to)[at] = int(v); break;
         case BOOL: static_cast<unsigned char*>(to)[at] = v != 0; break;
@@ -222,6 +230,10 @@ __device__ __forceinline__ void elementwise8(const Elementwise& p) {
 
 extern "C" __global__ void __launch_bounds__(256) elementwise8_f16(const __grid_constant__ Elementwise p) {
     elementwise8<half>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(256) elementwise8_bf16(const __grid_constant__ Elementwise p) {
+    elementwise8<bf16>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(256) elementwise8_f32(const __grid_constant__ Elementwise p) {
@@ -571,4 +583,5 @@ __device__ __forceinline__ void to_rows(const Layout& p) {
     KERNEL(to_rows_##SUFFIX, Layout, to_rows<T>)
 
 KERNELS(f16, half)
+KERNELS(bf16, bf16)
 KERNELS(f32, float)

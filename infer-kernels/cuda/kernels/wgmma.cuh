@@ -1,10 +1,13 @@
-// wgmma of 64×N×16 halves or 64×N×8 tf32: operands in shared memory, sums in f32 registers (sm_90a).
+// wgmma of 64×N×16 f16 or bf16, or 64×N×8 tf32: operands in shared memory, sums in f32 registers (sm_90a).
 //
 // Operands are rows of 128 bytes along k whose 16-byte chunks are swapped by the row's number modulo 8, in groups of
 // eight rows that begin at multiples of 1024 bytes: the 128-byte swizzle.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <stdint.h>
+
+#include <type_traits>
 
 // What an operand's rows from `address` on are to wgmma; two more are the next 32 bytes of k.
 __device__ __forceinline__ uint64_t describe(uint32_t address) {
@@ -21,7 +24,16 @@ __device__ __forceinline__ void await_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-// d += a · bᵀ; T: half, or float for tf32.
+// d += a · bᵀ; T: half, __nv_bfloat16, or four bytes for tf32.
+
+#define BY_TYPE(PRODUCT)                                        \
+    if constexpr (sizeof(T) == 4) {                             \
+        PRODUCT("k8.f32.tf32.tf32", "");                        \
+    } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {    \
+        PRODUCT("k16.f32.bf16.bf16", ", 0, 0");                 \
+    } else {                                                    \
+        PRODUCT("k16.f32.f16.f16", ", 0, 0");                   \
+    }
 
 #define PRODUCT_32(INSTRUCTION, TAIL) \
     asm volatile("wgmma.mma_async.sync.aligned.m64n32" INSTRUCTION " {" \
@@ -35,11 +47,7 @@ __device__ __forceinline__ void await_products() {
 
 template <typename T>
 __device__ __forceinline__ void multiply_groups(float (&d)[4][4], uint64_t a, uint64_t b) {
-    if constexpr (sizeof(T) == 2) {
-        PRODUCT_32("k16.f32.f16.f16", ", 0, 0");
-    } else {
-        PRODUCT_32("k8.f32.tf32.tf32", "");
-    }
+    BY_TYPE(PRODUCT_32)
 }
 
 #define PRODUCT_64(INSTRUCTION, TAIL) \
@@ -59,11 +67,7 @@ __device__ __forceinline__ void multiply_groups(float (&d)[4][4], uint64_t a, ui
 
 template <typename T>
 __device__ __forceinline__ void multiply_groups(float (&d)[8][4], uint64_t a, uint64_t b) {
-    if constexpr (sizeof(T) == 2) {
-        PRODUCT_64("k16.f32.f16.f16", ", 0, 0");
-    } else {
-        PRODUCT_64("k8.f32.tf32.tf32", "");
-    }
+    BY_TYPE(PRODUCT_64)
 }
 
 #define PRODUCT_128(INSTRUCTION, TAIL) \
@@ -93,9 +97,5 @@ __device__ __forceinline__ void multiply_groups(float (&d)[8][4], uint64_t a, ui
 
 template <typename T>
 __device__ __forceinline__ void multiply_groups(float (&d)[16][4], uint64_t a, uint64_t b) {
-    if constexpr (sizeof(T) == 2) {
-        PRODUCT_128("k16.f32.f16.f16", ", 0, 0");
-    } else {
-        PRODUCT_128("k8.f32.tf32.tf32", "");
-    }
+    BY_TYPE(PRODUCT_128)
 }

@@ -1,8 +1,8 @@
-//! `cuda_attention_f16_SIZE_ROWS`, `cuda_attention_f16`, `cuda_attention_f32`: attention without its matrix of scores.
+//! `cuda_attention_f16_SIZE_ROWS`, `cuda_attention_f16`, the same of bf16, `cuda_attention_f32`: attention without its matrix of scores.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{CudaKernel, Launch, element_bytes, extent, positive, product};
+use super::{CudaKernel, ElementType, Launch, element_bytes, extent, positive, product};
 use crate::call::LEAD;
 use crate::{Call, Invalid};
 
@@ -61,6 +61,8 @@ pub struct Attention {
 pub struct Heads {
     /// The kernel.
     pub name: &'static str,
+    /// The type of the elements.
+    pub ty: ElementType,
     /// Elements of a head.
     pub size: u32,
     /// Rows of a block.
@@ -71,20 +73,26 @@ pub struct Heads {
     pub steps: u32,
 }
 
-const fn heads(name: &'static str, size: u32, rows: u32, keys: u32, steps: u32) -> Heads {
-    Heads { name, size, rows, keys, steps }
+/// The heads of a type.
+macro_rules! heads {
+    ($($ty:literal $of:ident: $($size:literal $rows:literal $keys:literal $steps:literal),*;)*) => {
+        &[$($(Heads {
+            name: concat!("cuda_attention_", $ty, "_", $size, "_", $rows),
+            ty: ElementType::$of,
+            size: $size,
+            rows: $rows,
+            keys: $keys,
+            steps: $steps,
+        }),*),*]
+    };
 }
 
-/// The kernels on matrix units, by the size of heads and the rows of a block.
-pub const HEADS: &[Heads] = &[
-    heads("cuda_attention_f16_32_16", 32, 16, 128, 2),
-    heads("cuda_attention_f16_32_64", 32, 64, 64, 2),
-    heads("cuda_attention_f16_64_16", 64, 16, 128, 2),
-    heads("cuda_attention_f16_64_64", 64, 64, 64, 2),
-    // Two tiles would be more than some architectures have.
-    heads("cuda_attention_f16_128_16", 128, 16, 128, 1),
-    heads("cuda_attention_f16_128_64", 128, 64, 64, 2),
-];
+/// The kernels on matrix units, by the type, the size of heads and the rows of a block. Two tiles of 128 keys of heads of 128
+/// would be more than some architectures have.
+pub const HEADS: &[Heads] = heads! {
+    "f16" F16: 32 16 128 2, 32 64 64 2, 64 16 128 2, 64 64 64 2, 128 16 128 1, 128 64 64 2;
+    "bf16" Bf16: 32 16 128 2, 32 64 64 2, 64 16 128 2, 64 64 64 2, 128 16 128 1, 128 64 64 2;
+};
 
 /// The largest heads of the kernels for any strides.
 pub const MOST_SIZE: u64 = 256;
@@ -197,5 +205,4 @@ macro_rules! kernels {
 }
 
 /// The kernels of this file.
-pub(super) static KERNELS: &[CudaKernel] =
-    kernels![0, 1, 2, 3, 4, 5; "cuda_attention_f16", "cuda_attention_f32"];
+pub(super) static KERNELS: &[CudaKernel] = kernels![0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11; "cuda_attention_f16", "cuda_attention_bf16", "cuda_attention_f32"];

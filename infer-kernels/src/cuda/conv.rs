@@ -1,4 +1,4 @@
-//! `cuda_conv_f16_TILE`, `cuda_conv_f16_TILE_point`, the same of tf32, `cuda_conv_f32_64x64`: convolution and matrix product.
+//! `cuda_conv_f16_TILE`, `cuda_conv_f16_TILE_point`, the same of bf16 and tf32, `cuda_conv_f32_64x64`: convolution and matrix product.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -112,17 +112,36 @@ pub const TILES_TF32: &[Tile] = &[
     tile("cuda_conv_tf32_32x32", "cuda_conv_tf32_32x32_point", [32, 32], 128, 8),
 ];
 
+/// The tiles of a type of 16 bits.
+macro_rules! tiles {
+    ($ty:literal: $($size:literal $shape:expr, $threads:literal, $stages:literal;)*) => {
+        &[$(tile(
+            concat!("cuda_conv_", $ty, "_", $size),
+            concat!("cuda_conv_", $ty, "_", $size, "_point"),
+            $shape,
+            $threads,
+            $stages,
+        )),*]
+    };
+    ($ty:literal) => {
+        tiles! { $ty:
+            "128x128" [128, 128], 256, 3;
+            "128x64" [128, 64], 256, 4;
+            "64x128" [64, 128], 128, 4;
+            "64x64" [64, 64], 128, 6;
+            "128x32" [128, 32], 256, 4;
+            "64x32" [64, 32], 128, 8;
+            "32x64" [32, 64], 256, 8;
+            "32x32" [32, 32], 128, 8;
+        }
+    };
+}
+
 /// The tiles of f16.
-pub const TILES: &[Tile] = &[
-    tile("cuda_conv_f16_128x128", "cuda_conv_f16_128x128_point", [128, 128], 256, 3),
-    tile("cuda_conv_f16_128x64", "cuda_conv_f16_128x64_point", [128, 64], 256, 4),
-    tile("cuda_conv_f16_64x128", "cuda_conv_f16_64x128_point", [64, 128], 128, 4),
-    tile("cuda_conv_f16_64x64", "cuda_conv_f16_64x64_point", [64, 64], 128, 6),
-    tile("cuda_conv_f16_128x32", "cuda_conv_f16_128x32_point", [128, 32], 256, 4),
-    tile("cuda_conv_f16_64x32", "cuda_conv_f16_64x32_point", [64, 32], 128, 8),
-    tile("cuda_conv_f16_32x64", "cuda_conv_f16_32x64_point", [32, 64], 256, 8),
-    tile("cuda_conv_f16_32x32", "cuda_conv_f16_32x32_point", [32, 32], 128, 8),
-];
+pub const TILES: &[Tile] = tiles!("f16");
+
+/// The tiles of bf16.
+pub const TILES_BF16: &[Tile] = tiles!("bf16");
 
 impl Tile {
     /// The tile of f32.
@@ -283,5 +302,9 @@ macro_rules! kernel {
 /// The kernels of this file.
 pub(super) static KERNELS: &[CudaKernel] = kernels! {
     "conv_f16" [TILES[0], TILES[1], TILES[2], TILES[3], TILES[4], TILES[5], TILES[6], TILES[7]]
+    "conv_bf16" [
+        TILES_BF16[0], TILES_BF16[1], TILES_BF16[2], TILES_BF16[3], TILES_BF16[4], TILES_BF16[5], TILES_BF16[6],
+        TILES_BF16[7]
+    ]
     "conv_tf32" [TILES_TF32[0], TILES_TF32[1], TILES_TF32[2], TILES_TF32[3]]
 };

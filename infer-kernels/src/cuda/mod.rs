@@ -15,7 +15,7 @@ pub mod plain;
 mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
-pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_TF32, Tile};
+pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile};
 pub use norm::{GroupNorm, MOST_GROUPED};
 pub use picture::{Layout, Map, MapKind, Resize, STEM_CHANNELS, Stem, Window};
 pub use rows::{AXES, ElementOp, ElementType, Elementwise, Gather, Norm, Product, Reduction, ReductionKind};
@@ -53,6 +53,8 @@ macro_rules! modules {
 modules! {
     /// Attention.
     ATTENTION = "attention";
+    /// Convolution of bf16.
+    CONV_BF16 = "conv_bf16";
     /// Convolution of f16.
     CONV_F16 = "conv_f16";
     /// Convolution of f32.

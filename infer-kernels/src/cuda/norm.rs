@@ -102,7 +102,9 @@ macro_rules! kernels {
 /// The kernels of this file.
 pub(super) static KERNELS: &[CudaKernel] = kernels! {
     "cuda_group_sums_f16" validate_sums;
+    "cuda_group_sums_bf16" validate_sums;
     "cuda_group_sums_f32" validate_sums;
     "cuda_group_norm_f16" validate_norm;
+    "cuda_group_norm_bf16" validate_norm;
     "cuda_group_norm_f32" validate_norm;
 };

@@ -416,11 +416,12 @@ fn launch_layout(params: &[u8]) -> Launch {
     by_chunks(p.images * p.image_pixels, p.channels)
 }
 
-/// The kernels of a family for both types of elements.
+/// The kernels of a family for all types of elements.
 macro_rules! kernels {
     ($($family:literal $validate:expr, $launch:expr;)*) => {
         &[$(
             kernels!(@one concat!("cuda_", $family, "_f16"), $validate, $launch),
+            kernels!(@one concat!("cuda_", $family, "_bf16"), $validate, $launch),
             kernels!(@one concat!("cuda_", $family, "_f32"), $validate, $launch),
         )*]
     };

@@ -71,7 +71,17 @@ impl ElementType {
 
     /// Whether the kernels of this file know it.
     pub const fn is_common(self) -> bool {
-        (self as i32) <= ElementType::Bool as i32
+        (self as i32) <= ElementType::Bool as i32 || matches!(self, ElementType::Bf16)
+    }
+
+    /// Whether the kernels of this file compute with it in f32.
+    pub const fn is_common_float(self) -> bool {
+        matches!(self, ElementType::F32 | ElementType::F16 | ElementType::Bf16)
+    }
+
+    /// Its name in the names of kernels.
+    pub const fn name(self) -> &'static str {
+        ElementType::ALL[self as usize].1
     }
 
     fn from_number(number: i32) -> Result<Self, Invalid> {
@@ -384,8 +394,11 @@ fn validate_elementwise8(call: &Call<'_>, ty: ElementType) -> Result<(), Invalid
 impl Elementwise {
     /// The kernel for the call: one that computes eight elements at once, where they lie so.
     pub fn kernel(&self) -> &'static str {
-        const CHOICES: [(ElementType, &str); 2] =
-            [(ElementType::F16, "cuda_elementwise8_f16"), (ElementType::F32, "cuda_elementwise8_f32")];
+        const CHOICES: [(ElementType, &str); 3] = [
+            (ElementType::F16, "cuda_elementwise8_f16"),
+            (ElementType::Bf16, "cuda_elementwise8_bf16"),
+            (ElementType::F32, "cuda_elementwise8_f32"),
+        ];
         let whole = [u64::MAX; 4];
         let call = Call { params: bytemuck::bytes_of(self), operand_bytes: &whole };
         let fits = |ty: &ElementType| validate_elementwise8(&call, *ty).is_ok();
@@ -515,11 +528,12 @@ macro_rules! kernel {
     };
 }
 
-/// The kernels of a family for both types of elements.
+/// The kernels of a family for all types of elements.
 macro_rules! kernels {
     ([$($one:expr),*] $($family:literal $validate:expr, $launch:expr;)*) => {
         &[$($one,)* $(
             kernel!(concat!("cuda_", $family, "_f16"), |call| $validate(call, const { element_bytes("f16") }), $launch),
+            kernel!(concat!("cuda_", $family, "_bf16"), |call| $validate(call, const { element_bytes("bf16") }), $launch),
             kernel!(concat!("cuda_", $family, "_f32"), |call| $validate(call, const { element_bytes("f32") }), $launch),
         )*]
     };
@@ -532,6 +546,11 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
         kernel!(
             "cuda_elementwise8_f16",
             |call| validate_elementwise8(call, ElementType::F16),
+            launch_elementwise8
+        ),
+        kernel!(
+            "cuda_elementwise8_bf16",
+            |call| validate_elementwise8(call, ElementType::Bf16),
             launch_elementwise8
         ),
         kernel!(

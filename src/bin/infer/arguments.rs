@@ -39,11 +39,11 @@ pub enum Command {
     Tune(TuneArguments),
     /// Run a model on recorded inputs and compare its outputs with those recorded
     Check(CheckArguments),
-    /// Run every case of a conformance suite, each in a process of its own
+    /// Run every case of a conformance suite, in processes that may crash
     Conformance(ConformanceArguments),
-    /// Run one case of a suite: what `conformance` starts for each
+    /// Run the cases that standard input names: what `conformance` starts
     #[command(hide = true)]
-    Case(CaseArguments),
+    Cases(CasesArguments),
 }
 
 /// What all commands that compile a model take.
@@ -59,7 +59,7 @@ pub struct ModelArguments {
 /// How a model is compiled.
 #[derive(Args, Clone, Debug)]
 pub struct CompileArguments {
-    /// How weights are stored: fp32 or fp16; tf32 is fp32 but for products on GPUs
+    /// How weights are stored: fp32 or fp16; tf32 and bf16 are fp32 but on GPUs
     #[arg(long, default_value = "fp32", value_parser = parse_precision)]
     pub precision: Precision,
     /// How each layer is computed: a file that `infer tune` wrote [default: by estimate]
@@ -249,7 +249,7 @@ pub struct TuneArguments {
     /// The file to write [default: the model's name with the extension .tactics]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// How weights are stored: fp32 or fp16; tf32 is fp32 but for products on GPUs
+    /// How weights are stored: fp32 or fp16; tf32 and bf16 are fp32 but on GPUs
     #[arg(long, default_value = "fp32", value_parser = parse_precision)]
     pub precision: Precision,
     /// The most threads that take part [default: what INFER_THREADS says, or as many as there are processors]
@@ -272,9 +272,10 @@ pub struct TuneArguments {
 Examples:
   infer check model.onnx --case test_data_set_0
   infer check model.onnx --case test_data_set_0 --rtol 1e-3 --atol 1e-5
+  infer check model.onnx --case test_data_set_0 --precision fp16 --of-largest 1e-2
 
 An element agrees where |ours - recorded| <= atol + rtol * |recorded|. Without --rtol and --atol, tolerance.json \
-beside the model says how much is tolerated, or else rtol is 1e-3 and atol 1e-5. Integers, flags and strings are equal; \
+beside the model says how much is tolerated, or else rtol is 1e-3 and atol 1e-5; with --of-largest both are 0. Integers, flags and strings are equal; \
 for integers of models with quantised operators the tolerance holds too.
 
 Exit code 1 where an output does not agree.")]
@@ -291,6 +292,9 @@ pub struct CheckArguments {
     /// The absolute difference that is tolerated
     #[arg(long, value_name = "A", value_parser = Tolerance::parse)]
     pub atol: Option<f64>,
+    /// The difference that is tolerated in proportion to an output's largest element
+    #[arg(long, value_name = "R", value_parser = Tolerance::parse)]
+    pub of_largest: Option<f64>,
     /// How it runs.
     #[command(flatten)]
     pub engine: EngineArguments,
@@ -304,8 +308,8 @@ Examples:
   infer conformance suite --filter softmax --jobs 4
   infer conformance suite --expect tests/conformance.txt
 
-The suite lies in DIR/<group>/<case>/model.onnx with tolerance.json and test_data_set_<i> beside. Each case runs in a \
-process of its own for 30 seconds at most; an error, a crash and a hang are that case's failure. A file for --expect \
+The suite lies in DIR/<group>/<case>/model.onnx with tolerance.json and test_data_set_<i> beside. Cases run in \
+processes of their own, each for 30 seconds at most; an error, a crash and a hang are that case's failure. A file for --expect \
 has one `group/case reason` a line for each case that is known to fail. With --backend cuda each case runs on a GPU as \
 far as there are kernels, however little work that is, and the end says how many did so as a whole.
 
@@ -327,11 +331,9 @@ pub struct ConformanceArguments {
     pub backend: Backend,
 }
 
-/// `infer case`.
+/// `infer cases`.
 #[derive(Args, Debug)]
-pub struct CaseArguments {
-    /// The folder of the case
-    pub dir: PathBuf,
+pub struct CasesArguments {
     /// The most threads that take part
     #[arg(long)]
     pub threads: Option<usize>,

@@ -11,17 +11,21 @@ use crate::suite::{Runner, has_quantized_nodes};
 use crate::{Verdict, dims, files};
 
 /// What is tolerated where nothing says so.
-const DEFAULT: Tolerance = Tolerance { rtol: 1e-3, atol: 1e-5, integers: false };
+const DEFAULT: Tolerance = Tolerance { rtol: 1e-3, atol: 1e-5, of_largest: 0.0, integers: false };
 
 /// Runs the command.
 pub fn check(arguments: &CheckArguments) -> anyhow::Result<Verdict> {
     arguments.engine.backend.check()?;
     let file = File::read(&arguments.model.model)?;
     let recorded = files::read(&arguments.case, "output", &file.outputs)?;
-    let stated = Tolerance::read(&arguments.model.model.with_file_name("tolerance.json"))?.unwrap_or(DEFAULT);
+    let stated = match arguments.of_largest {
+        Some(of_largest) => Tolerance { rtol: 0.0, atol: 0.0, of_largest, integers: false },
+        None => Tolerance::read(&arguments.model.model.with_file_name("tolerance.json"))?.unwrap_or(DEFAULT),
+    };
     let tolerance = Tolerance {
         rtol: arguments.rtol.unwrap_or(stated.rtol),
         atol: arguments.atol.unwrap_or(stated.atol),
+        of_largest: stated.of_largest,
         integers: has_quantized_nodes(&file.proto),
     };
     let names: Vec<String> = file.outputs.iter().map(|output| quote(&output.name)).collect();
@@ -63,8 +67,8 @@ pub fn check(arguments: &CheckArguments) -> anyhow::Result<Verdict> {
     if verdict == Verdict::Bad {
         writeln!(
             out,
-            "the outputs differ by more than rtol {:e} and atol {:e}",
-            tolerance.rtol, tolerance.atol
+            "the outputs differ by more than rtol {:e}, atol {:e} and {:e} of the largest",
+            tolerance.rtol, tolerance.atol, tolerance.of_largest
         )?;
     }
     Ok(verdict)

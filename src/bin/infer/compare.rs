@@ -9,13 +9,16 @@ use infer_core::value::Value;
 
 use crate::elements::Elements;
 
-/// How far an element may be from the recorded one: `|ours - recorded| <= atol + rtol * |recorded|`.
+/// How far an element may be from the recorded one:
+/// `|ours - recorded| <= atol + rtol * |recorded| + of_largest * max |all recorded|`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
     /// In proportion to the recorded element.
     pub rtol: f64,
     /// In any case.
     pub atol: f64,
+    /// In proportion to the largest finite element of a tensor of floats.
+    pub of_largest: f64,
     /// Whether it holds for integers too, as for outputs of quantised operators; else they must be equal.
     pub integers: bool,
 }
@@ -34,7 +37,7 @@ impl Tolerance {
             Some(number) if number >= 0.0 => Ok(number),
             _ => bail!("{} gives no {key}", path.display()),
         };
-        Ok(Some(Tolerance { rtol: number("rtol")?, atol: number("atol")?, integers: false }))
+        Ok(Some(Tolerance { rtol: number("rtol")?, atol: number("atol")?, of_largest: 0.0, integers: false }))
     }
 
     /// One of the two numbers, from the command line.
@@ -148,6 +151,9 @@ fn compare_elements(ours: Elements, recorded: Elements, tolerance: Tolerance) ->
     let mut difference = Difference::default();
     match (ours, recorded) {
         (Elements::Floats(ours), Elements::Floats(recorded)) => {
+            let finite = recorded.iter().map(|b| b.abs()).filter(|b| b.is_finite());
+            let share = tolerance.of_largest * finite.fold(0.0, f64::max);
+            let tolerance = Tolerance { atol: tolerance.atol + share, ..tolerance };
             for (a, b) in ours.into_iter().zip(recorded) {
                 let is_same = a == b || (a.is_nan() && b.is_nan());
                 let distance = if is_same { 0.0 } else { (a - b).abs() };
@@ -191,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    const EXACT: Tolerance = Tolerance { rtol: 0.0, atol: 0.0, integers: false };
+    const EXACT: Tolerance = Tolerance { rtol: 0.0, atol: 0.0, of_largest: 0.0, integers: false };
 
     fn floats(values: &[f32]) -> Value {
         Constant::of(TensorType::new(DataType::F32, [values.len()]), values).into()
@@ -203,7 +209,7 @@ mod tests {
 
     #[test]
     fn elements_agree_as_numpy_says() {
-        let tolerance = Tolerance { rtol: 0.1, atol: 0.5, integers: false };
+        let tolerance = Tolerance { rtol: 0.1, atol: 0.5, ..EXACT };
         assert_eq!(wrong(&[1.0, -20.0, 0.4], &[1.5, -22.0, 0.0], tolerance), 0);
         assert_eq!(wrong(&[23.0], &[20.0], tolerance), 1);
         assert_eq!(wrong(&[f32::NAN, f32::INFINITY], &[f32::NAN, f32::INFINITY], EXACT), 0);
@@ -218,7 +224,7 @@ mod tests {
         let ints = |value: i64| Value::from(Constant::of_i64(&[value]));
         let (ours, recorded) = (ints(i64::MAX), ints(i64::MAX - 1));
         assert_eq!(compare(&ours, &recorded, EXACT).unwrap().wrong, 1);
-        let loose = Tolerance { rtol: 0.01, atol: 0.0, integers: false };
+        let loose = Tolerance { rtol: 0.01, ..EXACT };
         assert_eq!(compare(&ours, &recorded, loose).unwrap().wrong, 1);
         assert_eq!(compare(&ours, &recorded, Tolerance { integers: true, ..loose }).unwrap().wrong, 0);
     }

@@ -1,24 +1,23 @@
-//! `infer conformance`: every case of a suite, each in a process of its own.
+//! `infer conformance`: every case of a suite, in processes that a case may crash.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use infer_core::diagnostic::quote;
-use wait_timeout::ChildExt;
 
 use crate::Verdict;
 use crate::arguments::{Backend, ConformanceArguments};
 use crate::progress::Counter;
-use crate::suite::{self, Case, Ran};
+use crate::suite::{self, Case, Outcome, RanOn};
 
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -89,29 +88,20 @@ pub fn conformance(arguments: &ConformanceArguments) -> anyhow::Result<Verdict> 
     Ok(if surprises > 0 { Verdict::Bad } else { Verdict::Good })
 }
 
-/// What became of a case.
-#[derive(Clone, Debug, Default)]
-struct Outcome {
-    /// Why it fails, if it does.
-    failure: Option<String>,
-    /// Where it ran, and whether its inputs and outputs are of floats, where it was asked and came so far.
-    place: Option<(Ran, bool)>,
-}
-
 /// How many cases ran where, of those of floats and of all.
 fn write_places(out: &mut impl Write, results: &[Outcome]) -> io::Result<()> {
     for (of, only_floats) in [("of floats", true), ("in all", false)] {
-        let counted = |result: &&Outcome| !only_floats || result.place.is_some_and(|(_, floats)| floats);
-        for (place, what) in Ran::ALL {
-            let there =
-                results.iter().filter(counted).filter(|r| r.place.is_some_and(|(ran, _)| ran == place));
+        for (on, what) in RanOn::ALL {
+            let there = results.iter().filter(|result| {
+                result.ran.is_some_and(|ran| ran.on == on && (ran.is_of_floats || !only_floats))
+            });
             let (all, passed) = there.fold((0, 0), |(all, passed), result| {
                 (all + 1, passed + usize::from(result.failure.is_none()))
             });
             writeln!(out, "cases {of} {what}: {all}, of which {passed} passed, {} failed", all - passed)?;
         }
     }
-    let nowhere = results.iter().filter(|result| result.place.is_none()).count();
+    let nowhere = results.iter().filter(|result| result.ran.is_none()).count();
     writeln!(out, "cases that did not come so far as to run: {nowhere}")
 }
 
@@ -141,7 +131,7 @@ fn expected_failures(path: &Path) -> anyhow::Result<HashMap<String, String>> {
 
 /// What becomes of each case.
 fn run_all(cases: &[Case], arguments: &ConformanceArguments) -> anyhow::Result<Vec<Outcome>> {
-    let program = env::current_exe().context("cannot find the program to start for each case")?;
+    let program = env::current_exe().context("cannot find the program to start for the cases")?;
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let (jobs, backend) = (arguments.jobs, arguments.backend);
     let jobs = jobs.unwrap_or(processors).clamp(1, cases.len());
@@ -154,14 +144,29 @@ fn run_all(cases: &[Case], arguments: &ConformanceArguments) -> anyhow::Result<V
         for _ in 0..jobs {
             let (done, next, program) = (done.clone(), &next, &program);
             scope.spawn(move || {
+                let mut worker = None;
                 while let Some((index, case)) = {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     cases.get(index).map(|case| (index, case))
                 } {
-                    let outcome = run_one(program, &case.path, threads, backend);
+                    let ready = match worker.take() {
+                        Some(worker) => Ok(worker),
+                        None => Worker::start(program, threads, backend),
+                    };
+                    let outcome = match ready {
+                        Ok(ready) => {
+                            let (outcome, left) = ready.run(&case.path);
+                            worker = left;
+                            outcome
+                        }
+                        Err(error) => Outcome::failed(format!("the process does not start: {error}")),
+                    };
                     if done.send((index, outcome)).is_err() {
-                        return;
+                        break;
                     }
+                }
+                if let Some(worker) = worker {
+                    worker.end();
                 }
             });
         }
@@ -178,42 +183,81 @@ fn run_all(cases: &[Case], arguments: &ConformanceArguments) -> anyhow::Result<V
     Ok(outcomes)
 }
 
-/// What becomes of the case in `folder`.
-fn run_one(program: &Path, folder: &Path, threads: Option<usize>, backend: Backend) -> Outcome {
-    let mut command = Command::new(program);
-    command.arg("case").arg(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env("RUST_BACKTRACE", "0");
-    if let Some(threads) = threads {
-        command.arg("--threads").arg(threads.to_string());
-    }
-    if let Some(value) = backend.to_possible_value().filter(|_| backend != Backend::Cpu) {
-        command.arg("--backend").arg(value.get_name());
-    }
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            return Outcome { failure: Some(format!("the process does not start: {error}")), place: None };
+/// A process that runs cases one after the other, `infer cases`. It ends with its standard input.
+struct Worker {
+    child: Child,
+    folders: ChildStdin,
+    /// A line for each case.
+    answers: Receiver<String>,
+    errors: JoinHandle<String>,
+}
+
+impl Worker {
+    fn start(program: &Path, threads: Option<usize>, backend: Backend) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command.arg("cases").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env("RUST_BACKTRACE", "0");
+        if let Some(threads) = threads {
+            command.arg("--threads").arg(threads.to_string());
         }
-    };
-    // Read while it runs: a full pipe would stop it.
-    let output = child.stdout.take().map(|pipe| thread::spawn(move || text_of(pipe)));
-    let errors = child.stderr.take().map(|pipe| thread::spawn(move || text_of(pipe)));
-    let status = child.wait_timeout(LIMIT);
-    if !matches!(status, Ok(Some(_))) {
-        let _ = child.kill();
-        let _ = child.wait();
+        if let Some(value) = backend.to_possible_value() {
+            command.arg("--backend").arg(value.get_name());
+        }
+        let mut child = command.spawn()?;
+        let (Some(folders), Some(output), Some(errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(io::Error::other("it has no pipes"));
+        };
+        let (answer, answers) = mpsc::channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(output).lines().map_while(Result::ok);
+            lines.take_while(|line| answer.send(line.clone()).is_ok()).for_each(drop);
+        });
+        // Read while it runs: a full pipe would stop it.
+        let errors = thread::spawn(move || text_of(errors));
+        Ok(Worker { child, folders, answers, errors })
     }
-    let text = |reader: Option<thread::JoinHandle<String>>| {
-        reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
-    };
-    let (output, errors) = (text(output), text(errors));
-    let failure = match status {
-        Ok(Some(status)) if status.success() => None,
-        Ok(Some(status)) => Some(shortened(&reason(status, &output, &errors))),
-        Ok(None) => Some(format!("it takes longer than {} s", LIMIT.as_secs())),
-        Err(error) => Some(format!("waiting for the process failed: {error}")),
-    };
-    Outcome { failure, place: Ran::read(&output) }
+
+    /// What becomes of the case in `folder`, and the process, if the case has left it alive.
+    fn run(mut self, folder: &Path) -> (Outcome, Option<Worker>) {
+        // Where it does not read, it does not answer either.
+        let _ = writeln!(self.folders, "{}", folder.display());
+        match self.answers.recv_timeout(LIMIT) {
+            Ok(line) => match Outcome::read(&line) {
+                Some(mut outcome) => {
+                    outcome.failure = outcome.failure.map(|reason| shortened(&reason));
+                    (outcome, Some(self))
+                }
+                None => (self.stop(&format!("it answers {}", quote(&line))), None),
+            },
+            Err(RecvTimeoutError::Timeout) => {
+                (self.stop(&format!("it takes longer than {} s", LIMIT.as_secs())), None)
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = self.child.wait();
+                let errors = self.errors.join().unwrap_or_default();
+                let reason = match status {
+                    Ok(status) => reason(status, &errors),
+                    Err(error) => format!("waiting for the process failed: {error}"),
+                };
+                (Outcome::failed(shortened(&reason)), None)
+            }
+        }
+    }
+
+    /// Stops the process, for a case that fails so.
+    fn stop(mut self, why: &str) -> Outcome {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        Outcome::failed(shortened(why))
+    }
+
+    /// There are no more cases.
+    fn end(mut self) {
+        drop(self.folders);
+        let _ = self.child.wait();
+    }
 }
 
 fn text_of(mut pipe: impl Read) -> String {
@@ -224,18 +268,15 @@ fn text_of(mut pipe: impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What a process says that has not succeeded.
-fn reason(status: ExitStatus, output: &str, errors: &str) -> String {
-    let last = |text: &str| text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned);
-    if status.code() == Some(1) {
-        return last(output).or_else(|| last(errors)).unwrap_or_else(|| "it fails without a word".to_owned());
-    }
+/// What a process says that ended before it answered.
+fn reason(status: ExitStatus, errors: &str) -> String {
     // `thread 'main' panicked at FILE:LINE:COLUMN:` and the message on the next line.
     let mut lines = errors.lines().skip_while(|line| !line.contains("panicked at "));
     if let Some((_, place)) = lines.next().and_then(|line| line.split_once("panicked at ")) {
         return format!("panic at {} {}", place.trim(), lines.next().unwrap_or_default().trim());
     }
-    let what = last(errors).map_or_else(String::new, |line| format!(": {line}"));
+    let last = errors.lines().map(str::trim).rfind(|line| !line.is_empty());
+    let what = last.map_or_else(String::new, |line| format!(": {line}"));
     format!("crash, {status}{what}")
 }
 

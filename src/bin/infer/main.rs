@@ -4,7 +4,7 @@
 
 mod arguments;
 mod bench;
-mod case;
+mod cases;
 mod check;
 mod compare;
 mod conformance;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Command::Tune(arguments) => tune::tune(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Conformance(arguments) => conformance::conformance(&arguments),
-        Command::Case(arguments) => case::case(&arguments),
+        Command::Cases(arguments) => cases::cases(&arguments),
     };
     match verdict {
         Ok(Verdict::Good) => ExitCode::SUCCESS,

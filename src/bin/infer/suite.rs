@@ -1,7 +1,6 @@
 //! Cases: a model, its data, and what it should compute.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use infer_core::runtime;
 use infer_core::session::Session;
 use infer_core::tensor_type::DataType;
 use infer_core::value::{ElementType, Value, ValueType};
+use serde_json::{Value as Json, json};
 
 use crate::arguments::{Backend, CompileArguments};
 use crate::compare::{Tolerance, compare};
@@ -21,7 +21,7 @@ use crate::model::{Declared, File};
 use crate::{dims, files, model};
 
 /// What is tolerated in a case without tolerance.json: what ONNX's own runner tolerates.
-const DEFAULT: Tolerance = Tolerance { rtol: 1e-3, atol: 1e-7, integers: false };
+const DEFAULT: Tolerance = Tolerance { rtol: 1e-3, atol: 1e-7, of_largest: 0.0, integers: false };
 
 /// A model, compiled for the sizes of its data.
 pub struct Runner {
@@ -126,19 +126,19 @@ impl Runner {
     }
 
     /// Where the nodes of the last model run, and ran whose shapes or values only the run knows: how many on a GPU, and how
-    /// many on the processor; `None` where all do on the processor.
-    pub fn placed(&self) -> Option<(u64, u64)> {
+    /// many on the processor; `None` for a model that was opened on the processor.
+    fn placed(&self) -> Option<(u64, u64)> {
         let opened = self.session.as_ref()?;
         let (on_gpu, on_processor) = model::placed(&opened.parts);
         let (ran_on_gpu, ran_on_processor) = opened.session.run_time_nodes().unwrap_or_default();
-        let (gpu, cpu) = (on_gpu + ran_on_gpu, on_processor + ran_on_processor);
-        (gpu > 0).then_some((gpu, cpu))
+        let is_on_gpu = opened.session.backend() == runtime::Backend::Cuda;
+        is_on_gpu.then_some((on_gpu + ran_on_gpu, on_processor + ran_on_processor))
     }
 
     /// Where the nodes of the last model run, as a line; nothing is said of the processor alone, where nobody asked for
     /// more.
     pub fn placement(&self) -> Option<String> {
-        match self.placed() {
+        match self.placed().filter(|&(gpu, _)| gpu > 0) {
             Some((gpu, cpu)) => Some(format!("runs on a GPU: {gpu} nodes there, {cpu} on the processor")),
             None if self.backend == Backend::Auto => Some("runs on the processor alone".to_owned()),
             None => None,
@@ -146,12 +146,17 @@ impl Runner {
     }
 }
 
-/// Runs the case in `folder` on all its data.
+/// Runs the case in `folder` on all its data, and says in `ran` where, once it has run on any.
 ///
 /// # Errors
 ///
 /// If it fails, why.
-pub fn run_case(folder: &Path, threads: Option<usize>, backend: Backend) -> anyhow::Result<()> {
+pub fn run_case(
+    folder: &Path,
+    threads: Option<usize>,
+    backend: Backend,
+    ran: &mut Option<Ran>,
+) -> anyhow::Result<()> {
     let path = folder.join("model.onnx");
     let file = File::read(&path)?;
     let is_of_floats = is_of_floats(&file);
@@ -167,10 +172,7 @@ pub fn run_case(folder: &Path, threads: Option<usize>, backend: Backend) -> anyh
             let inputs = runner.read_inputs(data)?;
             runner.compile_for(&inputs, data)?;
             let ours = runner.run(&inputs, &[], data);
-            if backend != Backend::Cpu {
-                let ran = Ran::of(runner.placed());
-                writeln!(io::stdout(), "{}", ran.line(is_of_floats))?;
-            }
+            *ran = Some(Ran { on: RanOn::of(runner.placed()), is_of_floats });
             let ours = ours?.0;
             let recorded = files::read(data, "output", &outputs)?;
             for ((port, ours), recorded) in outputs.iter().zip(&ours).zip(&recorded) {
@@ -194,47 +196,73 @@ pub fn run_case(folder: &Path, threads: Option<usize>, backend: Backend) -> anyh
     Ok(())
 }
 
-/// Where a case ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ran {
-    /// All of it on a GPU.
-    Natively,
-    /// On a GPU, with the processor's help.
-    Helped,
-    /// On the processor alone.
-    Alone,
+/// Where the nodes of a case ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RanOn {
+    /// On a GPU, and none on the processor.
+    Gpu,
+    /// On both.
+    Both,
+    /// On the processor.
+    Processor,
 }
 
-impl Ran {
+impl RanOn {
     /// Every place, with what one says of it.
-    pub const ALL: [(Ran, &'static str); 3] = [
-        (Ran::Natively, "on a GPU"),
-        (Ran::Helped, "on a GPU with the processor's help"),
-        (Ran::Alone, "on the processor alone"),
+    pub const ALL: [(RanOn, &'static str); 3] = [
+        (RanOn::Gpu, "on a GPU"),
+        (RanOn::Both, "on a GPU with the processor's help"),
+        (RanOn::Processor, "on the processor alone"),
     ];
-
-    /// What `infer case` begins the line with that says where the case ran.
-    const LINE: &'static str = "ran ";
 
     fn of(placed: Option<(u64, u64)>) -> Self {
         match placed {
-            None => Ran::Alone,
-            Some((_, 0)) => Ran::Natively,
-            Some(_) => Ran::Helped,
+            // Of what a GPU opens, what computes nothing, such as constants and views, needs no help.
+            Some((_, 0)) => RanOn::Gpu,
+            Some((1.., _)) => RanOn::Both,
+            Some((0, _)) | None => RanOn::Processor,
         }
     }
+}
 
-    fn line(self, is_of_floats: bool) -> String {
-        let what = Self::ALL.iter().find(|(ran, _)| *ran == self).map_or("", |(_, what)| what);
-        format!("{}{what}, {}", Self::LINE, if is_of_floats { "of floats" } else { "of other types" })
+/// How a case ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Where.
+    pub on: RanOn,
+    /// Whether its inputs and outputs are of floats.
+    pub is_of_floats: bool,
+}
+
+/// What became of a case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it fails, if it does.
+    pub failure: Option<String>,
+    /// How it ran, if it came so far.
+    pub ran: Option<Ran>,
+}
+
+impl Outcome {
+    /// A case that fails before it runs.
+    pub fn failed(why: String) -> Self {
+        Outcome { failure: Some(why), ran: None }
     }
 
-    /// Where a case ran by what it printed, and whether its inputs and outputs are of floats.
-    pub fn read(output: &str) -> Option<(Self, bool)> {
-        let line = output.lines().find_map(|line| line.strip_prefix(Self::LINE))?;
-        let (place, types) = line.rsplit_once(", ")?;
-        let (ran, _) = Self::ALL.iter().find(|(_, what)| *what == place)?;
-        Some((*ran, types == "of floats"))
+    /// One line.
+    pub fn to_line(&self) -> String {
+        let place = self.ran.and_then(|ran| RanOn::ALL.iter().position(|(on, _)| *on == ran.on));
+        let is_of_floats = self.ran.map(|ran| ran.is_of_floats);
+        json!({ "failure": self.failure, "place": place, "is_of_floats": is_of_floats }).to_string()
+    }
+
+    /// What [`Outcome::to_line`] made a line of.
+    pub fn read(line: &str) -> Option<Self> {
+        let json: Json = serde_json::from_str(line).ok()?;
+        let place = json["place"].as_u64().and_then(|index| RanOn::ALL.get(usize::try_from(index).ok()?));
+        let ran = place.zip(json["is_of_floats"].as_bool());
+        let ran = ran.map(|(&(on, _), is_of_floats)| Ran { on, is_of_floats });
+        Some(Outcome { failure: json.get("failure")?.as_str().map(str::to_owned), ran })
     }
 }
 

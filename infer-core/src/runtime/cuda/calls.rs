@@ -4,11 +4,12 @@
 //! after them, in one copy each.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use infer_kernels::Call;
-use infer_kernels::cuda::plain::{self, Twin, twin};
+use infer_kernels::cuda::plain::{Twin, twin};
 use infer_kernels::cuda::{self, COUNTERS, CudaKernel, Module};
 use infer_kernels::work::Work;
 
@@ -27,22 +28,25 @@ pub(crate) fn is_worth(work: u64, copied_bytes: u64, least_work: u64) -> bool {
     u128::from(work) > most / u128::from(COPIED_BYTES)
 }
 
-/// The modules that have the kernels, those of `linked`; without them nothing runs on the GPU.
-fn modules<'m>(linked: &'m [&'static Module]) -> impl Iterator<Item = &'static Module> + 'm {
-    linked.iter().copied().filter(|module| plain::MODULES.contains(&module.name))
-}
-
 /// A GPU that runs calls. Any number of threads may share it.
 #[derive(Debug)]
 pub struct CudaCalls {
     /// What runs left behind, for the next ones; before what their work uses, so that it is dropped first.
     lanes: Mutex<Vec<Lane>>,
-    functions: HashMap<&'static str, Function>,
+    code: Mutex<Code>,
+    /// The modules that the program has.
+    linked: Vec<&'static Module>,
     least_work: u64,
     /// How many nodes ran on the GPU.
     nodes: AtomicU64,
-    _modules: Vec<LoadedModule>,
     device: Arc<Device>,
+}
+
+/// The kernels that calls have asked for, by their names, and the modules that have them.
+#[derive(Debug, Default)]
+struct Code {
+    functions: HashMap<&'static str, Function>,
+    modules: HashMap<&'static str, LoadedModule>,
 }
 
 /// Memory, and a stream, for the calls of one node at a time.
@@ -59,7 +63,7 @@ struct Lane {
 /// A call's twin, checked.
 struct Step {
     kernel: &'static CudaKernel,
-    function: Function,
+    module: &'static Module,
     params: Vec<u64>,
     param_bytes: usize,
 }
@@ -73,29 +77,20 @@ struct Layout {
 }
 
 impl CudaCalls {
-    /// GPU `device` as the driver counts them, with the kernels that are `linked`, for nodes of more than `least_work`; see
-    /// `Options::least_gpu_work`.
+    /// GPU `device` as the driver counts them, for nodes of more than `least_work` (see `Options::least_gpu_work`), with the
+    /// kernels of the modules `linked`, which are loaded when a call needs them.
     ///
     /// # Errors
     ///
-    /// If there is no such GPU; if it does not take the kernels.
+    /// If there is no such GPU.
     pub(crate) fn open(device: usize, linked: &[&'static Module], least_work: u64) -> Result<Self> {
-        let device = Device::open(device)?;
-        let (mut loaded, mut functions) = (Vec::new(), HashMap::new());
-        for module in modules(linked) {
-            let code = LoadedModule::load(&device, module)?;
-            for kernel in cuda::kernels().filter(|kernel| kernel.module == module.name) {
-                functions.insert(kernel.name, code.function(kernel.symbol(), kernel.most_shared_bytes)?);
-            }
-            loaded.push(code);
-        }
         Ok(CudaCalls {
             lanes: Mutex::default(),
-            functions,
+            code: Mutex::default(),
+            linked: linked.to_vec(),
             least_work,
             nodes: AtomicU64::new(0),
-            _modules: loaded,
-            device,
+            device: Device::open(device)?,
         })
     }
 
@@ -121,13 +116,14 @@ impl CudaCalls {
             return Ok(None);
         }
 
+        let functions = self.functions(&steps)?;
         self.device.bind()?;
         let left = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut lane = match left.filter(|lane| lane.device.bytes() >= layout.bytes) {
             Some(lane) => lane,
             None => Lane::new(&self.device, layout.bytes)?,
         };
-        let done = lane.run(calls, &steps, &layout, outputs);
+        let done = lane.run(calls, &steps, &functions, &layout, outputs);
         // Nothing touches the memory any more, whether or not it went well.
         let waited = lane.stream.wait();
         done.and(waited)?;
@@ -149,15 +145,36 @@ impl CudaCalls {
             Twin::Nothing => return Some(None),
             Twin::Call { kernel, params } => (kernel, params),
         };
-        let (kernel, function) = (cuda::find(name)?, *self.functions.get(name)?);
+        let kernel = cuda::find(name)?;
+        let module = *self.linked.iter().find(|module| module.name == kernel.module)?;
         let mut words = vec![0u64; params.len().div_ceil(size_of::<u64>())];
         bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..params.len()].copy_from_slice(&params);
         let operand_bytes: Vec<u64> =
             call.operands.iter().map(|span| span.map_or(0, |span| span.bytes)).collect();
-        let step = Step { kernel, function, param_bytes: params.len(), params: words };
+        let step = Step { kernel, module, param_bytes: params.len(), params: words };
         let is_valid =
             (kernel.validate)(&Call { params: step.params(), operand_bytes: &operand_bytes }).is_ok();
         (is_valid && !overlaps(call)).then_some(Some(step))
+    }
+
+    /// The kernels of the steps, `None` where there is nothing to compute.
+    fn functions(&self, steps: &[Option<Step>]) -> Result<Vec<Option<Function>>> {
+        let mut code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
+        let Code { functions, modules } = &mut *code;
+        let mut function = |step: &Step| {
+            let (kernel, module) = (step.kernel, step.module);
+            if let Some(function) = functions.get(kernel.name) {
+                return Ok(*function);
+            }
+            let loaded = match modules.entry(module.name) {
+                Entry::Occupied(loaded) => loaded.into_mut(),
+                Entry::Vacant(place) => place.insert(LoadedModule::load(&self.device, module)?),
+            };
+            let function = loaded.function(kernel.symbol(), kernel.most_shared_bytes)?;
+            functions.insert(kernel.name, function);
+            Ok(function)
+        };
+        steps.iter().map(|step| step.as_ref().map(&mut function).transpose()).collect()
     }
 }
 
@@ -233,6 +250,7 @@ impl Lane {
         &mut self,
         calls: &Calls,
         steps: &[Option<Step>],
+        functions: &[Option<Function>],
         layout: &Layout,
         outputs: &[Span],
     ) -> Result<()> {
@@ -243,8 +261,8 @@ impl Lane {
         }
         // SAFETY: the lane owns both sides, which nobody else touches until the caller has waited.
         unsafe { self.stream.upload_first(&self.host, layout.known_bytes, &self.device)? };
-        for (call, step) in calls.calls.iter().zip(steps) {
-            let Some(step) = step else { continue };
+        for ((call, step), function) in calls.calls.iter().zip(steps).zip(functions) {
+            let (Some(step), Some(function)) = (step, *function) else { continue };
             let addresses = call.operands.iter().map(|span| {
                 let place = |span: &Span| {
                     let first = layout.offsets[span.buffer.0 as usize].unwrap_or(0);
@@ -257,7 +275,7 @@ impl Lane {
             let launch = (step.kernel.launch)(step.params());
             // SAFETY: `CudaCalls::step` had the kernel validate the call with the sizes of its operands, each of which lies
             // in a buffer of its own in the lane's memory; the caller waits before anybody else uses it.
-            unsafe { self.stream.launch(step.function, &launch, &argument, false)? };
+            unsafe { self.stream.launch(function, &launch, &argument, false)? };
         }
         for span in outputs {
             let first = layout.offsets[span.buffer.0 as usize].unwrap_or(0) + span.offset_bytes as usize;
