@@ -2,12 +2,13 @@
 """Times models on an NVIDIA GPU beside PyTorch, and prints the table of docs/gpu.md.
 
     cargo build --release -p infer-core --features compiler,cuda --example cuda_bench
-    python3 benches/gpu/run.py SHARED target/release/examples/cuda_bench [--precision fp16] [--no-torch]
+    python3 benches/gpu/run.py SHARED target/release/examples/cuda_bench [--precision fp16] [--no-torch] [--start]
 
 Python needs numpy, onnx, onnxruntime and PyTorch with torchvision and transformers. SHARED has models/graphs and tools. The
 kernels of a model are timed by the GPU's clock, inputs and outputs on the GPU, outputs compared with ONNX Runtime's: before
 PyTorch and after it; the median of the two counts. PyTorch runs tools/torch_baseline.py: eager, and `torch.compile` with a
-CUDA graph. A ratio above 1 means that PyTorch takes longer.
+CUDA graph. A ratio above 1 means that PyTorch takes longer. `--start` times processes from their start to their first result,
+beside one that only opens the GPU.
 """
 import argparse
 import concurrent.futures
@@ -18,6 +19,7 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 
 sys.dont_write_bytecode = True
 
@@ -80,6 +82,27 @@ def time_row(bench, folder, row, graph, batch, precision):
     return float(re.search(r": ([\d.]+) ms \(least", line)[1]), re.search(r"error (\S+)", line)[1]
 
 
+def print_starts(bench, folder):
+    """Medians of nine processes of each kind, in turns."""
+    commands = {"the GPU's context alone": [bench, "--context"]}
+    for graph, precision in [("mobilenet_v2", "fp16"), ("resnet50", "fp16"), ("resnet50", "fp32"), ("bert_base", "fp16")]:
+        plan = folder / f"{graph}.{precision}.plan"
+        subprocess.run([bench, folder / f"{graph}.onnx", precision, "--write", plan], check=True, stdout=subprocess.DEVNULL)
+        commands[f"{graph}, {precision}"] = [bench, "--start", plan]
+    times = {what: [] for what in commands}
+    for _ in range(9):
+        for what, command in commands.items():
+            begin = time.perf_counter()
+            subprocess.run(command, check=True)
+            times[what].append((time.perf_counter() - begin) * 1e3)
+    medians = {what: statistics.median(found) for what, found in times.items()}
+    context = next(iter(medians.values()))
+    print("| process | ms | beyond the context |")
+    print("| --- | --- | --- |")
+    for what, median in medians.items():
+        print(f"| {what} | {median:.0f} | {median - context:.0f} |")
+
+
 def time_torch(shared, folder):
     """The baseline's results by `model:batch`."""
     results = folder / "torch.json"
@@ -97,9 +120,13 @@ def main():
     parser.add_argument("--models", type=pathlib.Path, default=HERE.parent.parent / "target" / "cuda-models")
     parser.add_argument("--precision", choices=["fp16", "bf16"], default="fp16")
     parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument("--start", action="store_true", help="time starts alone")
     chosen = parser.parse_args()
     chosen.bench = chosen.bench.resolve()
     prepare(chosen.shared, chosen.models)
+    if chosen.start:
+        print_starts(chosen.bench, chosen.models)
+        return
 
     rows = [(*row, chosen.precision) for row in ROWS] + [(*TF32, "tf32")]
 

@@ -1,12 +1,13 @@
 //! Times a model on a GPU: `cuda_bench MODEL.onnx fp16|tf32|fp32 [NAME=EXTENT …] [--layers] [--sweep FILE] [--tactics FILE]
-//! [--callers N] [--write PLAN]`, or `cuda_bench --start PLAN`.
+//! [--callers N] [--write PLAN]`, or `cuda_bench --start PLAN`, or `cuda_bench --context`.
 //!
 //! Prints the median time of the kernels alone, inputs and outputs on the GPU, by its own clock. `--layers` adds the time
 //! of each call; `--sweep` tries every tile and split of every convolution, writes the times to a file, and times the
 //! model with the best of each. The output is compared with `MODEL.case0/output_0.npy`, where that is beside the model:
 //! that of the first image, whose input is every image's. `--tactics` computes layers as `infer tune` found them fastest;
 //! `--callers` counts inferences a second of 1 to N threads, each with a context and a stream of its own, on one plan.
-//! `--write` writes the plan, which `--start` opens and runs once, to measure a process from its start.
+//! `--write` writes the plan, which `--start` opens and runs once, to measure a process from its start; `--context` opens the
+//! GPU and nothing else, to be subtracted.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ use infer_core::lower_cuda::{self, Lowered};
 use infer_core::options::{Options, Precision};
 use infer_core::plan::Port;
 use infer_core::runtime::Output;
+use infer_core::runtime::cuda::cudarc::driver::CudaContext;
 use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
 use infer_core::tensor_type::DataType;
 use infer_kernels::cuda::{Conv, MODULES};
@@ -31,6 +33,10 @@ fn main() -> Result<(), Error> {
     let model = arguments.next().ok_or("no model")?;
     if model == "--start" {
         return first_result(Path::new(&arguments.next().ok_or("no plan")?));
+    }
+    if model == "--context" {
+        CudaContext::new(0)?;
+        return Ok(());
     }
     let precision = arguments.next().ok_or("no precision")?;
     let mut options = Options::new(&model);

@@ -246,6 +246,16 @@ mod tests {
     }
 
     #[test]
+    fn differences_may_be_counted_of_the_largest() {
+        let tolerance = Tolerance { of_largest: 0.1, ..EXACT };
+        let wrong = |ours: &[f32]| {
+            compare(&floats(ours), &floats(&[1.0, -10.0, f32::INFINITY]), tolerance).unwrap().wrong
+        };
+        assert_eq!(wrong(&[1.9, -10.9, f32::INFINITY]), 0);
+        assert_eq!(wrong(&[2.5, -10.0, 1e30]), 2);
+    }
+
+    #[test]
     fn the_largest_differences_are_told() {
         let difference = compare(&floats(&[1.0, 102.0]), &floats(&[2.0, 100.0]), EXACT).unwrap();
         assert_eq!((difference.absolute, difference.relative), (2.0, 0.5));
