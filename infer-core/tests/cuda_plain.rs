@@ -207,10 +207,59 @@ fn functions_of_one_number() {
          c = Clip(n, lower, upper)
          p = Pow(m, x)
          y = Sum(c, n, m)
-         z = Mod(x, m) fmod=1
-         output y
-         output z",
+         output y",
     );
+    // Where the functions are defined, and far from poles.
+    for (function, argument) in [
+        ("Acos", "Tanh(x)"),
+        ("Acosh", "Exp(two)"),
+        ("Asin", "Tanh(x)"),
+        ("Asinh", "Identity(x)"),
+        ("Atan", "Identity(x)"),
+        ("Atanh", "Sigmoid(x)"),
+        ("Cosh", "Identity(x)"),
+        ("Sinh", "Identity(x)"),
+        ("Tan", "Tanh(x)"),
+    ] {
+        checks.by(
+            "unary",
+            &format!(
+                "input x 4,33
+                 one = Constant() value_float=1.5
+                 square = Mul(x, x)
+                 two = Add(square, one)
+                 a = {argument}
+                 y = {function}(a)
+                 d = Cast(a) to=11
+                 e = {function}(d)
+                 z = Cast(e) to=1
+                 output y
+                 output z"
+            ),
+        );
+    }
+    // f64, which every precision keeps: a remainder jumps.
+    for flag in [0, 1] {
+        checks.by(
+            "binary",
+            &format!(
+                "input x 5,9
+                 input z 9
+                 floats few 3,1,1 0.37,-0.23,1.7
+                 d = Cast(x) to=11
+                 e = Cast(few) to=11
+                 w = Cast(z) to=11
+                 f = Mod(d, e) fmod={flag}
+                 g = Mod(w, e) fmod={flag}
+                 y = Cast(f) to=1
+                 v = Cast(g) to=1
+                 output y
+                 output v"
+            ),
+        );
+        checks
+            .by("binary", &format!("input x 2,3\nfloats two [] 2.0\ny = Mod(x, two) fmod={flag}\noutput y"));
+    }
 }
 
 #[test]

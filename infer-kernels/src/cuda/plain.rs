@@ -68,11 +68,20 @@ const UNARY: &[&str] = &[
     "softsign",
     "sqrt",
     "tanh",
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atanh",
+    "cosh",
+    "sinh",
+    "tan",
     "is_nan",
     "not",
 ];
-const IS_NAN: u32 = 28;
-const NOT: u32 = 29;
+const IS_NAN: u32 = 37;
+const NOT: u32 = 38;
 
 /// The functions of two operands, arithmetic first.
 const BINARY: &[&str] = &[
@@ -84,6 +93,8 @@ const BINARY: &[&str] = &[
     "max",
     "pow",
     "prelu",
+    "mod",
+    "fmod",
     "equal",
     "less",
     "less_or_equal",
@@ -93,7 +104,7 @@ const BINARY: &[&str] = &[
     "or",
     "xor",
 ];
-const EQUAL: u32 = 8;
+const EQUAL: u32 = 10;
 
 const REDUCTIONS: &[&str] =
     &["sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum", "log_sum_exp"];
@@ -331,7 +342,7 @@ fn validate_binary(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
         ElementType::F32 | ElementType::F64 => !is_logic,
         ElementType::F16 | ElementType::Bf16 => false,
         ElementType::Bool => is_logic || is("equal"),
-        _ => !is_logic && !is("prelu"),
+        _ => !is_logic && !["prelu", "mod", "fmod"].iter().any(|name| is(name)),
     };
     let result = if code.operation >= EQUAL { ElementType::Bool } else { from };
     if !known || code.operation as usize >= BINARY.len() || to != result {
