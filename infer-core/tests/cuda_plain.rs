@@ -333,6 +333,46 @@ fn reductions_of_every_kind() {
 }
 
 #[test]
+fn sums_and_products_that_run() {
+    let mut checks = Checks::default();
+    for (ty, family) in
+        [(1, "scan_f32"), (11, "scan_f64"), (6, "scan_i32"), (13, "scan_i64"), (2, "scan_i32")]
+    {
+        for (axis, exclusive, reverse) in [(0, 0, 0), (1, 1, 0), (2, 0, 1), (2, 1, 1), (2, 0, 0)] {
+            checks.by(
+                family,
+                &format!(
+                    "input x 3,5,70
+                     floats three [] 3.0
+                     ints axis {axis}
+                     t = Cast(three) to=11
+                     d = Cast(x) to=11
+                     e = Mul(d, t)
+                     i = Cast(e) to={ty}
+                     r = CumSum(i, axis) exclusive={exclusive} reverse={reverse}
+                     y = Cast(r) to=1
+                     output y"
+                ),
+            );
+        }
+        checks.by(
+            family,
+            &format!(
+                "opset 26
+                 input x 5,40
+                 ints axis 1
+                 floats one [] 1.0
+                 p = Add(x, one)
+                 i = Cast(p) to={ty}
+                 r = CumProd(i, axis)
+                 y = Cast(r) to=1
+                 output y"
+            ),
+        );
+    }
+}
+
+#[test]
 fn elements_by_index() {
     let mut checks = Checks::default();
     checks.by(

@@ -26,7 +26,7 @@ pub use norm::{GroupNorm, GroupNormBlocked, LayerNorm, Lrn};
 pub use pool::{Pool, PoolNd};
 pub use product::{PackB, Strassen, StrassenLeft};
 pub use recurrent::Recurrent;
-pub use reduce::{Axis, Reduce};
+pub use reduce::{Axis, Reduce, Scan};
 pub use winograd::{WINOGRAD_ROWS, Winograd, WinogradRows, WinogradWeights, winograd_planes};
 
 /// The most dimensions a call iterates over, after collapsing.

@@ -170,6 +170,63 @@ PLAIN(plain_extreme_f64, Axis) { extreme<double>(p); }
 PLAIN(plain_extreme_i32, Axis) { extreme<int>(p); }
 PLAIN(plain_extreme_i64, Axis) { extreme<long long>(p); }
 
+// `call::Scan` behind its operands.
+struct Scan {
+    const void* input;
+    void* output;
+    unsigned* counters;
+    uint64_t outer, axis, inner, exclusive, reverse;
+    Code code;
+};
+
+namespace {
+
+template <typename T>
+__device__ __forceinline__ T fold_running(bool is_product, T a, T b) {
+    return is_product ? a * b : a + b;
+}
+
+// A lane an element and a step of as many elements as there are lanes, each folded with what the lanes before it and the
+// steps before have; so the order is the same in every run.
+template <typename T>
+__device__ __forceinline__ void scan(const Scan& p) {
+    const Team team(p.code.to);
+    if (team.item >= p.code.items) return;
+    const bool is_product = p.code.operation == 1;
+    const T first = is_product ? T(1) : T(0);
+    const int64_t inner = p.inner, axis = p.axis;
+    const int64_t base = int64_t(team.item / unsigned(inner)) * axis * inner + team.item % unsigned(inner);
+    const T* input = static_cast<const T*>(p.input) + base;
+    T* output = static_cast<T*>(p.output) + base;
+    T before = first;
+    for (int64_t start = 0; start < axis; start += team.lanes) {
+        const int64_t step = start + team.lane;
+        const int64_t at = inner * (p.reverse == 1 ? axis - 1 - step : step);
+        T running = step < axis ? input[at] : first;
+        T others = first;
+        if (team.lanes > 1) {
+#pragma unroll
+            for (int by = 1; by < 32; by *= 2) {
+                const T other = __shfl_up_sync(0xffffffff, running, by);
+                if (team.lane >= by) running = fold_running(is_product, other, running);
+            }
+            others = __shfl_up_sync(0xffffffff, running, 1);
+            if (team.lane == 0) others = first;
+        }
+        const T all = fold_running(is_product, before, running);
+        if (step < axis) output[at] = p.exclusive == 1 ? fold_running(is_product, before, others) : all;
+        before = team.lanes > 1 ? __shfl_sync(0xffffffff, all, 31) : all;
+    }
+}
+
+}  // namespace
+
+// Integers without a sign, which may wrap.
+PLAIN(plain_scan_f32, Scan) { scan<float>(p); }
+PLAIN(plain_scan_f64, Scan) { scan<double>(p); }
+PLAIN(plain_scan_i32, Scan) { scan<unsigned>(p); }
+PLAIN(plain_scan_i64, Scan) { scan<unsigned long long>(p); }
+
 // Softmax, or its logarithm.
 PLAIN(plain_softmax, Axis) {
     const Team team(p.code.to);

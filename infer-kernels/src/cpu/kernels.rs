@@ -16,6 +16,7 @@ pub use super::pooled_conv::POOLED_CONV_F32;
 pub use super::recurrent::*;
 pub use super::reduce::*;
 pub use super::resize::*;
+pub use super::scan::*;
 pub use super::softmax::*;
 pub use super::strassen::{STRASSEN_F16W, STRASSEN_F32};
 pub use super::strassen_left::STRASSEN_LEFT_F32;

@@ -89,6 +89,7 @@ pub(crate) mod recurrent;
 pub(crate) mod reduce;
 pub(crate) mod reduce_ops;
 pub(crate) mod resize;
+pub(crate) mod scan;
 pub(crate) mod softmax;
 pub(crate) mod strassen;
 pub(crate) mod strassen_left;

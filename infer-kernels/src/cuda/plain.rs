@@ -9,11 +9,12 @@ use bytemuck::{Pod, Zeroable};
 use super::{CudaKernel, ElementType, Launch};
 use crate::call::{
     Attention, Axis, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB, PoolNd,
-    Recurrent, Reduce, Reorder, Resize,
+    Recurrent, Reduce, Reorder, Resize, Scan,
 };
 use crate::cpu::copy::index::{validate_gather, validate_map};
+use crate::cpu::reduce_ops::Number;
 use crate::cpu::{
-    arg, attention, blocked, conv, conv_nd, elementwise, norm, pool, recurrent, reduce, resize, softmax,
+    arg, attention, blocked, conv, conv_nd, elementwise, norm, pool, recurrent, reduce, resize, scan, softmax,
 };
 use crate::{Call, Invalid};
 
@@ -415,6 +416,15 @@ fn find_extreme(name: &str, ty: &str) -> Option<[u32; 3]> {
     Some([operation(&["arg_max", "arg_min"], name)?, type_named(ty)?, 0])
 }
 
+fn find_scan(name: &str, ty: &str) -> Option<[u32; 3]> {
+    let name = name.strip_suffix(ty)?.strip_suffix('_')?;
+    Some([operation(&["cum_sum", "cum_prod"], name)?, type_named(ty)?, 0])
+}
+
+fn validate_scan<T: Number>(call: &Call<'_>, code: &Code, ty: ElementType) -> Result<(), Invalid> {
+    expect_extreme(code, ty).and_then(|()| scan::validate::<T>(call))
+}
+
 fn expect_extreme(code: &Code, ty: ElementType) -> Result<(), Invalid> {
     if code.operation < 2 && code.from == ty as u32 { Ok(()) } else { Err(Invalid("an unknown operation")) }
 }
@@ -463,6 +473,14 @@ families! {
         |call, code| expect_extreme(code, ElementType::I32).and_then(|()| arg::validate::<i32>(call));
     "extreme_i64" "rows" Axis, Warp, work::axis; |name| find_extreme(name, "i64"),
         |call, code| expect_extreme(code, ElementType::I64).and_then(|()| arg::validate::<i64>(call));
+    "scan_f32" "rows" Scan, Warp, work::scan; |name| find_scan(name, "f32"),
+        |call, code| validate_scan::<f32>(call, code, ElementType::F32);
+    "scan_f64" "rows" Scan, Warp, work::scan; |name| find_scan(name, "f64"),
+        |call, code| validate_scan::<f64>(call, code, ElementType::F64);
+    "scan_i32" "rows" Scan, Warp, work::scan; |name| find_scan(name, "i32"),
+        |call, code| validate_scan::<i32>(call, code, ElementType::I32);
+    "scan_i64" "rows" Scan, Warp, work::scan; |name| find_scan(name, "i64"),
+        |call, code| validate_scan::<i64>(call, code, ElementType::I64);
     "softmax" "rows" Axis, Team, work::axis; |name| either(name, ["softmax_f32", "log_softmax_f32"]),
         |call, code| expect_code(code, 2).and_then(|()| softmax::validate(call));
     "layer_norm" "rows" LayerNorm, Team, work::layer_norm; |name| only(name, "layer_norm_f32"),

@@ -17,6 +17,7 @@ mod pool;
 mod recurrent;
 mod reduce;
 mod resize;
+mod scan;
 mod strassen;
 pub mod winograd;
 pub mod winograd_rows;
@@ -56,6 +57,7 @@ pub static REGISTRY: &[&[Registered]] = &[
     recurrent::REGISTRY,
     reduce::REGISTRY,
     resize::REGISTRY,
+    scan::REGISTRY,
     strassen::REGISTRY,
     winograd::REGISTRY,
     winograd_rows::REGISTRY,

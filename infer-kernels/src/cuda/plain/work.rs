@@ -3,7 +3,7 @@
 use super::{SHARED_BYTES, STATES};
 use crate::call::{
     Attention, Axis, BLOCK, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB,
-    PoolNd, Recurrent, Reduce, Reorder, Resize,
+    PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
 };
 use crate::cpu::bounds::product;
 
@@ -36,6 +36,11 @@ pub(super) fn reduction(p: &Reduce) -> Work {
 }
 
 pub(super) fn axis(p: &Axis) -> Work {
+    let rows = if p.axis == 0 { 0 } else { product(&[p.outer, p.inner])? };
+    Some((rows, p.axis, p.inner))
+}
+
+pub(super) fn scan(p: &Scan) -> Work {
     let rows = if p.axis == 0 { 0 } else { product(&[p.outer, p.inner])? };
     Some((rows, p.axis, p.inner))
 }
