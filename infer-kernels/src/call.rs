@@ -23,7 +23,7 @@ pub use conv::{Conv, ConvNd, Depthwise, PooledConv, residual};
 pub use elementwise::Elementwise;
 pub use movement::{FillHalo, Gather, IndexMap, Reorder, Resize};
 pub use norm::{GroupNorm, GroupNormBlocked, LayerNorm, Lrn};
-pub use pool::{Pool, PoolNd};
+pub use pool::{Col2Im, Pool, PoolNd};
 pub use product::{PackB, Strassen, StrassenLeft};
 pub use recurrent::Recurrent;
 pub use reduce::{Axis, Reduce, Scan};

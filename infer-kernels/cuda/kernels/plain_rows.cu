@@ -227,6 +227,58 @@ PLAIN(plain_scan_f64, Scan) { scan<double>(p); }
 PLAIN(plain_scan_i32, Scan) { scan<unsigned>(p); }
 PLAIN(plain_scan_i64, Scan) { scan<unsigned long long>(p); }
 
+// `call::Col2Im` behind its operands.
+struct Col2Im {
+    const void* input;
+    void* output;
+    unsigned* counters;
+    uint64_t outer, image[3], block[3], blocks[3], stride[3], dilation[3], pad_begin[3];
+    Code code;
+};
+
+namespace {
+
+// The block along an axis whose element `tap` lies at `along`; −1 where there is none.
+__device__ __forceinline__ int64_t block_at(const Col2Im& p, int axis, int64_t along, int64_t tap) {
+    const int64_t from_first = along + int64_t(p.pad_begin[axis]) - tap * int64_t(p.dilation[axis]);
+    if (from_first < 0) return -1;
+    const unsigned stride = unsigned(p.stride[axis]), block = unsigned(from_first) / stride;
+    return unsigned(from_first) == block * stride && block < unsigned(p.blocks[axis]) ? int64_t(block) : -1;
+}
+
+template <typename T>
+__device__ __forceinline__ void col2im(const Col2Im& p) {
+    const unsigned number = item();
+    if (number >= p.code.items) return;
+    unsigned rest = number;
+    const int64_t x = take(rest, p.image[2]), y = take(rest, p.image[1]), z = take(rest, p.image[0]);
+    const int64_t blocks = p.blocks[0] * p.blocks[1] * p.blocks[2], elements = p.block[0] * p.block[1] * p.block[2];
+    const T* input = static_cast<const T*>(p.input) + int64_t(rest) * elements * blocks;
+    T sum = T(0);
+    for (int64_t i = 0; i < int64_t(p.block[0]); ++i) {
+        const int64_t d = block_at(p, 0, z, i);
+        if (d < 0) continue;
+        for (int64_t j = 0; j < int64_t(p.block[1]); ++j) {
+            const int64_t h = block_at(p, 1, y, j);
+            if (h < 0) continue;
+            for (int64_t k = 0; k < int64_t(p.block[2]); ++k) {
+                const int64_t w = block_at(p, 2, x, k);
+                if (w < 0) continue;
+                const int64_t element = (i * int64_t(p.block[1]) + j) * int64_t(p.block[2]) + k;
+                sum += input[element * blocks + (d * int64_t(p.blocks[1]) + h) * int64_t(p.blocks[2]) + w];
+            }
+        }
+    }
+    static_cast<T*>(p.output)[number] = sum;
+}
+
+}  // namespace
+
+PLAIN(plain_col2im_f32, Col2Im) { col2im<float>(p); }
+PLAIN(plain_col2im_f64, Col2Im) { col2im<double>(p); }
+PLAIN(plain_col2im_i32, Col2Im) { col2im<unsigned>(p); }
+PLAIN(plain_col2im_i64, Col2Im) { col2im<unsigned long long>(p); }
+
 // Softmax, or its logarithm.
 PLAIN(plain_softmax, Axis) {
     const Team team(p.code.to);

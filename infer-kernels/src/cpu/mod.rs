@@ -69,6 +69,7 @@ mod attention_tests;
 pub(crate) mod blocked;
 pub(crate) mod bounds;
 pub(crate) mod cast;
+pub(crate) mod col2im;
 pub(crate) mod conv;
 pub(crate) mod conv_nd;
 #[cfg(all(test, feature = "reference"))]

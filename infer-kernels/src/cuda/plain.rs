@@ -8,13 +8,14 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{CudaKernel, ElementType, Launch};
 use crate::call::{
-    Attention, Axis, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB, PoolNd,
-    Recurrent, Reduce, Reorder, Resize, Scan,
+    Attention, Axis, Col2Im, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB,
+    PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
 };
 use crate::cpu::copy::index::{validate_gather, validate_map};
 use crate::cpu::reduce_ops::Number;
 use crate::cpu::{
-    arg, attention, blocked, conv, conv_nd, elementwise, norm, pool, recurrent, reduce, resize, scan, softmax,
+    arg, attention, blocked, col2im, conv, conv_nd, elementwise, norm, pool, recurrent, reduce, resize, scan,
+    softmax,
 };
 use crate::{Call, Invalid};
 
@@ -481,6 +482,14 @@ families! {
         |call, code| validate_scan::<i32>(call, code, ElementType::I32);
     "scan_i64" "rows" Scan, Warp, work::scan; |name| find_scan(name, "i64"),
         |call, code| validate_scan::<i64>(call, code, ElementType::I64);
+    "col2im_f32" "rows" Col2Im, Flat, work::col2im; |name| only(name, "col2im_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<f32>(call));
+    "col2im_f64" "rows" Col2Im, Flat, work::col2im; |name| only(name, "col2im_f64"),
+        |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<f64>(call));
+    "col2im_i32" "rows" Col2Im, Flat, work::col2im; |name| only(name, "col2im_i32"),
+        |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<i32>(call));
+    "col2im_i64" "rows" Col2Im, Flat, work::col2im; |name| only(name, "col2im_i64"),
+        |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<i64>(call));
     "softmax" "rows" Axis, Team, work::axis; |name| either(name, ["softmax_f32", "log_softmax_f32"]),
         |call, code| expect_code(code, 2).and_then(|()| softmax::validate(call));
     "layer_norm" "rows" LayerNorm, Team, work::layer_norm; |name| only(name, "layer_norm_f32"),

@@ -8,6 +8,7 @@ pub mod activation;
 mod attention;
 mod blocked;
 mod cast;
+mod col2im;
 mod conv;
 mod conv_nd;
 mod copy;
@@ -44,6 +45,7 @@ pub static REGISTRY: &[&[Registered]] = &[
     attention::REGISTRY,
     blocked::REGISTRY,
     cast::REGISTRY,
+    col2im::REGISTRY,
     conv::REGISTRY,
     copy::REGISTRY,
     elementwise::BINARY,
