@@ -640,6 +640,43 @@ fn products_of_what_is_computed() {
          output x
          output y",
     );
+    for (ty, family) in [(11, "matmul_f64"), (6, "matmul_i32"), (7, "matmul_i64")] {
+        for (left, right) in [("2,3,5,7", "3,7,9"), ("5,7", "7"), ("7", "2,7,4"), ("1,1", "1,1")] {
+            checks.by(
+                family,
+                &format!(
+                    "input x {left}
+                     input w {right}
+                     floats four [] 4.0
+                     f = Cast(four) to=11
+                     a = Cast(x) to=11
+                     b = Cast(w) to=11
+                     c = Mul(a, f)
+                     d = Mul(b, f)
+                     l = Cast(c) to={ty}
+                     r = Cast(d) to={ty}
+                     p = MatMul(l, r)
+                     s = Add(p, p)
+                     y = Cast(s) to=1
+                     output y"
+                ),
+            );
+        }
+    }
+    checks.by(
+        "matmul_f64",
+        "input x 5,7
+         random w 7,4
+         random r 5,4
+         a = Cast(x) to=11
+         b = Cast(w) to=11
+         c = Cast(r) to=11
+         p = MatMul(a, b)
+         s = Add(p, c)
+         t = Tanh(s)
+         y = Cast(t) to=1
+         output y",
+    );
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub use elementwise::Elementwise;
 pub use movement::{FillHalo, Gather, IndexMap, Reorder, Resize};
 pub use norm::{GroupNorm, GroupNormBlocked, LayerNorm, Lrn};
 pub use pool::{Col2Im, Pool, PoolNd};
-pub use product::{PackB, Strassen, StrassenLeft};
+pub use product::{MatMul, PackB, Strassen, StrassenLeft};
 pub use recurrent::Recurrent;
 pub use reduce::{Axis, Reduce, Scan};
 pub use winograd::{WINOGRAD_ROWS, Winograd, WinogradRows, WinogradWeights, winograd_planes};

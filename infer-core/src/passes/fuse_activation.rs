@@ -13,6 +13,7 @@ use crate::ops::matmul::MatMul;
 use crate::ops::normalization::GroupNormalization;
 use crate::ops::unary::Unary;
 use crate::passes::{Uses, op_mut, remove_nodes};
+use crate::tensor_type::DataType;
 
 /// Moves activations into the convolutions, products and normalisations before them.
 pub fn fuse_activation(graph: &mut Graph) -> bool {
@@ -29,6 +30,9 @@ pub fn fuse_activation(graph: &mut Graph) -> bool {
         else {
             continue;
         };
+        if graph.ty(output).dtype != DataType::F32 {
+            continue;
+        }
         let Some(producer) = uses.writer(input).filter(|_| uses.sole_reader(input) == Some(index)) else {
             continue;
         };

@@ -279,6 +279,43 @@ PLAIN(plain_col2im_f64, Col2Im) { col2im<double>(p); }
 PLAIN(plain_col2im_i32, Col2Im) { col2im<unsigned>(p); }
 PLAIN(plain_col2im_i64, Col2Im) { col2im<unsigned long long>(p); }
 
+// `call::MatMul` behind its operands.
+struct MatMul {
+    const void *left, *right;
+    void* output;
+    unsigned* counters;
+    uint64_t rank, dims[RANK], between[2][RANK];
+    uint64_t m, k, n, row_strides[2], column_strides[2];
+    Code code;
+};
+
+namespace {
+
+template <typename T>
+__device__ __forceinline__ void matmul(const MatMul& p) {
+    const unsigned number = item();
+    if (number >= p.code.items) return;
+    unsigned rest = number;
+    const int64_t column = take(rest, p.n), row = take(rest, p.m);
+    const T* left = static_cast<const T*>(p.left) + row * int64_t(p.row_strides[0]);
+    const T* right = static_cast<const T*>(p.right) + column * int64_t(p.column_strides[1]);
+    for (int axis = int(p.rank) - 1; axis >= 0; --axis) {
+        const int64_t at = take(rest, p.dims[axis]);
+        left += at * int64_t(p.between[0][axis]);
+        right += at * int64_t(p.between[1][axis]);
+    }
+    const int64_t left_step = p.column_strides[0], right_step = p.row_strides[1];
+    T sum = T(0);
+    for (int64_t k = 0; k < int64_t(p.k); ++k) sum += left[k * left_step] * right[k * right_step];
+    static_cast<T*>(p.output)[number] = sum;
+}
+
+}  // namespace
+
+PLAIN(plain_matmul_f64, MatMul) { matmul<double>(p); }
+PLAIN(plain_matmul_i32, MatMul) { matmul<unsigned>(p); }
+PLAIN(plain_matmul_i64, MatMul) { matmul<unsigned long long>(p); }
+
 // Softmax, or its logarithm.
 PLAIN(plain_softmax, Axis) {
     const Team team(p.code.to);

@@ -10,6 +10,7 @@ pub use super::conv_nd::*;
 pub use super::copy::*;
 pub use super::depthwise::{DEPTHWISE_F16W, DEPTHWISE_F32};
 pub use super::elementwise::*;
+pub use super::matmul::*;
 pub use super::norm::*;
 pub use super::norm_blocked::GROUP_NORM_BLOCKED_F32;
 pub use super::pool::*;

@@ -81,6 +81,7 @@ pub(crate) mod epilogue;
 pub(crate) mod gemm_tile;
 pub mod kernels;
 pub(crate) mod math;
+pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod norm_blocked;
 pub mod peak;

@@ -8,14 +8,14 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{CudaKernel, ElementType, Launch};
 use crate::call::{
-    Attention, Axis, Col2Im, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB,
-    PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
+    Attention, Axis, Col2Im, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, MatMul,
+    PackB, PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
 };
 use crate::cpu::copy::index::{validate_gather, validate_map};
 use crate::cpu::reduce_ops::Number;
 use crate::cpu::{
-    arg, attention, blocked, col2im, conv, conv_nd, elementwise, norm, pool, recurrent, reduce, resize, scan,
-    softmax,
+    arg, attention, blocked, col2im, conv, conv_nd, elementwise, matmul, norm, pool, recurrent, reduce,
+    resize, scan, softmax,
 };
 use crate::{Call, Invalid};
 
@@ -490,6 +490,12 @@ families! {
         |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<i32>(call));
     "col2im_i64" "rows" Col2Im, Flat, work::col2im; |name| only(name, "col2im_i64"),
         |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<i64>(call));
+    "matmul_f64" "rows" MatMul, Flat, work::matmul; |name| only(name, "matmul_f64"),
+        |call, code| expect_code(code, 1).and_then(|()| matmul::validate::<f64>(call));
+    "matmul_i32" "rows" MatMul, Flat, work::matmul; |name| only(name, "matmul_i32"),
+        |call, code| expect_code(code, 1).and_then(|()| matmul::validate::<i32>(call));
+    "matmul_i64" "rows" MatMul, Flat, work::matmul; |name| only(name, "matmul_i64"),
+        |call, code| expect_code(code, 1).and_then(|()| matmul::validate::<i64>(call));
     "softmax" "rows" Axis, Team, work::axis; |name| either(name, ["softmax_f32", "log_softmax_f32"]),
         |call, code| expect_code(code, 2).and_then(|()| softmax::validate(call));
     "layer_norm" "rows" LayerNorm, Team, work::layer_norm; |name| only(name, "layer_norm_f32"),

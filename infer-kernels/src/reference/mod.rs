@@ -13,6 +13,7 @@ mod conv;
 mod conv_nd;
 mod copy;
 mod elementwise;
+mod matmul;
 mod norm;
 mod pool;
 mod recurrent;
@@ -54,6 +55,7 @@ pub static REGISTRY: &[&[Registered]] = &[
     elementwise::SELECT,
     elementwise::UNARY,
     conv_nd::REGISTRY,
+    matmul::REGISTRY,
     norm::REGISTRY,
     pool::REGISTRY,
     recurrent::REGISTRY,

@@ -3,7 +3,7 @@
 use super::{SHARED_BYTES, STATES};
 use crate::call::{
     Attention, Axis, BLOCK, Col2Im, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn,
-    PackB, PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
+    MatMul, PackB, PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
 };
 use crate::cpu::bounds::product;
 
@@ -53,6 +53,11 @@ pub(super) fn col2im(p: &Col2Im) -> Work {
         along.checked_add(p.block[axis].checked_mul(p.dilation[axis])?)?.checked_add(p.pad_begin[axis])
     };
     Some((items, product(&p.block)?.max(reach(0)?).max(reach(1)?).max(reach(2)?), 1))
+}
+
+pub(super) fn matmul(p: &MatMul) -> Work {
+    let products = product(p.dims.get(..usize::try_from(p.rank).ok()?)?)?;
+    Some((product(&[products, p.m, p.n])?, p.k, 1))
 }
 
 pub(super) fn layer_norm(p: &LayerNorm) -> Work {
