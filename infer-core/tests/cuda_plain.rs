@@ -373,6 +373,53 @@ fn sums_and_products_that_run() {
 }
 
 #[test]
+fn sequences_spectra_and_chosen_elements() {
+    let mut checks = Checks::default();
+    for (batch, time) in [(0, 1), (1, 0), (2, 1)] {
+        checks.by(
+            "",
+            &format!(
+                "input x 5,5,5
+                 input n 5
+                 floats five [] 2.4
+                 d = Cast(n) to=11
+                 f = Cast(five) to=11
+                 a = Abs(d)
+                 m = Mul(a, f)
+                 lengths = Cast(m) to=7
+                 y = ReverseSequence(x, lengths) batch_axis={batch} time_axis={time}
+                 output y"
+            ),
+        );
+    }
+    checks.by(
+        "",
+        "input x 4,3
+         ints depth 3
+         floats values 2 0.5,2.0
+         floats three [] 3.0
+         d = Cast(x) to=11
+         t = Cast(three) to=11
+         e = Mul(d, t)
+         i = Cast(e) to=7
+         y = OneHot(i, depth, values) axis=1
+         output y",
+    );
+    for (shape, attributes, family) in [
+        ("ints image 5,5\nints block 2,3\ninput x 2,12,6", "strides=[2,1]", "col2im_f32"),
+        ("ints image 4,7\nints block 2,3\ninput x 1,6,28", "pads=[1,0,1,2] dilations=[2,1]", "col2im_f32"),
+        ("ints image 9\nints block 3\ninput x 3,3,4", "strides=[2]", "col2im_f32"),
+    ] {
+        let text = format!("opset 18\n{shape}\ny = Col2Im(x, image, block) {attributes}\noutput y");
+        checks.by(family, &text);
+    }
+    checks.by("", "opset 20\ninput x 2,12,1\ny = DFT(x)\noutput y");
+    checks.by("", "opset 20\ninput x 2,7,3,2\nints n 10\nints a 1\ny = DFT(x, n, a)\noutput y");
+    checks.by("", "opset 20\ninput x 2,7,2\ny = DFT(x) inverse=1 onesided=1\noutput y");
+    checks.by("", "opset 17\ninput x 2,50,1\ninput w 8\nints step 4\ny = STFT(x, step, w)\noutput y");
+}
+
+#[test]
 fn elements_by_index() {
     let mut checks = Checks::default();
     checks.by(

@@ -4,10 +4,13 @@
 //! <https://onnx.ai/onnx/operators/onnx__HannWindow.html> and so on, all since opset 17; outputs of every type of
 //! numbers that [`NUMBERS`] has, by the attribute `output_datatype`.
 
+use crate::calls::LowerNode;
+use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::node_values::NodeValues;
 use crate::ops::elements::{expect_elements, with_types};
 use crate::ops::number::{NUMBERS, of_f64s, to_f64s};
+use crate::ops::shape::lower_evaluated;
 use crate::ops::signal::known_scalar;
 use crate::ops::{ImportNode, NodeTypes, Operator};
 use crate::tensor_type::{DataType, TensorType};
@@ -88,15 +91,15 @@ impl Operator for Window {
         Ok(vec![TensorType::new(self.dtype, [extent])])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
+    fn evaluate(&self, node: &NodeTypes<'_>) -> Result<Option<Vec<Constant>>, Reason> {
+        let Some(output) = self.infer(node)?.pop() else { return Ok(None) };
         let size = output.elements();
         let values: Vec<f64> = (0..size).map(|index| self.weight(index, size)).collect();
-        Ok(Some(vec![Value::Tensor(of_f64s(output, values)?)]))
+        Ok(Some(vec![of_f64s(output, values)?]))
+    }
+
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        lower_evaluated(self, node)
     }
 }
 
