@@ -138,4 +138,16 @@ mod tests {
             check_pass_does_nothing(fuse_activation, &text);
         }
     }
+
+    #[test]
+    fn products_of_doubles_have_none() {
+        let text = "input x 3,4
+             random w 4,5
+             a = Cast(x) to=11
+             b = Cast(w) to=11
+             t = MatMul(a, b)
+             y = Relu(t)
+             output y";
+        check_pass_does_nothing(fuse_activation, text);
+    }
 }

@@ -160,5 +160,13 @@ mod tests {
             );
             check_pass_does_nothing(fuse_residual_add, &text);
         }
+        let doubles = "input x 4,4
+             random w 4,4
+             a = Cast(x) to=11
+             b = Cast(w) to=11
+             t = MatMul(a, b)
+             y = Add(t, a)
+             output y";
+        check_pass_does_nothing(fuse_residual_add, doubles);
     }
 }
