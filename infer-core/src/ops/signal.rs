@@ -2,7 +2,8 @@
 //!
 //! <https://onnx.ai/onnx/operators/onnx__DFT.html>: since opset 17; the axis is an attribute, 1 where it is left out, and
 //! since opset 20 an input, then −2. <https://onnx.ai/onnx/operators/onnx__STFT.html>: since opset 17. Floats of every
-//! width: short transforms are products with matrices, long ones are computed in f64. The last axis holds a real number, or the real and the imaginary part of a complex one.
+//! width: short transforms are products with matrices, in f32 for f16 and bf16, long ones are computed in f64. The last
+//! axis holds a real number, or the real and the imaginary part of a complex one.
 
 mod fft;
 mod window;
