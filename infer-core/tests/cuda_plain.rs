@@ -207,10 +207,59 @@ fn functions_of_one_number() {
          c = Clip(n, lower, upper)
          p = Pow(m, x)
          y = Sum(c, n, m)
-         z = Mod(x, m) fmod=1
-         output y
-         output z",
+         output y",
     );
+    // Where the functions are defined, and far from poles.
+    for (function, argument) in [
+        ("Acos", "Tanh(x)"),
+        ("Acosh", "Exp(two)"),
+        ("Asin", "Tanh(x)"),
+        ("Asinh", "Identity(x)"),
+        ("Atan", "Identity(x)"),
+        ("Atanh", "Sigmoid(x)"),
+        ("Cosh", "Identity(x)"),
+        ("Sinh", "Identity(x)"),
+        ("Tan", "Tanh(x)"),
+    ] {
+        checks.by(
+            "unary",
+            &format!(
+                "input x 4,33
+                 one = Constant() value_float=1.5
+                 square = Mul(x, x)
+                 two = Add(square, one)
+                 a = {argument}
+                 y = {function}(a)
+                 d = Cast(a) to=11
+                 e = {function}(d)
+                 z = Cast(e) to=1
+                 output y
+                 output z"
+            ),
+        );
+    }
+    // f64, which every precision keeps: a remainder jumps.
+    for flag in [0, 1] {
+        checks.by(
+            "binary",
+            &format!(
+                "input x 5,9
+                 input z 9
+                 floats few 3,1,1 0.37,-0.23,1.7
+                 d = Cast(x) to=11
+                 e = Cast(few) to=11
+                 w = Cast(z) to=11
+                 f = Mod(d, e) fmod={flag}
+                 g = Mod(w, e) fmod={flag}
+                 y = Cast(f) to=1
+                 v = Cast(g) to=1
+                 output y
+                 output v"
+            ),
+        );
+        checks
+            .by("binary", &format!("input x 2,3\nfloats two [] 2.0\ny = Mod(x, two) fmod={flag}\noutput y"));
+    }
 }
 
 #[test]
@@ -281,6 +330,93 @@ fn reductions_of_every_kind() {
             );
         }
     }
+}
+
+#[test]
+fn sums_and_products_that_run() {
+    let mut checks = Checks::default();
+    for (ty, family) in
+        [(1, "scan_f32"), (11, "scan_f64"), (6, "scan_i32"), (13, "scan_i64"), (2, "scan_i32")]
+    {
+        for (axis, exclusive, reverse) in [(0, 0, 0), (1, 1, 0), (2, 0, 1), (2, 1, 1), (2, 0, 0)] {
+            checks.by(
+                family,
+                &format!(
+                    "input x 3,5,70
+                     floats three [] 3.0
+                     ints axis {axis}
+                     t = Cast(three) to=11
+                     d = Cast(x) to=11
+                     e = Mul(d, t)
+                     i = Cast(e) to={ty}
+                     r = CumSum(i, axis) exclusive={exclusive} reverse={reverse}
+                     y = Cast(r) to=1
+                     output y"
+                ),
+            );
+        }
+        checks.by(
+            family,
+            &format!(
+                "opset 26
+                 input x 5,40
+                 ints axis 1
+                 floats one [] 1.0
+                 p = Add(x, one)
+                 i = Cast(p) to={ty}
+                 r = CumProd(i, axis)
+                 y = Cast(r) to=1
+                 output y"
+            ),
+        );
+    }
+}
+
+#[test]
+fn sequences_spectra_and_chosen_elements() {
+    let mut checks = Checks::default();
+    for (batch, time) in [(0, 1), (1, 0), (2, 1)] {
+        checks.by(
+            "",
+            &format!(
+                "input x 5,5,5
+                 input n 5
+                 floats five [] 2.4
+                 d = Cast(n) to=11
+                 f = Cast(five) to=11
+                 a = Abs(d)
+                 m = Mul(a, f)
+                 lengths = Cast(m) to=7
+                 y = ReverseSequence(x, lengths) batch_axis={batch} time_axis={time}
+                 output y"
+            ),
+        );
+    }
+    checks.by(
+        "",
+        "input x 4,3
+         ints depth 3
+         floats values 2 0.5,2.0
+         floats three [] 3.0
+         d = Cast(x) to=11
+         t = Cast(three) to=11
+         e = Mul(d, t)
+         i = Cast(e) to=7
+         y = OneHot(i, depth, values) axis=1
+         output y",
+    );
+    for (shape, attributes, family) in [
+        ("ints image 5,5\nints block 2,3\ninput x 2,12,6", "strides=[2,1]", "col2im_f32"),
+        ("ints image 4,7\nints block 2,3\ninput x 1,6,28", "pads=[1,0,1,2] dilations=[2,1]", "col2im_f32"),
+        ("ints image 9\nints block 3\ninput x 3,3,4", "strides=[2]", "col2im_f32"),
+    ] {
+        let text = format!("opset 18\n{shape}\ny = Col2Im(x, image, block) {attributes}\noutput y");
+        checks.by(family, &text);
+    }
+    checks.by("", "opset 20\ninput x 2,12,1\ny = DFT(x)\noutput y");
+    checks.by("", "opset 20\ninput x 2,7,3,2\nints n 10\nints a 1\ny = DFT(x, n, a)\noutput y");
+    checks.by("", "opset 20\ninput x 2,7,2\ny = DFT(x) inverse=1 onesided=1\noutput y");
+    checks.by("", "opset 17\ninput x 2,50,1\ninput w 8\nints step 4\ny = STFT(x, step, w)\noutput y");
 }
 
 #[test]
@@ -549,6 +685,43 @@ fn products_of_what_is_computed() {
          x = Add(m, c)
          y = MatMul(a, v)
          output x
+         output y",
+    );
+    for (ty, family) in [(11, "matmul_f64"), (6, "matmul_i32"), (7, "matmul_i64")] {
+        for (left, right) in [("2,3,5,7", "3,7,9"), ("5,7", "7"), ("7", "2,7,4"), ("1,1", "1,1")] {
+            checks.by(
+                family,
+                &format!(
+                    "input x {left}
+                     input w {right}
+                     floats four [] 4.0
+                     f = Cast(four) to=11
+                     a = Cast(x) to=11
+                     b = Cast(w) to=11
+                     c = Mul(a, f)
+                     d = Mul(b, f)
+                     l = Cast(c) to={ty}
+                     r = Cast(d) to={ty}
+                     p = MatMul(l, r)
+                     s = Add(p, p)
+                     y = Cast(s) to=1
+                     output y"
+                ),
+            );
+        }
+    }
+    checks.by(
+        "matmul_f64",
+        "input x 5,7
+         random w 7,4
+         random r 5,4
+         a = Cast(x) to=11
+         b = Cast(w) to=11
+         c = Cast(r) to=11
+         p = MatMul(a, b)
+         s = Add(p, c)
+         t = Tanh(s)
+         y = Cast(t) to=1
          output y",
     );
 }

@@ -23,10 +23,10 @@ pub use conv::{Conv, ConvNd, Depthwise, PooledConv, residual};
 pub use elementwise::Elementwise;
 pub use movement::{FillHalo, Gather, IndexMap, Reorder, Resize};
 pub use norm::{GroupNorm, GroupNormBlocked, LayerNorm, Lrn};
-pub use pool::{Pool, PoolNd};
-pub use product::{PackB, Strassen, StrassenLeft};
+pub use pool::{Col2Im, Pool, PoolNd};
+pub use product::{MatMul, PackB, Strassen, StrassenLeft};
 pub use recurrent::Recurrent;
-pub use reduce::{Axis, Reduce};
+pub use reduce::{Axis, Reduce, Scan};
 pub use winograd::{WINOGRAD_ROWS, Winograd, WinogradRows, WinogradWeights, winograd_planes};
 
 /// The most dimensions a call iterates over, after collapsing.

@@ -3,8 +3,9 @@
 use bytemuck::Pod;
 
 use crate::call::{
-    Attention, Axis, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm, Lrn, PackB, Pool,
-    PoolNd, PooledConv, Recurrent, Reduce, Reorder, Resize, Strassen, StrassenLeft, Winograd,
+    Attention, Axis, Col2Im, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm, Lrn, MatMul,
+    PackB, Pool, PoolNd, PooledConv, Recurrent, Reduce, Reorder, Resize, Scan, Strassen, StrassenLeft,
+    Winograd,
 };
 
 /// A call in numbers.
@@ -112,6 +113,22 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
         "gru_f32" => recurrent(&read(params)?, 3),
         "rnn_f32" => recurrent(&read(params)?, 1),
         _ if kernel.starts_with("arg_m") => axis(&read(params)?),
+        _ if kernel.starts_with("cum_") => {
+            let p: Scan = read(params)?;
+            passes(format!("{} along {}", extents(&[p.outer, p.axis, p.inner]), p.axis))
+        }
+        _ if kernel.starts_with("col2im_") => {
+            let p: Col2Im = read(params)?;
+            let window = window(&p.block, &p.stride, &p.dilation);
+            passes(format!("{}{window} @{}", batch(p.outer), times(&p.image)))
+        }
+        _ if kernel.starts_with("matmul_") => {
+            let p: MatMul = read(params)?;
+            let dims = p.dims.get(..usize::try_from(p.rank).ok()?)?;
+            let products = dims.iter().copied().fold(1, u64::saturating_mul);
+            let shape = format!("{}[{},{}]·[{},{}]", batch(products), p.m, p.k, p.k, p.n);
+            Some((shape, [2, products, p.m, p.k, p.n].to_vec()))
+        }
         _ if kernel.starts_with("reduce_") => {
             let p: Reduce = read(params)?;
             let kept = p.kept_dims.get(..usize::try_from(p.kept_rank).ok()?)?;
@@ -288,6 +305,8 @@ mod tests {
         check("attention_f32", p, "12 × [5,64]·[64,7], [5,7]·[7,32]", 2 * 12 * 5 * 7 * 96);
         let p = Recurrent { steps: 10, directions: 2, batch: 1, hidden: 8, ..Recurrent::default() };
         check("lstm_f32", p, "10 steps of 8 both ways", 2 * 10 * 2 * 4 * 64);
+        let p = MatMul { rank: 2, dims: [2, 3, 0, 0, 0, 0, 0, 0], m: 5, k: 7, n: 11, ..MatMul::default() };
+        check("matmul_f64", p, "6 × [5,7]·[7,11]", 2 * 6 * 5 * 7 * 11);
     }
 
     #[test]
@@ -298,6 +317,18 @@ mod tests {
             "[12,128,1] along 128",
             0,
         );
+        let p = Scan { outer: 3, axis: 5, inner: 2, ..Scan::default() };
+        check("cum_sum_f32", p, "[3,5,2] along 5", 0);
+        let p = Col2Im {
+            outer: 6,
+            image: [1, 5, 7],
+            block: [1, 2, 3],
+            blocks: [1, 2, 5],
+            stride: [1, 3, 1],
+            dilation: [1; 3],
+            pad_begin: [0; 3],
+        };
+        check("col2im_f32", p, "6 × 1x2x3/1x3x1 @1x5x7", 0);
         let p = Elementwise::new(&[4, 5], &[(&[0, 1], 0), (&[5, 1], 0)]).unwrap();
         check("relu_f32", p, "[4,5]", 0);
     }

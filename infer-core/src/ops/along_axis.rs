@@ -5,9 +5,16 @@
 //! others.
 //! History: ReverseSequence since opset 10, CumSum since 11, Trilu since 14, CumProd since 26.
 
-use super::elements::{around, expect_elements, select, shape_of};
-use super::number::{NUMBERS, Number, narrowed, no_numbers, tensor_of, widened, with_number};
-use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, expect_dtype, resolve_axis};
+use infer_kernels::call::Scan;
+
+use super::element_type::{converted, expect_kernel, with_output, wrapping};
+use super::elements::around;
+use super::movement::expect_table;
+use super::number::NUMBERS;
+use super::{
+    Attribute, Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, Wire, compose,
+    expect_dtype, resolve_axis,
+};
 use crate::calls::{LowerNode, Tensor, sized_kernel};
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -78,26 +85,6 @@ fn import_trilu(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     Ok(Box::new(Trilu { upper: node.attributes.flag("upper", true)? }))
 }
 
-impl Cumulative {
-    fn accumulate<T: Number>(&self, input: &Constant, axis: usize) -> Result<Constant, Reason> {
-        let shape = &input.ty().shape;
-        let (outer, length, inner) = around(shape, axis);
-        let values = input.values::<T>();
-        let mut result = vec![T::ZERO; values.len()];
-        for (outer, inner_at) in (0..outer).flat_map(|outer| (0..inner).map(move |inner| (outer, inner))) {
-            let mut sum = if self.product { T::ONE } else { T::ZERO };
-            for step in 0..length {
-                let row = if self.reverse { length - 1 - step } else { step };
-                let at = (outer * length + row) * inner + inner_at;
-                let next = if self.product { sum.times(values[at]) } else { sum.plus(values[at]) };
-                result[at] = if self.exclusive { sum } else { next };
-                sum = next;
-            }
-        }
-        tensor_of(input.ty().dtype, shape, &result)
-    }
-}
-
 /// The axis that a tensor of one element names.
 fn one_axis(axis: &[i64], rank: usize) -> Result<usize, Reason> {
     match axis {
@@ -115,28 +102,35 @@ impl Operator for Cumulative {
         let ty = node.ty(0)?;
         expect_dtype(ty, NUMBERS)?;
         expect_dtype(node.ty(1)?, &[DataType::I64, DataType::I32])?;
-        if let Some(axis) = node.constant(1).and_then(Constant::to_i64s) {
-            one_axis(&axis, ty.rank())?;
-        }
+        known_axis(node)?;
         Ok(vec![ty.clone()])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (input, output) = (wrapping(node.input(0)?), wrapping(node.output(0)?));
+        let axis = node.with_types(known_axis)?;
+        let family = if self.product { "cum_prod" } else { "cum_sum" };
+        let dtype = expect_kernel(family, &input.ty)?;
+        let x = converted(node, &input, dtype)?;
+        let (outer, length, inner) = around(&input.ty.shape, axis);
+        let params = Scan {
+            outer: outer as u64,
+            axis: length as u64,
+            inner: inner as u64,
+            exclusive: self.exclusive.into(),
+            reverse: self.reverse.into(),
+        };
+        with_output(node, &output, dtype, |node, out| {
+            node.call(format!("{family}_{dtype}"), &params, &[Some(x.span), Some(out.span)]);
+            Ok(())
+        })
     }
+}
 
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let input = node.tensor(0)?;
-        let dtype = input.ty().dtype;
-        let axis = one_axis(&node.i64s(1)?, input.ty().rank())?;
-        let input = widened(input);
-        let result = with_number!(
-            input.ty().dtype,
-            T => self.accumulate::<T>(&input, axis)?,
-            return Err(no_numbers(dtype))
-        );
-        Ok(Some(vec![narrowed(result, dtype).into()]))
-    }
+/// The axis, where it is known.
+fn known_axis(node: &NodeTypes<'_>) -> Result<usize, Reason> {
+    let axis = node.known_i64s(1, "axis")?.ok_or_else(|| Reason::new("input `axis` is missing"))?;
+    one_axis(&axis, node.ty(0)?.rank())
 }
 
 impl ReverseSequence {
@@ -158,40 +152,77 @@ impl Operator for ReverseSequence {
         "ReverseSequence"
     }
 
-    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
-        let (ty, lengths) = (node.ty(0)?, node.ty(1)?);
+    /// A gather from rows, one for each step of each sequence.
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let shape = nodes.types.ty(0)?.shape.clone();
+        let lengths = nodes.types.ty(1)?;
         expect_dtype(lengths, &[DataType::I64, DataType::I32])?;
-        self.axes(&ty.shape, &lengths.shape)?;
-        Ok(vec![ty.clone()])
-    }
+        let (batch, time) = self.axes(&shape, &lengths.shape)?;
+        let (batches, steps) = (shape[batch], shape[time]);
+        let x = nodes.input(0)?;
+        if shape.contains(&0) {
+            return Ok(Some(vec![x]));
+        }
+        expect_table(batches.checked_mul(steps))?;
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let shape = shape_of(node, 0)?;
-        let (batch, time) = self.axes(shape, shape_of(node, 1)?)?;
-        let (_, batches, batch_inner) = around(shape, batch);
-        let (_, steps, time_inner) = around(shape, time);
-        let lengths: Vec<usize> = node
-            .i64s(1)?
-            .into_iter()
-            .map(|length| {
-                let fits = usize::try_from(length).ok().filter(|&length| length <= steps);
-                fits.ok_or_else(|| Reason::new(format!("length {length} of a sequence of {steps} steps")))
-            })
-            .collect::<Result<_, _>>()?;
-        let source = |at: usize| {
-            let (sequence, step) = (at / batch_inner % batches, at / time_inner % steps);
-            match lengths[sequence] {
-                length if step < length => at - step * time_inner + (length - 1 - step) * time_inner,
-                _ => at,
-            }
+        // Both axes go first, unless they are there.
+        let mut order: Vec<usize> = (0..shape.len()).filter(|axis| ![batch, time].contains(axis)).collect();
+        order.splice(0..0, [batch.min(time), batch.max(time)]);
+        let is_first = order.is_sorted();
+        let permute = |nodes: &mut Expansion<'_>, wire, order: &[usize]| {
+            let order: Vec<i64> = order.iter().map(|&axis| axis as i64).collect();
+            nodes.node("Transpose", &[wire], &[("perm", Attribute::Ints(order))])
         };
-        let count = expect_elements(shape, size_of::<usize>())?;
-        let positions: Vec<usize> = (0..count).map(source).collect();
-        Ok(Some(vec![select(node.value(0)?, shape, &positions)?]))
+        let x = if is_first { x } else { permute(nodes, x, &order)? };
+        let moved = nodes.shape(x)?.to_vec();
+
+        // Of each row: its step, and the position of the first row of its sequence.
+        let (of_batch, of_step, stride) = match batch < time {
+            true => ([batches, 1], [1, steps], 1),
+            false => ([1, batches], [steps, 1], batches),
+        };
+        let numbers = |nodes: &mut Expansion<'_>, shape: [usize; 2], by: usize| {
+            let numbers: Vec<i64> = (0..shape[0] * shape[1]).map(|index| (index * by) as i64).collect();
+            nodes.constant(Constant::of(TensorType::new(DataType::I64, shape), &numbers))
+        };
+        let (step, first) =
+            (numbers(nodes, of_step, 1), numbers(nodes, of_batch, if batch < time { steps } else { 1 }));
+        let scalar = |nodes: &mut Expansion<'_>, value: usize| {
+            nodes.constant(Constant::of(TensorType::new(DataType::I64, []), &[value as i64]))
+        };
+        let length = nodes.input(1)?;
+        let length = compose::cast(nodes, length, DataType::I64)?;
+        let length = compose::reshape(nodes, length, &of_batch)?;
+        // A length that does not fit becomes one whose first step lies behind all rows, which the gather refuses.
+        let (zero, most) = (scalar(nodes, 0), scalar(nodes, steps));
+        let outside = scalar(nodes, batches * steps + steps + 1);
+        let (below, above) =
+            (nodes.node("Less", &[length, zero], &[])?, nodes.node("Greater", &[length, most], &[])?);
+        let wrong = nodes.node("Or", &[below, above], &[])?;
+        let length = nodes.node("Where", &[wrong, outside, length], &[])?;
+
+        let one = scalar(nodes, 1);
+        let last = nodes.node("Sub", &[length, one], &[])?;
+        let mirrored = nodes.node("Sub", &[last, step], &[])?;
+        let reversed = nodes.node("Less", &[step, length], &[])?;
+        let source = nodes.node("Where", &[reversed, mirrored, step], &[])?;
+        let stride = scalar(nodes, stride);
+        let source = nodes.node("Mul", &[source, stride], &[])?;
+        let source = nodes.node("Add", &[source, first], &[])?;
+        let source = compose::reshape(nodes, source, &[batches * steps])?;
+
+        let inner = moved[2..].iter().product();
+        let rows = compose::reshape(nodes, x, &[batches * steps, inner])?;
+        let rows = nodes.node("Gather", &[rows, source], &[])?;
+        let y = compose::reshape(nodes, rows, &moved)?;
+        if is_first {
+            return Ok(Some(vec![y]));
+        }
+        let mut back = vec![0; order.len()];
+        for (to, &from) in order.iter().enumerate() {
+            back[from] = to;
+        }
+        Ok(Some(vec![permute(nodes, y, &back)?]))
     }
 
     fn string_use(&self) -> StringUse {

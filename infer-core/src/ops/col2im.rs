@@ -4,10 +4,14 @@
 //! Types: numbers; f16 and bf16 add in f32.
 //! History: since opset 18.
 
+use infer_kernels::call;
+
+use super::element_type::{converted, expect_kernel, with_output, wrapping};
 use super::elements::{expect_elements, strides};
 use super::movement::{extent, result_type};
 use super::number::{NUMBERS, Number, narrowed, no_numbers, tensor_of, widened, with_number};
 use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype};
+use crate::calls::LowerNode;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
@@ -36,6 +40,9 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     }))
 }
 
+/// The most axes of a picture that the kernel knows.
+const KERNEL_RANK: usize = 3;
+
 /// One axis of the picture.
 struct Axis {
     image: usize,
@@ -48,6 +55,14 @@ struct Axis {
 }
 
 impl Col2Im {
+    /// [`Col2Im::plan`] from the inputs.
+    fn known_plan(&self, node: &NodeTypes<'_>) -> Result<(Vec<Axis>, Vec<usize>), Reason> {
+        let missing = || Reason::new("`image_shape` or `block_shape` is missing");
+        let image = node.known_i64s(1, "image_shape")?.ok_or_else(missing)?;
+        let block = node.known_i64s(2, "block_shape")?.ok_or_else(missing)?;
+        self.plan(&node.ty(0)?.shape, &image, &block)
+    }
+
     /// The axes of the picture, and the shape of the result.
     fn plan(&self, input: &[usize], image: &[i64], block: &[i64]) -> Result<(Vec<Axis>, Vec<usize>), Reason> {
         let rank = image.len();
@@ -91,6 +106,11 @@ impl Col2Im {
     }
 }
 
+/// Whether a kernel adds the blocks: not those of truths, and not in more dimensions than it has.
+fn has_kernel(dtype: DataType, rank: usize) -> bool {
+    dtype != DataType::Bool && rank <= KERNEL_RANK
+}
+
 fn add_blocks<T: Number>(input: &Constant, axes: &[Axis], shape: &[usize]) -> Result<Constant, Reason> {
     let values = input.values::<T>();
     let mut result = vec![T::ZERO; expect_elements(shape, size_of::<T>())?];
@@ -129,20 +149,50 @@ impl Operator for Col2Im {
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         let ty = node.ty(0)?;
         expect_dtype(ty, &[NUMBERS, &[DataType::Bool]].concat())?;
-        let missing = || Reason::new("`image_shape` or `block_shape` is missing");
-        let image = node.known_i64s(1, "image_shape")?.ok_or_else(missing)?;
-        let block = node.known_i64s(2, "block_shape")?.ok_or_else(missing)?;
-        Ok(vec![result_type(ty.dtype, self.plan(&ty.shape, &image, &block)?.1)?])
+        Ok(vec![result_type(ty.dtype, self.known_plan(node)?.1)?])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (input, output) = (wrapping(node.input(0)?), wrapping(node.output(0)?));
+        let axes = node.with_types(|types| self.known_plan(types))?.0;
+        let dtype = expect_kernel("col2im", &input.ty)?;
+        let x = converted(node, &input, dtype)?;
+        let extents = |of: fn(&Axis) -> usize| {
+            let mut extents = [1; KERNEL_RANK];
+            for (extent, axis) in extents.iter_mut().rev().zip(axes.iter().rev()) {
+                *extent = of(axis) as u64;
+            }
+            extents
+        };
+        let mut pad_begin = extents(|axis| axis.pad);
+        pad_begin[..KERNEL_RANK - axes.len()].fill(0);
+        let params = call::Col2Im {
+            outer: output.ty.shape[..2].iter().product::<usize>() as u64,
+            image: extents(|axis| axis.image),
+            block: extents(|axis| axis.block),
+            blocks: extents(|axis| axis.blocks),
+            stride: extents(|axis| axis.stride),
+            dilation: extents(|axis| axis.dilation),
+            pad_begin,
+        };
+        with_output(node, &output, dtype, |node, out| {
+            node.call(format!("col2im_{dtype}"), &params, &[Some(x.span), Some(out.span)]);
+            Ok(())
+        })
+    }
+
+    fn is_host(&self, node: &NodeTypes<'_>) -> bool {
+        let image = node.optional(1).map_or(0, TensorType::elements);
+        node.optional(0).is_some_and(|ty| !has_kernel(ty.dtype, image))
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
         let input = node.tensor(0)?;
         let dtype = input.ty().dtype;
         let (axes, shape) = self.plan(&input.ty().shape, &node.i64s(1)?, &node.i64s(2)?)?;
+        if has_kernel(dtype, axes.len()) {
+            return Ok(None);
+        }
         let input = widened(input);
         let result = with_number!(
             input.ty().dtype,

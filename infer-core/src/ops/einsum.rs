@@ -1,7 +1,7 @@
 //! Einsum and Det.
 //!
 //! Specification: <https://onnx.ai/onnx/operators/onnx__Einsum.html>, <https://onnx.ai/onnx/operators/onnx__Det.html>
-//! Types: numbers; Einsum computes integers as i64, which wraps around as they do; Det takes floats and eliminates in
+//! Types: numbers; Einsum computes integers as i64, which wraps around as they do; Det takes floats and computes in
 //! f64.
 //! History: Det since opset 11, Einsum since 12.
 //!
@@ -10,7 +10,8 @@
 
 use super::elements::expect_elements;
 use super::number::{narrowed, no_numbers, tensor_of, widened};
-use super::{Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, expect_dtype};
+use super::{Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, compose, expect_dtype};
+use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
 use crate::value::Value;
@@ -351,6 +352,11 @@ impl Operator for Einsum {
 }
 
 impl Det {
+    /// Whether matrices of `n` rows are few enough terms.
+    fn is_small(n: usize) -> bool {
+        (1..=3).contains(&n)
+    }
+
     /// The determinant of a square matrix of `n` rows, by elimination with the greatest pivots.
     fn determinant(mut matrix: Vec<f64>, n: usize) -> f64 {
         let mut determinant = 1.0;
@@ -394,6 +400,43 @@ impl Operator for Det {
         }
     }
 
+    /// Small matrices by the definition, in f64; larger ones are eliminated on the host.
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let output = self.infer(&nodes.types)?.swap_remove(0);
+        let n = nodes.types.ty(0)?.shape.last().copied().unwrap_or(0);
+        if !Det::is_small(n) {
+            return Ok(None);
+        }
+        let x = nodes.input(0)?;
+        let x = compose::cast(nodes, x, DataType::F64)?;
+        let flat = compose::reshape(nodes, x, &[&output.shape[..], &[n * n]].concat())?;
+        let at = |nodes: &mut Expansion<'_>, row: usize, column: usize| {
+            let index = Constant::of(TensorType::new(DataType::I64, []), &[(row * n + column) as i64]);
+            let index = nodes.constant(index);
+            nodes.node("Gather", &[flat, index], &[("axis", (-1).into())])
+        };
+        // The minor of two rows and two columns.
+        let minor = |nodes: &mut Expansion<'_>, rows: [usize; 2], columns: [usize; 2]| {
+            let (a, d) = (at(nodes, rows[0], columns[0])?, at(nodes, rows[1], columns[1])?);
+            let (b, c) = (at(nodes, rows[0], columns[1])?, at(nodes, rows[1], columns[0])?);
+            let (down, up) = (nodes.node("Mul", &[a, d], &[])?, nodes.node("Mul", &[b, c], &[])?);
+            nodes.node("Sub", &[down, up], &[])
+        };
+        let determinant = match n {
+            1 => at(nodes, 0, 0)?,
+            2 => minor(nodes, [0, 1], [0, 1])?,
+            _ => {
+                let mut terms = Vec::with_capacity(3);
+                for (column, others) in [(0, [1, 2]), (1, [2, 0]), (2, [0, 1])] {
+                    let (factor, minor) = (at(nodes, 0, column)?, minor(nodes, [1, 2], others)?);
+                    terms.push(nodes.node("Mul", &[factor, minor], &[])?);
+                }
+                nodes.node("Sum", &terms, &[])?
+            }
+        };
+        Ok(Some(vec![compose::cast(nodes, determinant, output.dtype)?]))
+    }
+
     fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
         true
     }
@@ -406,6 +449,9 @@ impl Operator for Det {
         };
         if rows != columns {
             return Err(Reason::new(format!("{} holds no square matrices", input.ty())));
+        }
+        if Det::is_small(*rows) {
+            return Ok(None);
         }
         let wide = widened(input);
         let values: Vec<f64> = match wide.ty().dtype {
@@ -435,7 +481,6 @@ impl Operator for Det {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::constant::Constant;
     use crate::ops::Attribute;
     use crate::ops::test_support::{check, f32s, i64s, import, run, tensor};
 
@@ -491,6 +536,10 @@ mod tests {
     fn determinants_are_eliminated() {
         let matrices = f32s([2, 2, 2], &[0., 2., 3., 4., 1., 2., 2., 4.]);
         check(("Det", 11), &[], &[matrices], &f32s([2], &[-6., 0.]));
+        let three = f32s([3, 3], &[2., 0., 1., -1., 3., 4., 5., 2., -3.]);
+        check(("Det", 11), &[], &[three], &f32s([], &[-51.]));
+        let four = [0., 2., 0., 0., 3., 0., 0., 0., 0., 0., 0., 1., 0., 0., 4., 0.];
+        check(("Det", 11), &[], &[tensor(DataType::F64, [4, 4], &four)], &tensor(DataType::F64, [], &[24.0]));
         check(("Det", 11), &[], &[f32s([0, 0], &[])], &f32s([], &[1.]));
         check(("Det", 11), &[], &[f32s([1, 1], &[f32::NAN])], &f32s([], &[f32::NAN]));
         assert!(run(("Det", 11), &[], &[f32s([1, 2], &[0.; 2])]).is_err());

@@ -83,6 +83,16 @@ pub fn converted(node: &mut LowerNode<'_>, input: &Tensor, dtype: DataType) -> R
     Ok(copy)
 }
 
+/// A tensor of integers without signs as one of those with signs, for operations that wrap around: the bits are the same.
+pub fn wrapping(mut tensor: Tensor) -> Tensor {
+    tensor.ty.dtype = match tensor.ty.dtype {
+        DataType::U32 => DataType::I32,
+        DataType::U64 => DataType::I64,
+        other => other,
+    };
+    tensor
+}
+
 /// Lets `compute` write `output` as elements of type `dtype`, in scratch memory where that is not its own type.
 pub fn with_output(
     node: &mut LowerNode<'_>,

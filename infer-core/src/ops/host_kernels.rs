@@ -1,76 +1,14 @@
-//! Products, convolutions and pools of the element types without kernels, on the host.
+//! Convolutions and pools of the element types without kernels, on the host.
 //!
-//! The loops are the definitions; what runs here is f64, which deployed models hardly use, and matrices of integers.
+//! The loops are the definitions; what runs here is f64, which deployed models hardly use.
 
 use infer_kernels::call::{ConvNd, PoolNd};
 
-use super::elements::{broadcast_indices, checked_elements};
-use super::number::{Rules, Scalar, of_f64s, of_scalars, scalars, tensor_of, to_f64s};
+use super::elements::checked_elements;
+use super::number::tensor_of;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
-
-/// Matrices to multiply: the leading axes of each side, those of the product, and M, K, N.
-pub struct Matrices<'a> {
-    /// The left side's.
-    pub lead_a: &'a [usize],
-    /// The right side's.
-    pub lead_b: &'a [usize],
-    /// The product's.
-    pub lead: &'a [usize],
-    /// M, K, N.
-    pub extents: [usize; 3],
-}
-
-/// The product of row-major matrices of f64 or integers, which wrap.
-pub fn matmul(a: &Constant, b: &Constant, of: &Matrices<'_>, output: TensorType) -> Result<Constant, Reason> {
-    checked_elements(&output)?;
-    if output.dtype == DataType::F64 {
-        let (a, b) = (to_f64s(a)?, to_f64s(b)?);
-        let products = multiply(&a, &b, of, 0.0, |sum, a, b| sum + a * b)?;
-        return of_f64s(output, products);
-    }
-    let integers = |tensor: &Constant| -> Result<Vec<i64>, Reason> {
-        let values = scalars(tensor)?.map(|number| match number {
-            Scalar::Integer(x) => x as i64,
-            Scalar::Float(x) => x as i64,
-        });
-        Ok(values.collect())
-    };
-    let (a, b) = (integers(a)?, integers(b)?);
-    let products = multiply(&a, &b, of, 0, |sum: i64, a, b: i64| sum.wrapping_add(b.wrapping_mul(a)))?;
-    let products = products.into_iter().map(|x| Scalar::Integer(x.into()));
-    of_scalars(output, products, Rules::default())
-}
-
-fn multiply<T: Copy>(
-    a: &[T],
-    b: &[T],
-    of: &Matrices<'_>,
-    zero: T,
-    add: impl Fn(T, T, T) -> T,
-) -> Result<Vec<T>, Reason> {
-    let [m, k, n] = of.extents;
-    let (left, right) = (broadcast_indices(of.lead_a, of.lead)?, broadcast_indices(of.lead_b, of.lead)?);
-    let mut products = Vec::with_capacity(left.len() * m * n);
-    for (&left, &right) in left.iter().zip(&right) {
-        let wrong = || Reason::new("a matrix lies outside of its tensor");
-        let a = a.get(left * m * k..(left + 1) * m * k).ok_or_else(wrong)?;
-        let b = b.get(right * k * n..(right + 1) * k * n).ok_or_else(wrong)?;
-        for row in 0..m {
-            let mut sums = vec![zero; n];
-            if n > 0 {
-                for (&factor, other) in a[row * k..(row + 1) * k].iter().zip(b.chunks_exact(n)) {
-                    for (sum, &value) in sums.iter_mut().zip(other) {
-                        *sum = add(*sum, factor, value);
-                    }
-                }
-            }
-            products.extend_from_slice(&sums);
-        }
-    }
-    Ok(products)
-}
 
 /// Every position below `extents`, row-major.
 fn positions(extents: [u64; 3]) -> impl Iterator<Item = [usize; 3]> {

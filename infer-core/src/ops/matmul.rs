@@ -3,10 +3,10 @@
 //! <https://onnx.ai/onnx/operators/onnx__MatMul.html>: numpy's matmul. <https://onnx.ai/onnx/operators/onnx__Gemm.html>:
 //! alpha·A·B + beta·C, C optional since opset 11.
 //!
-//! Types: f32; f16 and bf16 compute in f32. Products of f64 and integers are computed on the host, and Gemm is written
-//! with them.
+//! Types: f32; f16 and bf16 compute in f32. Products of f64 and integers have plain kernels, with which Gemm is written;
+//! nothing is fused into them.
 //!
-//! Both are the convolution kernel on a picture of one row, with a pixel for each row of the left matrix. The left
+//! Of f32, both are the convolution kernel on a picture of one row, with a pixel for each row of the left matrix. The left
 //! matrix is copied into blocks of 16 columns first where there is enough work to pay for that: rows a power of two
 //! apart would fall on the same lines of the cache. Large products by constant matrices run by Strassen's algorithm.
 
@@ -16,13 +16,10 @@ use crate::calls::{LowerNode, Span, Tensor};
 use crate::decisions::Candidate;
 use crate::diagnostic::Reason;
 use crate::ops::compose;
-use crate::ops::host_kernels::{self, Matrices};
+use crate::ops::element_type::wrapping;
 use crate::ops::pack::{Dense, store};
-use crate::ops::{
-    Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, broadcast, expect_dtype,
-};
+use crate::ops::{Expansion, ImportNode, NodeTypes, Operator, Row, Wire, broadcast, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
-use crate::value::Value;
 
 /// The table's rows.
 pub const OPERATORS: &[Row] = &[
@@ -106,8 +103,8 @@ const NUMBERS: &[DataType] = &[
     DataType::U64,
 ];
 
-/// Whether products of such elements are computed on the host.
-fn is_host(dtype: DataType) -> bool {
+/// Whether products of such elements have a plain kernel, which adds and applies nothing.
+fn is_plain(dtype: DataType) -> bool {
     !matches!(dtype, DataType::F32 | DataType::F16 | DataType::Bf16)
 }
 
@@ -178,7 +175,7 @@ impl Operator for MatMul {
         let dtype = nodes.types.ty(0)?.dtype;
         match dtype {
             DataType::F32 => return Ok(None),
-            _ if is_host(dtype) && !self.gemm => return Ok(None),
+            _ if is_plain(dtype) && !self.gemm => return Ok(None),
             _ => expect_dtype(nodes.types.ty(0)?, NUMBERS)?,
         }
         if nodes.types.ty(1)?.dtype != dtype {
@@ -188,7 +185,7 @@ impl Operator for MatMul {
                 nodes.types.ty(1)?
             )));
         }
-        if is_host(dtype) {
+        if is_plain(dtype) {
             return Ok(Some(vec![self.compose(nodes, dtype)?]));
         }
         let mut inputs = Vec::new();
@@ -211,25 +208,6 @@ impl Operator for MatMul {
         Ok(Some(vec![compose::cast(nodes, product, dtype)?]))
     }
 
-    fn is_host(&self, node: &NodeTypes<'_>) -> bool {
-        !self.gemm && node.optional(0).is_some_and(|a| is_host(a.dtype))
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let (a, b) = (node.tensor(0)?, node.tensor(1)?);
-        if self.gemm || !is_host(a.ty().dtype) {
-            return Ok(None);
-        }
-        let product = self.product(a.ty(), b.ty())?;
-        let matrices = Matrices {
-            lead_a: &product.a.lead,
-            lead_b: &product.b.lead,
-            lead: &product.lead,
-            extents: [product.a.rows, product.a.columns, product.b.columns],
-        };
-        Ok(Some(vec![host_kernels::matmul(a, b, &matrices, product.output)?.into()]))
-    }
-
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         let product = self.product(node.ty(0)?, node.ty(1)?)?;
         if let Some(c) = node.optional(2) {
@@ -247,6 +225,9 @@ impl Operator for MatMul {
         let product = self.product(&a.ty, &b.ty)?;
         if y.ty.elements() == 0 {
             return Ok(());
+        }
+        if is_plain(y.ty.dtype) {
+            return Self::lower_plain(node, &product);
         }
         let (k, columns) = (product.b.rows, product.b.columns);
         // Matrices of the left side that one right matrix serves are one long matrix.
@@ -330,7 +311,34 @@ impl Operator for MatMul {
 }
 
 impl MatMul {
-    /// Gemm of elements whose products are computed on the host.
+    /// A product of elements other than f32.
+    fn lower_plain(node: &mut LowerNode<'_>, product: &Product) -> Result<(), Reason> {
+        let [a, b, y] = [node.input(0)?, node.input(1)?, node.output(0)?].map(wrapping);
+        let sides = [&product.a, &product.b];
+        let mut params = call::MatMul {
+            rank: product.lead.len() as u64,
+            m: product.a.rows as u64,
+            k: product.a.columns as u64,
+            n: product.b.columns as u64,
+            row_strides: sides.map(|side| side.strides[0] as u64),
+            column_strides: sides.map(|side| side.strides[1] as u64),
+            ..call::MatMul::default()
+        };
+        for (to, &extent) in params.dims.iter_mut().zip(&product.lead) {
+            *to = extent as u64;
+        }
+        for (between, side) in params.between.iter_mut().zip(sides) {
+            let lead = TensorType::new(y.ty.dtype, side.lead.clone());
+            let strides = crate::calls::broadcast_strides(&lead, &product.lead)?;
+            for (to, stride) in between.iter_mut().zip(strides) {
+                *to = stride as u64 * (side.rows * side.columns) as u64;
+            }
+        }
+        node.call(format!("matmul_{}", y.ty.dtype), &params, &[Some(a.span), Some(b.span), Some(y.span)]);
+        Ok(())
+    }
+
+    /// Gemm of elements whose products have a plain kernel.
     fn compose(&self, nodes: &mut Expansion<'_>, dtype: DataType) -> Result<Wire, Reason> {
         let mut sides = [nodes.input(0)?, nodes.input(1)?];
         for (side, transposed) in sides.iter_mut().zip([self.trans_a, self.trans_b]) {

@@ -89,7 +89,6 @@ pub mod tf_idf;
 pub mod top_k;
 pub mod training;
 pub mod transpose;
-pub mod trigonometric;
 pub mod unary;
 mod value_parts;
 pub mod variadic;
@@ -327,7 +326,6 @@ pub static TABLE: &[&[Row]] = &[
     top_k::OPERATORS,
     training::OPERATORS,
     transpose::OPERATORS,
-    trigonometric::OPERATORS,
     unary::OPERATORS,
     variadic::OPERATORS,
     where_op::OPERATORS,

@@ -1,16 +1,14 @@
 //! Mod: the remainder of a division.
 //!
 //! Specification: <https://onnx.ai/onnx/operators/onnx__Mod.html>
-//! Types: integers by kernels; floats on the host, where `fmod` is exact.
+//! Types: floats by kernels, f16 and bf16 in f32, which loses nothing; integers by division and multiplication.
 //! History: since opset 10; bf16 since 13.
 
-use super::elements::{broadcast_indices, checked_elements};
-use super::number::{of_f64s, to_f64s};
+use super::element_type::{converted, expect_kernel, with_output};
 use crate::calls::{LowerNode, Tensor, sized_kernel};
 use crate::diagnostic::Reason;
-use crate::ops::{ImportNode, NodeTypes, NodeValues, Operator, Row, broadcast, expect_dtype};
+use crate::ops::{ImportNode, NodeTypes, Operator, Row, broadcast, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
-use crate::value::Value;
 
 /// The rows of the operator table.
 pub const OPERATORS: &[Row] =
@@ -64,6 +62,14 @@ impl Operator for Mod {
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         let (a, b, output) = (node.input(0)?, node.input(1)?, node.output(0)?);
         let dtype = output.ty.dtype;
+        if dtype.is_float() {
+            let family = if self.fmod { "fmod" } else { "mod" };
+            let dtype = expect_kernel(family, &output.ty)?;
+            let (a, b) = (converted(node, &a, dtype)?, converted(node, &b, dtype)?);
+            return with_output(node, &output, dtype, |node, out| {
+                node.elementwise(format!("{family}_{dtype}"), &[&a, &b], out, |_| ())
+            });
+        }
         let adjusts = !self.fmod && SIGNED.contains(&dtype);
         let rest = if adjusts { node.scratch_tensor(output.ty.clone()) } else { output.clone() };
         node.elementwise(format!("div_{dtype}"), &[&a, &b], &rest, |_| ())?;
@@ -84,34 +90,6 @@ impl Operator for Mod {
         node.elementwise("where_b1", &[&down, &above, &below], &below, |_| ())?;
         node.elementwise(format!("add_{dtype}"), &[&rest, &b], &output, |_| ())?;
         node.elementwise(sized_kernel("where", dtype), &[&below, &output, &rest], &output, |_| ())
-    }
-
-    fn is_host(&self, node: &NodeTypes<'_>) -> bool {
-        node.optional(0).is_some_and(|ty| ty.dtype.is_float())
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let (a, b) = (node.tensor(0)?, node.tensor(1)?);
-        if !a.ty().dtype.is_float() {
-            return Ok(None);
-        }
-        let ty = output(a.ty(), b.ty())?;
-        checked_elements(&ty)?;
-        let (left, right) = (to_f64s(a)?, to_f64s(b)?);
-        let (at_a, at_b) =
-            (broadcast_indices(&a.ty().shape, &ty.shape)?, broadcast_indices(&b.ty().shape, &ty.shape)?);
-        let pairs = at_a.iter().zip(&at_b).filter_map(|(&i, &j)| Some((*left.get(i)?, *right.get(j)?)));
-        let values = pairs.map(|(a, b)| {
-            let rest = libm::fmod(a, b);
-            match () {
-                () if self.fmod => rest,
-                // A zero, too, is on the divisor's side.
-                () if rest == 0.0 => libm::copysign(rest, b),
-                () if (rest < 0.0) != (b < 0.0) => rest + b,
-                () => rest,
-            }
-        });
-        Ok(Some(vec![of_f64s(ty.clone(), values)?.into()]))
     }
 }
 
@@ -141,6 +119,10 @@ mod tests {
         let (a, b) = (f32s([3], &[-4.3, 1e20, f32::INFINITY]), f32s([3], &[2.1, 3.0, 2.0]));
         check(("Mod", 13), &c, &[&a, &b], &f32s([3], &[-0.1, 2.0, f32::NAN]));
         check(("Mod", 13), &[], &[f32s([1], &[-4.5]), f32s([1], &[2.0])], &f32s([1], &[1.5]));
+        let doubles = |values: &[f64; 2]| tensor(DataType::F64, [2], values);
+        check(("Mod", 13), &[], &[doubles(&[-4.5, 4.5]), doubles(&[2.0, -2.0])], &doubles(&[1.5, -1.5]));
+        let halves = |values: [f32; 2]| tensor(DataType::F16, [2], &values.map(half::f16::from_f32));
+        check(("Mod", 13), &c, &[halves([-4.5, 9.0]), halves([2.0, 4.0])], &halves([-0.5, 1.0]));
         let zero = run(("Mod", 13), &[], &[f32s([1], &[4.0]), f32s([1], &[-2.0])]).unwrap();
         assert!(zero.values::<f32>()[0].is_sign_negative());
     }

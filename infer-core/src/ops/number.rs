@@ -21,8 +21,6 @@ pub(super) use scalar::{Rules, Scalar, of_scalars, scalars};
 pub(super) trait Number: Pod {
     /// 0
     const ZERO: Self;
-    /// 1
-    const ONE: Self;
     /// The sum.
     fn plus(self, other: Self) -> Self;
     /// The product.
@@ -43,7 +41,6 @@ macro_rules! integers {
     ($($ty:ty),*) => {$(
         impl Number for $ty {
             const ZERO: Self = 0;
-            const ONE: Self = 1;
             fn plus(self, other: Self) -> Self {
                 self.wrapping_add(other)
             }
@@ -67,7 +64,6 @@ macro_rules! floats {
     ($($ty:ty),*) => {$(
         impl Number for $ty {
             const ZERO: Self = 0.0;
-            const ONE: Self = 1.0;
             fn plus(self, other: Self) -> Self {
                 self + other
             }
@@ -100,7 +96,6 @@ pub(super) struct Truth(u8);
 
 impl Number for Truth {
     const ZERO: Self = Truth(0);
-    const ONE: Self = Truth(1);
     fn plus(self, other: Self) -> Self {
         Truth(self.0 | other.0)
     }

@@ -6,10 +6,10 @@
 //! History: since opset 9; negative indices of OneHot count from the end since 11 and are outside before.
 
 use super::elements::{Elements, around, expect_elements, shape_of};
-use super::movement::element_bits;
+use super::movement::{element_bits, expect_table};
 use super::number::{NUMBERS, Scalar, scalars};
 use super::shape::{expect_small, lower_evaluated};
-use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype};
+use super::{Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, Wire, compose, expect_dtype};
 use crate::calls::LowerNode;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
@@ -82,9 +82,54 @@ impl OneHot {
     }
 }
 
+/// Whether values of a type are moved on the host: those of 16 bytes, which no kernel selects, and those of an axis
+/// longer than tables are.
+fn is_moved(dtype: DataType, depth: usize) -> bool {
+    dtype.size_bytes() > 8 || expect_table(Some(depth)).is_err()
+}
+
 impl Operator for OneHot {
     fn name(&self) -> &'static str {
         "OneHot"
+    }
+
+    /// Where an index is the position along the axis, counted from either end, the one value, elsewhere the other.
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let output = self.infer(&nodes.types)?.swap_remove(0);
+        let axis = super::resolve_axis(self.axis, output.rank())?;
+        let depth = output.shape[axis];
+        if is_moved(output.dtype, depth) {
+            return Ok(None);
+        }
+        let i64s = |nodes: &mut Expansion<'_>, shape: &[usize], first: i64| {
+            let numbers: Vec<i64> = (0..shape.iter().product::<usize>() as i64).map(|n| n + first).collect();
+            nodes.constant(Constant::of(TensorType::new(DataType::I64, shape), &numbers))
+        };
+        let mut index = nodes.input(0)?;
+        if nodes.ty(index)?.dtype == DataType::U64 {
+            // Those beyond i64 are none of the positions either.
+            let most = compose::scalar(nodes, DataType::U64, depth as f64)?;
+            index = nodes.node("Min", &[index, most], &[])?;
+        }
+        let index = compose::cast(nodes, index, DataType::I64)?;
+        let mut shape = output.shape.clone();
+        shape[axis] = 1;
+        let index = compose::reshape(nodes, index, &shape)?;
+        shape.fill(1);
+        shape[axis] = depth;
+        let positions = i64s(nodes, &shape, 0);
+        let mut found = nodes.node("Equal", &[index, positions], &[])?;
+        if self.from_end {
+            let positions = i64s(nodes, &shape, -(depth as i64));
+            let from_end = nodes.node("Equal", &[index, positions], &[])?;
+            found = nodes.node("Or", &[found, from_end], &[])?;
+        }
+        let values = nodes.input(2)?;
+        let [off, on] = [0, 1].map(|which| {
+            let which = i64s(nodes, &[], which);
+            nodes.node("Gather", &[values, which], &[])
+        });
+        Ok(Some(vec![nodes.node("Where", &[found, on?, off?], &[])?]))
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -108,6 +153,9 @@ impl Operator for OneHot {
             return Err(Reason::new(format!("input `values` is {}, not two elements", values.describe())));
         }
         let (axis, shape) = self.shape(&indices.ty().shape, node.tensor(1)?)?;
+        if values.as_tensor().is_some_and(|values| !is_moved(values.ty().dtype, shape[axis])) {
+            return Ok(None);
+        }
         expect_elements(&indices.ty().shape, size_of::<i64>())?;
         let (_, depth, inner) = around(&shape, axis);
         let mut result = Elements::zeroed(values, &shape)?;
@@ -181,6 +229,12 @@ mod tests {
         let floats = [f32s([1], &[1.9]), tensor(DataType::U8, [1], &[2u8]), bools([2], &[false, true])];
         check(("OneHot", 9), &[], &floats, &bools([1, 2], &[false, true]));
         check(("OneHot", 9), &[], &[i64s([1], &[-1]), i64s([], &[1]), values.clone()], &f32s([1, 1], &[2.]));
+        let far = tensor(DataType::U64, [2], &[u64::MAX, 1]);
+        let complex = tensor(DataType::C128, [2], &[1.0f64, 2.0, 3.0, 4.0].map(f64::to_bits));
+        let expected = f32s([2, 2], &[2., 2., 2., 5.]);
+        check(("OneHot", 11), &[], &[&far, &i64s([], &[2]), &values], &expected);
+        let expected = tensor(DataType::C128, [1, 1], &[3.0f64, 4.0].map(f64::to_bits));
+        check(("OneHot", 11), &[], &[&i64s([1], &[0]), &i64s([], &[1]), &complex], &expected);
         for depth in [-1, 1 << 40, i64::MAX] {
             assert!(run(("OneHot", 11), &[], &[&indices, &i64s([], &[depth]), &values]).is_err());
         }

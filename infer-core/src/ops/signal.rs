@@ -2,7 +2,8 @@
 //!
 //! <https://onnx.ai/onnx/operators/onnx__DFT.html>: since opset 17; the axis is an attribute, 1 where it is left out, and
 //! since opset 20 an input, then −2. <https://onnx.ai/onnx/operators/onnx__STFT.html>: since opset 17. Floats of every
-//! width, computed in f64. The last axis holds a real number, or the real and the imaginary part of a complex one.
+//! width: short transforms are products with matrices, in f32 for f16 and bf16, long ones are computed in f64. The last
+//! axis holds a real number, or the real and the imaginary part of a complex one.
 
 mod fft;
 mod window;
@@ -12,13 +13,15 @@ use rayon::prelude::*;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::node_values::NodeValues;
+use crate::ops::compose;
 use crate::ops::element_type::common_float;
 use crate::ops::elements::{expect_elements, with_types};
+use crate::ops::movement::expect_table;
 use crate::ops::number::{of_f64s, to_f64s};
-use crate::ops::{ImportNode, NodeTypes, Operator, Row, resolve_axis};
+use crate::ops::{Attribute, Expansion, ImportNode, NodeTypes, Operator, Row, Wire, resolve_axis};
 use crate::tensor_type::TensorType;
 use crate::value::Value;
-use fft::{Complex, Fft};
+use fft::{Complex, Fft, Product};
 
 /// The table's rows.
 pub const OPERATORS: &[Row] = &[
@@ -84,6 +87,22 @@ fn parts(input: &TensorType) -> Result<usize, Reason> {
     }
 }
 
+/// The longest transform that is a product with a matrix. A longer one takes fewer operations on the host, by the fast
+/// algorithm, and its matrix would be most of the plan.
+const MAX_PRODUCT: usize = 512;
+
+/// `x`, whose last two axes are the numbers taken and their parts, times the matrix of `product`.
+fn multiplied(nodes: &mut Expansion<'_>, x: Wire, product: &Product) -> Result<Wire, Reason> {
+    let ty = nodes.ty(x)?;
+    let (dtype, rows) = (ty.dtype, product.taken * product.parts);
+    let signals = ty.elements() / rows;
+    let matrix = product.matrix();
+    let matrix = of_f64s(TensorType::new(dtype, [rows, matrix.len() / rows]), matrix)?;
+    let x = compose::reshape(nodes, x, &[signals, rows])?;
+    let matrix = nodes.constant(matrix);
+    nodes.node("MatMul", &[x, matrix], &[])
+}
+
 /// A discrete Fourier transform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dft {
@@ -145,6 +164,21 @@ impl Dft {
         Ok(Transform { axis: resolved, length, output })
     }
 
+    /// The transform as a product, of inputs of type `input`; `None` for those that are transformed on the host.
+    fn product(&self, of: &Transform, input: &TensorType) -> Result<Option<Product>, Reason> {
+        let half = self.inverse && self.onesided;
+        let most = if half { of.length / 2 + 1 } else { of.length };
+        let product = Product {
+            length: of.length,
+            taken: input.shape[of.axis].min(most),
+            parts: parts(input)?,
+            given: of.output.shape[of.axis],
+            inverse: self.inverse,
+            half,
+        };
+        Ok((of.length <= MAX_PRODUCT && input.elements() > 0).then_some(product))
+    }
+
     /// Transforms the numbers `line` and leaves as many as the output has.
     fn line(&self, fft: &Fft, line: &mut Vec<Complex>, length: usize) {
         match (self.inverse, self.onesided) {
@@ -186,6 +220,39 @@ impl Operator for Dft {
         "DFT"
     }
 
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let transform = self.transform(&nodes.types)?;
+        let input = nodes.types.ty(0)?.clone();
+        let Some(product) = self.product(&transform, &input)? else { return Ok(None) };
+        let (axis, output) = (transform.axis, transform.output);
+        let mut x = compose::wide_input(nodes, 0)?;
+        if product.taken < input.shape[axis] {
+            let [from, to, along] = [0, product.taken, axis].map(|index| nodes.i64s(&[index as i64]));
+            x = nodes.node("Slice", &[x, from, to, along], &[])?;
+        }
+        // The axis goes beside the parts of its numbers.
+        let rank = input.rank();
+        let mut order: Vec<usize> = (0..rank).filter(|&other| other != axis).collect();
+        order.insert(rank - 2, axis);
+        let permute = |nodes: &mut Expansion<'_>, wire, order: &[usize]| {
+            if order.is_sorted() {
+                return Ok(wire);
+            }
+            let order: Vec<i64> = order.iter().map(|&axis| axis as i64).collect();
+            nodes.node("Transpose", &[wire], &[("perm", Attribute::Ints(order))])
+        };
+        x = permute(nodes, x, &order)?;
+        let y = multiplied(nodes, x, &product)?;
+        let moved: Vec<usize> = order.iter().map(|&axis| output.shape[axis]).collect();
+        let y = compose::reshape(nodes, y, &moved)?;
+        let mut back = vec![0; rank];
+        for (to, &from) in order.iter().enumerate() {
+            back[from] = to;
+        }
+        let y = permute(nodes, y, &back)?;
+        Ok(Some(vec![compose::cast(nodes, y, output.dtype)?]))
+    }
+
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         Ok(vec![self.transform(node)?.output])
     }
@@ -195,8 +262,12 @@ impl Operator for Dft {
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let Transform { axis, length, output } = with_types(node, |types| self.transform(types))?;
+        let transform = with_types(node, |types| self.transform(types))?;
         let input = node.tensor(0)?;
+        if self.product(&transform, input.ty())?.is_some() {
+            return Ok(None);
+        }
+        let Transform { axis, length, output } = transform;
         let shape = &input.ty().shape;
         let inner: usize = shape[axis + 1..shape.len() - 1].iter().product();
         let (extent, out_extent) = (shape[axis], output.shape[axis]);
@@ -274,11 +345,71 @@ impl Stft {
         expect_elements(&output.shape, size_of::<f64>())?;
         Ok(Frames { step, length, output })
     }
+
+    /// The transform of a piece as a product, of signals of type `signal`; `None` for those that are transformed on the
+    /// host.
+    fn product(of: &Frames, signal: &TensorType) -> Result<Option<Product>, Reason> {
+        let product = Product {
+            length: of.length,
+            taken: of.length,
+            parts: parts(signal)?,
+            given: of.output.shape[2],
+            inverse: false,
+            half: false,
+        };
+        let is_product = of.length <= MAX_PRODUCT && signal.elements() > 0;
+        Ok((is_product && expect_table(Some(of.rows().len())).is_ok()).then_some(product))
+    }
+}
+
+impl Frames {
+    /// How many samples steps and pieces are multiples of.
+    fn grain(&self) -> usize {
+        let (mut a, mut b) = (self.step, self.length);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    }
+
+    /// Where the pieces lie in a signal, a number for each grain of each of them.
+    fn rows(&self) -> impl ExactSizeIterator<Item = usize> + use<> {
+        let grain = self.grain();
+        let (step, each) = (self.step / grain, self.length / grain);
+        (0..self.output.shape[1] * each).map(move |row| row / each * step + row % each)
+    }
 }
 
 impl Operator for Stft {
     fn name(&self) -> &'static str {
         "STFT"
+    }
+
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let frames = self.frames(&nodes.types)?;
+        let input = nodes.types.ty(0)?.clone();
+        let Some(product) = Self::product(&frames, &input)? else { return Ok(None) };
+        let (batch, count) = (input.shape[0], frames.output.shape[1]);
+        let used = (count - 1) * frames.step + frames.length;
+        let mut x = compose::wide_input(nodes, 0)?;
+        if used < input.shape[1] {
+            let [from, to, along] = [0, used, 1].map(|index| nodes.i64s(&[index as i64]));
+            x = nodes.node("Slice", &[x, from, to, along], &[])?;
+        }
+        let grain = frames.grain();
+        let x = compose::reshape(nodes, x, &[batch, used / grain, grain * product.parts])?;
+        let rows: Vec<i64> = frames.rows().map(|row| row as i64).collect();
+        let rows = nodes.i64s(&rows);
+        let pieces = nodes.node("Gather", &[x, rows], &[("axis", 1.into())])?;
+        let mut pieces = compose::reshape(nodes, pieces, &[batch * count, frames.length, product.parts])?;
+        if nodes.optional_input(2).is_some() {
+            let window = compose::wide_input(nodes, 2)?;
+            let window = compose::reshape(nodes, window, &[frames.length, 1])?;
+            pieces = nodes.node("Mul", &[pieces, window], &[])?;
+        }
+        let y = multiplied(nodes, pieces, &product)?;
+        let y = compose::reshape(nodes, y, &frames.output.shape)?;
+        Ok(Some(vec![compose::cast(nodes, y, frames.output.dtype)?]))
     }
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
@@ -290,8 +421,12 @@ impl Operator for Stft {
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let Frames { step, length, output } = with_types(node, |types| self.frames(types))?;
+        let frames = with_types(node, |types| self.frames(types))?;
         let input: &Constant = node.tensor(0)?;
+        if Self::product(&frames, input.ty())?.is_some() {
+            return Ok(None);
+        }
+        let Frames { step, length, output } = frames;
         let samples = input.ty().shape[1];
         let (count, bins) = (output.shape[1], output.shape[2]);
         let window = match node.optional_tensor(2)? {

@@ -3,7 +3,7 @@
 //! Specification: <https://onnx.ai/onnx/operators/>, one page an operator.
 //! Types: each function's own, as far as there are kernels; f16 and bf16 compute in f32, integers of 8 and 16 bits
 //! in i32. Relu on integers (opset 14) is a maximum. What f64 has no kernel for is written as other operators.
-//! History: HardSwish 14, Mish 18, Gelu 20, Swish 24; Abs, Neg, Relu and Sign took integers in between; nothing else
+//! History: inverse and hyperbolic functions 7 and 9, HardSwish 14, Mish 18, Gelu 20, Swish 24; Abs, Neg, Relu and Sign took integers in between; nothing else
 //! that a reader of the graph could see.
 
 use infer_kernels::call::{Activation, ActivationKind};
@@ -41,8 +41,15 @@ macro_rules! kinds {
 
 kinds! {
     Abs "Abs" "abs" [1] "|x|";
+    Acos "Acos" "acos" [7] "arccos x";
+    Acosh "Acosh" "acosh" [9] "arcosh x";
+    Asin "Asin" "asin" [7] "arcsin x";
+    Asinh "Asinh" "asinh" [9] "arsinh x";
+    Atan "Atan" "atan" [7] "arctan x";
+    Atanh "Atanh" "atanh" [9] "artanh x";
     Ceil "Ceil" "ceil" [1] "⌈x⌉";
     Cos "Cos" "cos" [7] "cos x";
+    Cosh "Cosh" "cosh" [9] "cosh x";
     Elu "Elu" "elu" [1] "x if x ≥ 0 else alpha·(eˣ − 1)";
     Erf "Erf" "erf" [9] "erf x";
     Exp "Exp" "exp" [1] "eˣ";
@@ -64,10 +71,12 @@ kinds! {
     Sigmoid "Sigmoid" "sigmoid" [1] "1 / (1 + e⁻ˣ)";
     Sign "Sign" "sign" [9] "−1, 0 or 1";
     Sin "Sin" "sin" [7] "sin x";
+    Sinh "Sinh" "sinh" [9] "sinh x";
     Softplus "Softplus" "softplus" [1] "ln(1 + eˣ)";
     Softsign "Softsign" "softsign" [1] "x / (1 + |x|)";
     Sqrt "Sqrt" "sqrt" [1] "√x";
     Swish "Swish" "silu" [24] "x · sigmoid(alpha·x); SiLU where alpha is 1";
+    Tan "Tan" "tan" [7] "tan x";
     Tanh "Tanh" "tanh" [1] "tanh x";
 }
 
@@ -278,8 +287,15 @@ mod tests {
     fn functions_compute_what_onnx_says() {
         let cases: &[(&str, [f32; 4])] = &[
             ("Abs", [2.0, 0.5, 0.0, 1.5]),
+            ("Acos", [f32::NAN, 2.094_395_2, std::f32::consts::FRAC_PI_2, f32::NAN]),
+            ("Acosh", [f32::NAN, f32::NAN, f32::NAN, 0.962_423_6]),
+            ("Asin", [f32::NAN, -std::f32::consts::FRAC_PI_6, 0.0, f32::NAN]),
+            ("Asinh", [-1.443_635_5, -0.481_211_84, 0.0, 1.194_763_2]),
+            ("Atan", [-1.107_148_7, -0.463_647_6, 0.0, 0.982_793_75]),
+            ("Atanh", [f32::NAN, -0.549_306_15, 0.0, f32::NAN]),
             ("Ceil", [-2.0, 0.0, 0.0, 2.0]),
             ("Cos", [-0.416_146_84, 0.877_582_55, 1.0, 0.070_737_2]),
+            ("Cosh", [3.762_195_6, 1.127_626, 1.0, 2.352_409_6]),
             ("Elu", [-0.864_664_7, -0.393_469_33, 0.0, 1.5]),
             ("Erf", [-0.995_322_3, -0.520_499_9, 0.0, 0.966_105_16]),
             ("Exp", [0.135_335_28, 0.606_530_66, 1.0, 4.481_689]),
@@ -298,10 +314,12 @@ mod tests {
             ("Sigmoid", [0.119_202_92, 0.377_540_68, 0.5, 0.817_574_5]),
             ("Sign", [-1.0, -1.0, 0.0, 1.0]),
             ("Sin", [-0.909_297_4, -0.479_425_55, 0.0, 0.997_495]),
+            ("Sinh", [-3.626_860_4, -0.521_095_3, 0.0, 2.129_279_5]),
             ("Softplus", [0.126_928_01, 0.474_077, std::f32::consts::LN_2, 1.701_413_3]),
             ("Softsign", [-0.666_666_7, -0.333_333_34, 0.0, 0.6]),
             ("Sqrt", [f32::NAN, f32::NAN, 0.0, 1.224_744_9]),
             ("Swish", [-0.238_405_84, -0.188_770_34, 0.0, 1.226_361_8]),
+            ("Tan", [2.185_04, -0.546_302_5, 0.0, 14.101_42]),
             ("Tanh", [-0.964_027_6, -0.462_117_16, 0.0, 0.905_148_27]),
         ];
         for (name, expected) in cases {
@@ -361,6 +379,7 @@ mod tests {
         );
         let refused = infer(("Exp", 13), &[], &[TensorType::new(DataType::I32, [2])]).unwrap_err();
         assert!(refused.supported.is_some_and(|types| types.starts_with("f32")), "{}", refused.what);
+        assert!(infer(("Tan", 7), &[], &[TensorType::new(DataType::I32, [1])]).is_err());
     }
 
     #[test]

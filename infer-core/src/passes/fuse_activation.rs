@@ -13,6 +13,7 @@ use crate::ops::matmul::MatMul;
 use crate::ops::normalization::GroupNormalization;
 use crate::ops::unary::Unary;
 use crate::passes::{Uses, op_mut, remove_nodes};
+use crate::tensor_type::DataType;
 
 /// Moves activations into the convolutions, products and normalisations before them.
 pub fn fuse_activation(graph: &mut Graph) -> bool {
@@ -29,6 +30,9 @@ pub fn fuse_activation(graph: &mut Graph) -> bool {
         else {
             continue;
         };
+        if graph.ty(output).dtype != DataType::F32 {
+            continue;
+        }
         let Some(producer) = uses.writer(input).filter(|_| uses.sole_reader(input) == Some(index)) else {
             continue;
         };
@@ -133,5 +137,17 @@ mod tests {
             );
             check_pass_does_nothing(fuse_activation, &text);
         }
+    }
+
+    #[test]
+    fn products_of_doubles_have_none() {
+        let text = "input x 3,4
+             random w 4,5
+             a = Cast(x) to=11
+             b = Cast(w) to=11
+             t = MatMul(a, b)
+             y = Relu(t)
+             output y";
+        check_pass_does_nothing(fuse_activation, text);
     }
 }

@@ -14,6 +14,7 @@ use crate::ops::conv::Conv;
 use crate::ops::matmul::MatMul;
 use crate::ops::{Blocking, Operator};
 use crate::passes::{Uses, op_mut, remove_nodes};
+use crate::tensor_type::DataType;
 
 /// Moves additions of residuals into the convolutions and products before them.
 pub fn fuse_residual_add(graph: &mut Graph) -> bool {
@@ -70,7 +71,9 @@ fn accepts_residual(graph: &Graph, index: usize) -> bool {
             graph.with_types(node, |types| matches!(conv.blocking(types), Blocking::Preferred { .. }));
         return conv.residual_mode == residual::NONE && blocked;
     }
-    let Some(product) = node.op_as::<MatMul>() else { return false };
+    // Of other types there are no products that add anything.
+    let is_f32 = node.output(0).is_some_and(|id| graph.ty(id).dtype == DataType::F32);
+    let Some(product) = node.op_as::<MatMul>().filter(|_| is_f32) else { return false };
     // A product adds one full tensor: input 2 may only be a row, and a product with a vector has no rows to add to.
     let columns = node.output(0).and_then(|id| graph.ty(id).shape.last().copied());
     let matrices = node.input(1).is_some_and(|id| graph.ty(id).rank() > 1);
@@ -157,5 +160,13 @@ mod tests {
             );
             check_pass_does_nothing(fuse_residual_add, &text);
         }
+        let doubles = "input x 4,4
+             random w 4,4
+             a = Cast(x) to=11
+             b = Cast(w) to=11
+             t = MatMul(a, b)
+             y = Add(t, a)
+             output y";
+        check_pass_does_nothing(fuse_residual_add, doubles);
     }
 }

@@ -182,7 +182,9 @@ pub fn reference(graph: &Graph, inputs: &[Constant]) -> Vec<Constant> {
         let inputs: Vec<Option<&Constant>> =
             node.inputs.iter().map(|id| id.map(|id| &values[&id.index()])).collect();
         let outputs = match (node.op_as::<MatMul>(), &types[..]) {
-            (Some(product), [Some(ty)]) => vec![Some(multiply(product, &inputs, ty))],
+            (Some(product), [Some(ty)]) if ty.dtype == DataType::F32 => {
+                vec![Some(multiply(product, &inputs, ty))]
+            }
             _ => execute::evaluate(&*node.op, &inputs, &types, &execute::Backend::Reference)
                 .unwrap_or_else(|reason| panic!("{}: {}", node.name, reason.what)),
         };

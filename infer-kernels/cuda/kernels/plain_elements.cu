@@ -110,12 +110,21 @@ __device__ __forceinline__ T unary(uint32_t operation, T x, T alpha, T beta) {
         case 25: return x / (one + fabs(x));
         case 26: return sqrt(x);
         case 27: return tanh(x);
+        case 28: return acos(x);
+        case 29: return acosh(x);
+        case 30: return asin(x);
+        case 31: return asinh(x);
+        case 32: return atan(x);
+        case 33: return atanh(x);
+        case 34: return cosh(x);
+        case 35: return sinh(x);
+        case 36: return tan(x);
         default: return x;
     }
 }
 
 // Those of integers, and the truths: whether x is NaN, not x.
-constexpr uint32_t ABS = 0, NEG = 15, SIGN = 21, IS_NAN = 28, NOT = 29;
+constexpr uint32_t ABS = 0, NEG = 15, SIGN = 21, IS_NAN = 37, NOT = 38;
 
 }  // namespace
 
@@ -155,7 +164,8 @@ namespace {
 
 // `plain::BINARY` by number: arithmetic; comparisons follow.
 enum Binary : uint32_t {
-    ADD, SUB, MUL, DIV, MIN, MAX, POW, PRELU, EQUAL, LESS, LESS_OR_EQUAL, MORE, MORE_OR_EQUAL, AND, OR, XOR,
+    ADD, SUB, MUL, DIV, MIN, MAX, POW, PRELU, MOD, FMOD,
+    EQUAL, LESS, LESS_OR_EQUAL, MORE, MORE_OR_EQUAL, AND, OR, XOR,
 };
 
 template <typename T>
@@ -182,6 +192,12 @@ __device__ __forceinline__ T binary(uint32_t operation, T a, T b) {
         case MIN: return a < b || a != a ? a : b;
         case MAX: return a > b || a != a ? a : b;
         case POW: return pow(a, b);
+        case MOD: {
+            const T rest = fmod(a, b);
+            if (rest == T(0)) return copysign(rest, b);
+            return (rest < T(0)) != (b < T(0)) ? rest + b : rest;
+        }
+        case FMOD: return fmod(a, b);
         default: return a >= T(0) ? a : a * b;
     }
 }

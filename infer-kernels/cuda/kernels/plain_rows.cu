@@ -170,6 +170,152 @@ PLAIN(plain_extreme_f64, Axis) { extreme<double>(p); }
 PLAIN(plain_extreme_i32, Axis) { extreme<int>(p); }
 PLAIN(plain_extreme_i64, Axis) { extreme<long long>(p); }
 
+// `call::Scan` behind its operands.
+struct Scan {
+    const void* input;
+    void* output;
+    unsigned* counters;
+    uint64_t outer, axis, inner, exclusive, reverse;
+    Code code;
+};
+
+namespace {
+
+template <typename T>
+__device__ __forceinline__ T fold_running(bool is_product, T a, T b) {
+    return is_product ? a * b : a + b;
+}
+
+// A lane an element and a step of as many elements as there are lanes, each folded with what the lanes before it and the
+// steps before have; so the order is the same in every run.
+template <typename T>
+__device__ __forceinline__ void scan(const Scan& p) {
+    const Team team(p.code.to);
+    if (team.item >= p.code.items) return;
+    const bool is_product = p.code.operation == 1;
+    const T first = is_product ? T(1) : T(0);
+    const int64_t inner = p.inner, axis = p.axis;
+    const int64_t base = int64_t(team.item / unsigned(inner)) * axis * inner + team.item % unsigned(inner);
+    const T* input = static_cast<const T*>(p.input) + base;
+    T* output = static_cast<T*>(p.output) + base;
+    T before = first;
+    for (int64_t start = 0; start < axis; start += team.lanes) {
+        const int64_t step = start + team.lane;
+        const int64_t at = inner * (p.reverse == 1 ? axis - 1 - step : step);
+        T running = step < axis ? input[at] : first;
+        T others = first;
+        if (team.lanes > 1) {
+#pragma unroll
+            for (int by = 1; by < 32; by *= 2) {
+                const T other = __shfl_up_sync(0xffffffff, running, by);
+                if (team.lane >= by) running = fold_running(is_product, other, running);
+            }
+            others = __shfl_up_sync(0xffffffff, running, 1);
+            if (team.lane == 0) others = first;
+        }
+        const T all = fold_running(is_product, before, running);
+        if (step < axis) output[at] = p.exclusive == 1 ? fold_running(is_product, before, others) : all;
+        before = team.lanes > 1 ? __shfl_sync(0xffffffff, all, 31) : all;
+    }
+}
+
+}  // namespace
+
+// Integers without a sign, which may wrap.
+PLAIN(plain_scan_f32, Scan) { scan<float>(p); }
+PLAIN(plain_scan_f64, Scan) { scan<double>(p); }
+PLAIN(plain_scan_i32, Scan) { scan<unsigned>(p); }
+PLAIN(plain_scan_i64, Scan) { scan<unsigned long long>(p); }
+
+// `call::Col2Im` behind its operands.
+struct Col2Im {
+    const void* input;
+    void* output;
+    unsigned* counters;
+    uint64_t outer, image[3], block[3], blocks[3], stride[3], dilation[3], pad_begin[3];
+    Code code;
+};
+
+namespace {
+
+// The block along an axis whose element `tap` lies at `along`; −1 where there is none.
+__device__ __forceinline__ int64_t block_at(const Col2Im& p, int axis, int64_t along, int64_t tap) {
+    const int64_t from_first = along + int64_t(p.pad_begin[axis]) - tap * int64_t(p.dilation[axis]);
+    if (from_first < 0) return -1;
+    const unsigned stride = unsigned(p.stride[axis]), block = unsigned(from_first) / stride;
+    return unsigned(from_first) == block * stride && block < unsigned(p.blocks[axis]) ? int64_t(block) : -1;
+}
+
+template <typename T>
+__device__ __forceinline__ void col2im(const Col2Im& p) {
+    const unsigned number = item();
+    if (number >= p.code.items) return;
+    unsigned rest = number;
+    const int64_t x = take(rest, p.image[2]), y = take(rest, p.image[1]), z = take(rest, p.image[0]);
+    const int64_t blocks = p.blocks[0] * p.blocks[1] * p.blocks[2], elements = p.block[0] * p.block[1] * p.block[2];
+    const T* input = static_cast<const T*>(p.input) + int64_t(rest) * elements * blocks;
+    T sum = T(0);
+    for (int64_t i = 0; i < int64_t(p.block[0]); ++i) {
+        const int64_t d = block_at(p, 0, z, i);
+        if (d < 0) continue;
+        for (int64_t j = 0; j < int64_t(p.block[1]); ++j) {
+            const int64_t h = block_at(p, 1, y, j);
+            if (h < 0) continue;
+            for (int64_t k = 0; k < int64_t(p.block[2]); ++k) {
+                const int64_t w = block_at(p, 2, x, k);
+                if (w < 0) continue;
+                const int64_t element = (i * int64_t(p.block[1]) + j) * int64_t(p.block[2]) + k;
+                sum += input[element * blocks + (d * int64_t(p.blocks[1]) + h) * int64_t(p.blocks[2]) + w];
+            }
+        }
+    }
+    static_cast<T*>(p.output)[number] = sum;
+}
+
+}  // namespace
+
+PLAIN(plain_col2im_f32, Col2Im) { col2im<float>(p); }
+PLAIN(plain_col2im_f64, Col2Im) { col2im<double>(p); }
+PLAIN(plain_col2im_i32, Col2Im) { col2im<unsigned>(p); }
+PLAIN(plain_col2im_i64, Col2Im) { col2im<unsigned long long>(p); }
+
+// `call::MatMul` behind its operands.
+struct MatMul {
+    const void *left, *right;
+    void* output;
+    unsigned* counters;
+    uint64_t rank, dims[RANK], between[2][RANK];
+    uint64_t m, k, n, row_strides[2], column_strides[2];
+    Code code;
+};
+
+namespace {
+
+template <typename T>
+__device__ __forceinline__ void matmul(const MatMul& p) {
+    const unsigned number = item();
+    if (number >= p.code.items) return;
+    unsigned rest = number;
+    const int64_t column = take(rest, p.n), row = take(rest, p.m);
+    const T* left = static_cast<const T*>(p.left) + row * int64_t(p.row_strides[0]);
+    const T* right = static_cast<const T*>(p.right) + column * int64_t(p.column_strides[1]);
+    for (int axis = int(p.rank) - 1; axis >= 0; --axis) {
+        const int64_t at = take(rest, p.dims[axis]);
+        left += at * int64_t(p.between[0][axis]);
+        right += at * int64_t(p.between[1][axis]);
+    }
+    const int64_t left_step = p.column_strides[0], right_step = p.row_strides[1];
+    T sum = T(0);
+    for (int64_t k = 0; k < int64_t(p.k); ++k) sum += left[k * left_step] * right[k * right_step];
+    static_cast<T*>(p.output)[number] = sum;
+}
+
+}  // namespace
+
+PLAIN(plain_matmul_f64, MatMul) { matmul<double>(p); }
+PLAIN(plain_matmul_i32, MatMul) { matmul<unsigned>(p); }
+PLAIN(plain_matmul_i64, MatMul) { matmul<unsigned long long>(p); }
+
 // Softmax, or its logarithm.
 PLAIN(plain_softmax, Axis) {
     const Team team(p.code.to);

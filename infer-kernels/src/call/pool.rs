@@ -69,3 +69,25 @@ pub struct PoolNd {
     /// The p of the norm.
     pub p: u64,
 }
+
+/// `col2im_TYPE`: blocks put back into pictures of any rank to 3, added where they overlap; integers wrap.
+///
+/// Operands: input `[outer, block elements, blocks]`, output `[outer, spatial]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Col2Im {
+    /// Images times channels.
+    pub outer: u64,
+    /// Extents of a picture; unused leading axes are 1.
+    pub image: [u64; 3],
+    /// Extents of a block.
+    pub block: [u64; 3],
+    /// How many blocks lie along each axis.
+    pub blocks: [u64; 3],
+    /// Between blocks.
+    pub stride: [u64; 3],
+    /// Between the elements of a block.
+    pub dilation: [u64; 3],
+    /// Padding before.
+    pub pad_begin: [u64; 3],
+}

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{BLOCK, Conv};
+use super::{BLOCK, Conv, MAX_RANK};
 
 /// `strassen_f32`, `strassen_f16w`: a product of matrices by Strassen's algorithm: seven products of halves of both
 /// matrices' rows and columns, where the definition takes eight.
@@ -113,4 +113,28 @@ pub struct PackB {
     pub stride_k: u64,
     /// Between columns of the input.
     pub stride_n: u64,
+}
+
+/// `matmul_f64`, `matmul_i32`, `matmul_i64`: products of matrices; integers wrap. (Those of f32 are convolutions.)
+///
+/// Operands: left matrices, right matrices, output `[dims…, m, n]`, row-major.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct MatMul {
+    /// Axes of products.
+    pub rank: u64,
+    /// Their extents, outermost first.
+    pub dims: [u64; MAX_RANK],
+    /// How far apart the left and the right matrices are along each, 0 where one serves several products.
+    pub between: [[u64; MAX_RANK]; 2],
+    /// Rows of a left matrix.
+    pub m: u64,
+    /// Its columns, and the rows of a right matrix.
+    pub k: u64,
+    /// The columns of a right matrix.
+    pub n: u64,
+    /// Between rows of the left and the right matrices.
+    pub row_strides: [u64; 2],
+    /// Between columns.
+    pub column_strides: [u64; 2],
 }

@@ -40,3 +40,22 @@ pub struct Axis {
     /// 1 where the last of equal extremes is selected.
     pub select_last: u64,
 }
+
+/// `cum_sum_TYPE`, `cum_prod_TYPE`: the running sum or product along the middle axis of `[outer, axis, inner]`; integers
+/// wrap.
+///
+/// Operands: input, output.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Scan {
+    /// Elements before the axis.
+    pub outer: u64,
+    /// The axis.
+    pub axis: u64,
+    /// Elements after the axis.
+    pub inner: u64,
+    /// 1 where an element itself does not count.
+    pub exclusive: u64,
+    /// 1 where it begins at the end.
+    pub reverse: u64,
+}

@@ -8,12 +8,14 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{CudaKernel, ElementType, Launch};
 use crate::call::{
-    Attention, Axis, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB, PoolNd,
-    Recurrent, Reduce, Reorder, Resize,
+    Attention, Axis, Col2Im, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, MatMul,
+    PackB, PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
 };
 use crate::cpu::copy::index::{validate_gather, validate_map};
+use crate::cpu::reduce_ops::Number;
 use crate::cpu::{
-    arg, attention, blocked, conv, conv_nd, elementwise, norm, pool, recurrent, reduce, resize, softmax,
+    arg, attention, blocked, col2im, conv, conv_nd, elementwise, matmul, norm, pool, recurrent, reduce,
+    resize, scan, softmax,
 };
 use crate::{Call, Invalid};
 
@@ -68,11 +70,20 @@ const UNARY: &[&str] = &[
     "softsign",
     "sqrt",
     "tanh",
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atanh",
+    "cosh",
+    "sinh",
+    "tan",
     "is_nan",
     "not",
 ];
-const IS_NAN: u32 = 28;
-const NOT: u32 = 29;
+const IS_NAN: u32 = 37;
+const NOT: u32 = 38;
 
 /// The functions of two operands, arithmetic first.
 const BINARY: &[&str] = &[
@@ -84,6 +95,8 @@ const BINARY: &[&str] = &[
     "max",
     "pow",
     "prelu",
+    "mod",
+    "fmod",
     "equal",
     "less",
     "less_or_equal",
@@ -93,7 +106,7 @@ const BINARY: &[&str] = &[
     "or",
     "xor",
 ];
-const EQUAL: u32 = 8;
+const EQUAL: u32 = 10;
 
 const REDUCTIONS: &[&str] =
     &["sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum", "log_sum_exp"];
@@ -331,7 +344,7 @@ fn validate_binary(call: &Call<'_>, code: &Code) -> Result<(), Invalid> {
         ElementType::F32 | ElementType::F64 => !is_logic,
         ElementType::F16 | ElementType::Bf16 => false,
         ElementType::Bool => is_logic || is("equal"),
-        _ => !is_logic && !is("prelu"),
+        _ => !is_logic && !["prelu", "mod", "fmod"].iter().any(|name| is(name)),
     };
     let result = if code.operation >= EQUAL { ElementType::Bool } else { from };
     if !known || code.operation as usize >= BINARY.len() || to != result {
@@ -404,6 +417,15 @@ fn find_extreme(name: &str, ty: &str) -> Option<[u32; 3]> {
     Some([operation(&["arg_max", "arg_min"], name)?, type_named(ty)?, 0])
 }
 
+fn find_scan(name: &str, ty: &str) -> Option<[u32; 3]> {
+    let name = name.strip_suffix(ty)?.strip_suffix('_')?;
+    Some([operation(&["cum_sum", "cum_prod"], name)?, type_named(ty)?, 0])
+}
+
+fn validate_scan<T: Number>(call: &Call<'_>, code: &Code, ty: ElementType) -> Result<(), Invalid> {
+    expect_extreme(code, ty).and_then(|()| scan::validate::<T>(call))
+}
+
 fn expect_extreme(code: &Code, ty: ElementType) -> Result<(), Invalid> {
     if code.operation < 2 && code.from == ty as u32 { Ok(()) } else { Err(Invalid("an unknown operation")) }
 }
@@ -452,6 +474,28 @@ families! {
         |call, code| expect_extreme(code, ElementType::I32).and_then(|()| arg::validate::<i32>(call));
     "extreme_i64" "rows" Axis, Warp, work::axis; |name| find_extreme(name, "i64"),
         |call, code| expect_extreme(code, ElementType::I64).and_then(|()| arg::validate::<i64>(call));
+    "scan_f32" "rows" Scan, Warp, work::scan; |name| find_scan(name, "f32"),
+        |call, code| validate_scan::<f32>(call, code, ElementType::F32);
+    "scan_f64" "rows" Scan, Warp, work::scan; |name| find_scan(name, "f64"),
+        |call, code| validate_scan::<f64>(call, code, ElementType::F64);
+    "scan_i32" "rows" Scan, Warp, work::scan; |name| find_scan(name, "i32"),
+        |call, code| validate_scan::<i32>(call, code, ElementType::I32);
+    "scan_i64" "rows" Scan, Warp, work::scan; |name| find_scan(name, "i64"),
+        |call, code| validate_scan::<i64>(call, code, ElementType::I64);
+    "col2im_f32" "rows" Col2Im, Flat, work::col2im; |name| only(name, "col2im_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<f32>(call));
+    "col2im_f64" "rows" Col2Im, Flat, work::col2im; |name| only(name, "col2im_f64"),
+        |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<f64>(call));
+    "col2im_i32" "rows" Col2Im, Flat, work::col2im; |name| only(name, "col2im_i32"),
+        |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<i32>(call));
+    "col2im_i64" "rows" Col2Im, Flat, work::col2im; |name| only(name, "col2im_i64"),
+        |call, code| expect_code(code, 1).and_then(|()| col2im::validate::<i64>(call));
+    "matmul_f64" "rows" MatMul, Flat, work::matmul; |name| only(name, "matmul_f64"),
+        |call, code| expect_code(code, 1).and_then(|()| matmul::validate::<f64>(call));
+    "matmul_i32" "rows" MatMul, Flat, work::matmul; |name| only(name, "matmul_i32"),
+        |call, code| expect_code(code, 1).and_then(|()| matmul::validate::<i32>(call));
+    "matmul_i64" "rows" MatMul, Flat, work::matmul; |name| only(name, "matmul_i64"),
+        |call, code| expect_code(code, 1).and_then(|()| matmul::validate::<i64>(call));
     "softmax" "rows" Axis, Team, work::axis; |name| either(name, ["softmax_f32", "log_softmax_f32"]),
         |call, code| expect_code(code, 2).and_then(|()| softmax::validate(call));
     "layer_norm" "rows" LayerNorm, Team, work::layer_norm; |name| only(name, "layer_norm_f32"),

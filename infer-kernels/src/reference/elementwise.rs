@@ -153,6 +153,14 @@ binary! {
             }
         };
     }
+    Mod {
+        [f32 f64] -> same: |a, b| {
+            let rest = libm::fmod(a, b);
+            let crosses = (rest < 0.0) != (b < 0.0);
+            Ok(if rest == 0.0 { libm::copysign(rest, b) } else if crosses { rest + b } else { rest })
+        };
+    }
+    Fmod { [f32 f64] -> same: |a, b| Ok(libm::fmod(a, b)); }
     PRelu { [f32 f64] -> same: |x, slope| Ok(if x < 0.0 { slope * x } else { x }); }
     Equal {
         [f32 f64 i8 i16 i32 i64 u8 u16 u32 u64] -> truth: |a, b| a == b;
@@ -198,9 +206,16 @@ fn softplus(x: f64) -> f64 {
 
 unary! {
     Abs: |x, alpha, beta| x.abs();
+    Acos: |x, alpha, beta| libm::acos(x);
+    Acosh: |x, alpha, beta| libm::acosh(x);
+    Asin: |x, alpha, beta| libm::asin(x);
+    Asinh: |x, alpha, beta| libm::asinh(x);
+    Atan: |x, alpha, beta| libm::atan(x);
+    Atanh: |x, alpha, beta| libm::atanh(x);
     Ceil: |x, alpha, beta| libm::ceil(x);
     Clip: |x, alpha, beta| clip(x, alpha, beta);
     Cos: |x, alpha, beta| libm::cos(x);
+    Cosh: |x, alpha, beta| libm::cosh(x);
     Elu: |x, alpha, beta| if x < 0.0 { alpha * libm::expm1(x) } else { x };
     Erf: |x, alpha, beta| libm::erf(x);
     Exp: |x, alpha, beta| libm::exp(x);
@@ -226,9 +241,11 @@ unary! {
     Sign: |x, alpha, beta| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x };
     Silu: |x, alpha, beta| x / (1.0 + libm::exp(-x));
     Sin: |x, alpha, beta| libm::sin(x);
+    Sinh: |x, alpha, beta| libm::sinh(x);
     Softplus: |x, alpha, beta| softplus(x);
     Softsign: |x, alpha, beta| x / (1.0 + x.abs());
     Sqrt: |x, alpha, beta| libm::sqrt(x);
+    Tan: |x, alpha, beta| libm::tan(x);
     Tanh: |x, alpha, beta| libm::tanh(x);
 }
 

@@ -8,15 +8,18 @@ pub mod activation;
 mod attention;
 mod blocked;
 mod cast;
+mod col2im;
 mod conv;
 mod conv_nd;
 mod copy;
 mod elementwise;
+mod matmul;
 mod norm;
 mod pool;
 mod recurrent;
 mod reduce;
 mod resize;
+mod scan;
 mod strassen;
 pub mod winograd;
 pub mod winograd_rows;
@@ -43,6 +46,7 @@ pub static REGISTRY: &[&[Registered]] = &[
     attention::REGISTRY,
     blocked::REGISTRY,
     cast::REGISTRY,
+    col2im::REGISTRY,
     conv::REGISTRY,
     copy::REGISTRY,
     elementwise::BINARY,
@@ -51,11 +55,13 @@ pub static REGISTRY: &[&[Registered]] = &[
     elementwise::SELECT,
     elementwise::UNARY,
     conv_nd::REGISTRY,
+    matmul::REGISTRY,
     norm::REGISTRY,
     pool::REGISTRY,
     recurrent::REGISTRY,
     reduce::REGISTRY,
     resize::REGISTRY,
+    scan::REGISTRY,
     strassen::REGISTRY,
     winograd::REGISTRY,
     winograd_rows::REGISTRY,

@@ -21,6 +21,63 @@ fn root(k: usize, n: usize) -> Complex {
     [cos, -sin]
 }
 
+/// [`root`], exact where it is real or imaginary.
+fn exact_root(k: usize, n: usize) -> Complex {
+    let k = k % n;
+    match (4 * k / n, 4 * k % n) {
+        (0, 0) => [1.0, 0.0],
+        (1, 0) => [0.0, -1.0],
+        (2, 0) => [-1.0, 0.0],
+        (3, 0) => [0.0, 1.0],
+        _ => root(k, n),
+    }
+}
+
+/// A transform as a product with a matrix.
+pub(super) struct Product {
+    /// The numbers of a whole signal or spectrum.
+    pub length: usize,
+    /// How many numbers of them there are; the others are zero.
+    pub taken: usize,
+    /// The parts of each.
+    pub parts: usize,
+    /// How many numbers it gives.
+    pub given: usize,
+    /// Whether it is the inverse.
+    pub inverse: bool,
+    /// Whether what it takes is one half of a spectrum whose other half mirrors it: what it gives is real.
+    pub half: bool,
+}
+
+impl Product {
+    /// The matrix, `[taken · parts, given · parts of a result]`.
+    pub(super) fn matrix(&self) -> Vec<f64> {
+        let out_parts = if self.half { 1 } else { 2 };
+        let mut matrix = Vec::with_capacity(self.taken * self.parts * self.given * out_parts);
+        for n in 0..self.taken {
+            let is_mirrored = self.half && n != 0 && 2 * n != self.length;
+            let scale = match (self.inverse, is_mirrored) {
+                (false, _) => 1.0,
+                (true, false) => 1.0 / self.length as f64,
+                (true, true) => 2.0 / self.length as f64,
+            };
+            for part in 0..self.parts {
+                for k in 0..self.given {
+                    let [re, im] = exact_root(n * k, self.length).map(|x| x * scale);
+                    let im = if self.inverse { -im } else { im };
+                    // (re + i·im) · (x + i·y) for what is x and what is y.
+                    let [of_re, of_im] = if part == 0 { [re, im] } else { [-im, re] };
+                    matrix.push(of_re);
+                    if !self.half {
+                        matrix.push(of_im);
+                    }
+                }
+            }
+        }
+        matrix
+    }
+}
+
 /// What transforms of one length have in common.
 pub(super) struct Fft {
     length: usize,
@@ -144,6 +201,24 @@ mod tests {
             fft.inverse(&mut data);
             let close = |(a, b): (&Complex, &Complex)| (a[0] - b[0]).abs() + (a[1] - b[1]).abs() < 1e-10;
             assert!(data.iter().zip(&signal).all(close), "{length}");
+        }
+        for (length, inverse) in [(1, false), (5, false), (8, true), (12, true), (97, false)] {
+            let signal: Vec<Complex> =
+                (0..length).map(|i| [(i * 7 % 11) as f64, (i * 5 % 13) as f64]).collect();
+            let product = Product { length, taken: length, parts: 2, given: length, inverse, half: false };
+            let matrix = product.matrix();
+            let parts: Vec<f64> = signal.iter().flatten().copied().collect();
+            let fft = Fft::new(length).unwrap();
+            let mut data = signal;
+            if inverse {
+                fft.inverse(&mut data)
+            } else {
+                fft.forward(&mut data)
+            }
+            for (at, &expected) in data.iter().flatten().enumerate() {
+                let sum: f64 = parts.iter().enumerate().map(|(i, x)| x * matrix[i * 2 * length + at]).sum();
+                assert!((sum - expected).abs() < 1e-10, "{length} {at}");
+            }
         }
         assert!(Fft::new(0).is_err() && Fft::new(usize::MAX).is_err() && Fft::new(1 << 23).is_ok());
     }

@@ -4,14 +4,15 @@
 //! <https://onnx.ai/onnx/operators/onnx__HannWindow.html> and so on, all since opset 17; outputs of every type of
 //! numbers that [`NUMBERS`] has, by the attribute `output_datatype`.
 
+use crate::calls::LowerNode;
+use crate::constant::Constant;
 use crate::diagnostic::Reason;
-use crate::node_values::NodeValues;
-use crate::ops::elements::{expect_elements, with_types};
+use crate::ops::elements::expect_elements;
 use crate::ops::number::{NUMBERS, of_f64s, to_f64s};
+use crate::ops::shape::lower_evaluated;
 use crate::ops::signal::known_scalar;
 use crate::ops::{ImportNode, NodeTypes, Operator};
 use crate::tensor_type::{DataType, TensorType};
-use crate::value::Value;
 
 fn output_type(node: &mut ImportNode) -> Result<DataType, Reason> {
     let code = node.attributes.int("output_datatype")?.unwrap_or(DataType::F32 as i64);
@@ -88,17 +89,21 @@ impl Operator for Window {
         Ok(vec![TensorType::new(self.dtype, [extent])])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
+    fn evaluate(&self, node: &NodeTypes<'_>) -> Result<Option<Vec<Constant>>, Reason> {
+        let Some(output) = self.infer(node)?.pop() else { return Ok(None) };
         let size = output.elements();
         let values: Vec<f64> = (0..size).map(|index| self.weight(index, size)).collect();
-        Ok(Some(vec![Value::Tensor(of_f64s(output, values)?)]))
+        Ok(Some(vec![of_f64s(output, values)?]))
+    }
+
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        lower_evaluated(self, node)
     }
 }
+
+/// The inputs of a MelWeightMatrix.
+const NAMES: [&str; 5] =
+    ["num_mel_bins", "dft_length", "sample_rate", "lower_edge_hertz", "upper_edge_hertz"];
 
 /// Triangular bands over the frequencies of a spectrum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +125,7 @@ impl MelWeightMatrix {
             let count = usize::try_from(value).ok().filter(|_| value >= least);
             count.ok_or_else(|| Reason::new(format!("input `{name}` is {value}")))
         };
-        Ok([count(1, "dft_length", 1)? / 2 + 1, count(0, "num_mel_bins", 0)?])
+        Ok([count(1, NAMES[1], 1)? / 2 + 1, count(0, NAMES[0], 0)?])
     }
 }
 
@@ -132,20 +137,24 @@ impl Operator for MelWeightMatrix {
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         let output = TensorType::new(self.dtype, self.extents(node)?);
         expect_elements(&output.shape, size_of::<f64>())?;
+        for (index, name) in NAMES.iter().enumerate() {
+            node.known(index, name)?;
+        }
         Ok(vec![output])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
+    fn evaluate(&self, node: &NodeTypes<'_>) -> Result<Option<Vec<Constant>>, Reason> {
+        let Some(output) = self.infer(node)?.pop() else { return Ok(None) };
         let [frequencies, bands] = [output.shape[0], output.shape[1]];
-        let (dft_length, sample_rate) = (node.i64(1)?, node.i64(2)?);
-        let hertz = |index: usize| match to_f64s(node.tensor(index)?)?.as_slice() {
-            &[hertz] => Ok(hertz),
-            values => Err(Reason::new(format!("input {index} has {} elements, not one", values.len()))),
+        let missing = |index: usize| Reason::new(format!("input `{}` is missing", NAMES[index]));
+        let integer = |index: usize| known_scalar(node, index, NAMES[index])?.ok_or_else(|| missing(index));
+        let (dft_length, sample_rate) = (integer(1)?, integer(2)?);
+        let hertz = |index: usize| {
+            let known = node.known(index, NAMES[index])?.ok_or_else(|| missing(index))?;
+            match to_f64s(known)?.as_slice() {
+                &[hertz] => Ok(hertz),
+                values => Err(Reason::new(format!("input {index} has {} elements, not one", values.len()))),
+            }
         };
         let mel = |hertz: f64| 2595.0 * libm::log1p(hertz / 700.0) / std::f64::consts::LN_10;
         let (low, high) = (mel(hertz(3)?), mel(hertz(4)?));
@@ -184,7 +193,11 @@ impl Operator for MelWeightMatrix {
                 set(frequency, (right - frequency) as f64 / (right - centre) as f64)?;
             }
         }
-        Ok(Some(vec![Value::Tensor(of_f64s(output, weights)?)]))
+        Ok(Some(vec![of_f64s(output, weights)?]))
+    }
+
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        lower_evaluated(self, node)
     }
 }
 

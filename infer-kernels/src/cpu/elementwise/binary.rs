@@ -20,6 +20,8 @@ pub(crate) struct Div;
 pub(crate) struct Min;
 pub(crate) struct Max;
 pub(crate) struct Pow;
+pub(crate) struct Mod;
+pub(crate) struct Fmod;
 pub(crate) struct Equal;
 pub(crate) struct Less;
 pub(crate) struct LessOrEqual;
@@ -28,6 +30,33 @@ pub(crate) struct GreaterOrEqual;
 pub(crate) struct And;
 pub(crate) struct Or;
 pub(crate) struct Xor;
+
+/// The remainder with the sign of the divisor.
+pub(crate) trait Remainder: Sized {
+    /// a − b·⌊a/b⌋; a remainder of zero, too, has the sign of b.
+    fn modulo(self, b: Self) -> Self;
+}
+
+macro_rules! remainder {
+    ($($t:ident)*) => {$(
+        impl Remainder for $t {
+            #[inline(always)]
+            fn modulo(self, b: $t) -> $t {
+                // Exact, and on the side of `self`.
+                let rest = self % b;
+                if rest == 0.0 {
+                    rest.copysign(b)
+                } else if (rest < 0.0) != (b < 0.0) {
+                    rest + b
+                } else {
+                    rest
+                }
+            }
+        }
+    )*};
+}
+
+remainder!(f32 f64);
 
 /// Implements operations for element types, each as an expression in `a` and `b`.
 macro_rules! binary {
@@ -70,6 +99,8 @@ binary! {
         Min: same, a, b, fault => if a < b || a.is_nan() { a } else { b };
         Max: same, a, b, fault => if a > b || a.is_nan() { a } else { b };
         Pow: same, a, b, fault => a.powf(b);
+        Mod: same, a, b, fault => a.modulo(b);
+        Fmod: same, a, b, fault => a % b;
     }
     [i32 i64] {
         Pow: same, a, b, fault => match u64::try_from(b) {
@@ -200,6 +231,8 @@ macro_rules! binary_kernels {
             Max "the greater of a and b, or NaN": MAX_F64 f64 f64, MAX_I8 i8 i8, MAX_I16 i16 i16,
                 MAX_I32 i32 i32, MAX_I64 i64 i64, MAX_U8 u8 u8, MAX_U16 u16 u16, MAX_U32 u32 u32, MAX_U64 u64 u64;
             Pow "aᵇ; integers wrap, and 1/aⁿ is truncated": POW_F64 f64 f64, POW_I32 i32 i32, POW_I64 i64 i64;
+            Mod "the remainder of a / b, on the side of b": MOD_F64 f64 f64;
+            Fmod "the remainder of a / b, on the side of a": FMOD_F64 f64 f64;
             Equal "a = b": EQUAL_F32 f32 u8, EQUAL_F64 f64 u8, EQUAL_I8 i8 u8, EQUAL_I16 i16 u8, EQUAL_I32 i32 u8,
                 EQUAL_I64 i64 u8, EQUAL_U8 u8 u8, EQUAL_U16 u16 u8, EQUAL_U32 u32 u8, EQUAL_U64 u64 u8,
                 EQUAL_BOOL Truth u8;

@@ -4,10 +4,11 @@
 //! or lane by lane), compute, put. One loop serves every stride and the tail, so that the code of an operation
 //! exists once.
 
-use super::binary::{Add, Div, Max, Min, Mul, Pow, Sub};
+use super::binary::{Add, Div, Fmod, Max, Min, Mod, Mul, Pow, Remainder, Sub};
 use super::unary::{
-    Abs, Ceil, Cos, Elu, Erf, Exp, Floor, HardSigmoid, LeakyRelu, Log, Neg, Reciprocal, Relu, Round, Selu,
-    Sigmoid, Sign, Sin, Softplus, Softsign, Sqrt, Tanh,
+    Abs, Acos, Acosh, Asin, Asinh, Atan, Atanh, Ceil, Cos, Cosh, Elu, Erf, Exp, Floor, HardSigmoid,
+    LeakyRelu, Log, Neg, Reciprocal, Relu, Round, Selu, Sigmoid, Sign, Sin, Sinh, Softplus, Softsign, Sqrt,
+    Tan, Tanh,
 };
 use super::{Rows, chunks, define_kernels, load, store, validate_binary, validate_unary};
 use crate::call::{BLOCK, Elementwise};
@@ -96,6 +97,15 @@ fn by_lane<V: Vector>(x: V, function: fn(f32) -> f32) -> V {
     unsafe { V::load(lanes.as_ptr()) }
 }
 
+/// The function of each pair of lanes, likewise.
+#[inline(always)]
+fn by_pair<V: Vector>(a: V, b: V, function: fn(f32, f32) -> f32) -> V {
+    let (a, b) = (a.lanes(), b.lanes());
+    let lanes: [f32; BLOCK] = std::array::from_fn(|lane| function(a[lane], b[lane]));
+    // SAFETY: the array has sixteen elements; the operands exist.
+    unsafe { V::load(lanes.as_ptr()) }
+}
+
 /// eˣ − 1 for x ≤ 0.
 #[inline(always)]
 fn exp_m1<V: Vector>(x: V) -> V {
@@ -125,9 +135,16 @@ struct Silu;
 
 unary! {
     Abs: |x, alpha, beta| x.abs();
+    Acos: |x, alpha, beta| by_lane(x, |x| libm::acos(x.into()) as f32);
+    Acosh: |x, alpha, beta| by_lane(x, |x| libm::acosh(x.into()) as f32);
+    Asin: |x, alpha, beta| by_lane(x, |x| libm::asin(x.into()) as f32);
+    Asinh: |x, alpha, beta| by_lane(x, |x| libm::asinh(x.into()) as f32);
+    Atan: |x, alpha, beta| by_lane(x, |x| libm::atan(x.into()) as f32);
+    Atanh: |x, alpha, beta| by_lane(x, |x| libm::atanh(x.into()) as f32);
     Ceil: |x, alpha, beta| x.ceil();
     Clip: |x, alpha, beta| math::clip(x, alpha, beta);
     Cos: |x, alpha, beta| by_lane(x, f32::cos);
+    Cosh: |x, alpha, beta| by_lane(x, |x| libm::cosh(x.into()) as f32);
     Elu: |x, alpha, beta| V::select(x.constant(0.0).le(x), x, alpha * exp_m1(x));
     Erf: |x, alpha, beta| math::erf(x);
     Exp: |x, alpha, beta| math::exp(x);
@@ -151,9 +168,11 @@ unary! {
     };
     Silu: |x, alpha, beta| math::silu(x);
     Sin: |x, alpha, beta| by_lane(x, f32::sin);
+    Sinh: |x, alpha, beta| by_lane(x, |x| libm::sinh(x.into()) as f32);
     Softplus: |x, alpha, beta| math::softplus(x);
     Softsign: |x, alpha, beta| x / (x.constant(1.0) + x.abs());
     Sqrt: |x, alpha, beta| x.sqrt();
+    Tan: |x, alpha, beta| by_lane(x, |x| libm::tan(x.into()) as f32);
     Tanh: |x, alpha, beta| math::tanh(x);
 }
 
@@ -178,6 +197,8 @@ binary! {
     // The vector operations give b where either is NaN.
     Min: |a, b| V::select(a.eq(a), a.min(b), a);
     Max: |a, b| V::select(a.eq(a), a.max(b), a);
+    Mod: |a, b| by_pair(a, b, f32::modulo);
+    Fmod: |a, b| by_pair(a, b, |a, b| a % b);
     PRelu: |x, slope| V::select(x.constant(0.0).le(x), x, slope * x);
 }
 
@@ -213,10 +234,7 @@ impl FloatBinary for Pow {
 
     #[inline(always)]
     fn apply<V: Vector>(a: V, b: V) -> V {
-        let (a, b) = (a.lanes(), b.lanes());
-        let powers: [f32; BLOCK] = std::array::from_fn(|lane| a[lane].powf(b[lane]));
-        // SAFETY: the array has sixteen elements; the operands exist.
-        unsafe { V::load(powers.as_ptr()) }
+        by_pair(a, b, f32::powf)
     }
 }
 
@@ -315,6 +333,8 @@ macro_rules! float_binary_kernels {
             Max "the greater of a and b, or NaN": MAX_F32;
             Pow "aᵇ": POW_F32;
             PRelu "a if a ≥ 0 else a·b": PRELU_F32;
+            Mod "the remainder of a / b, on the side of b": MOD_F32;
+            Fmod "the remainder of a / b, on the side of a": FMOD_F32;
         }
     };
 }
@@ -326,9 +346,16 @@ macro_rules! float_unary_kernels {
     ($with:ident) => {
         $with! {
             Abs "|x|": ABS_F32;
+            Acos "arccos x": ACOS_F32;
+            Acosh "arcosh x": ACOSH_F32;
+            Asin "arcsin x": ASIN_F32;
+            Asinh "arsinh x": ASINH_F32;
+            Atan "arctan x": ATAN_F32;
+            Atanh "artanh x": ATANH_F32;
             Ceil "⌈x⌉": CEIL_F32;
             Clip "min(max(x, alpha), beta)": CLIP_F32;
             Cos "cos x": COS_F32;
+            Cosh "cosh x": COSH_F32;
             Elu "x if x ≥ 0 else alpha·(eˣ − 1)": ELU_F32;
             Erf "erf x": ERF_F32;
             Exp "eˣ": EXP_F32;
@@ -349,9 +376,11 @@ macro_rules! float_unary_kernels {
             Sign "−1, 0 or 1 by the sign of x": SIGN_F32;
             Silu "x / (1 + e⁻ˣ)": SILU_F32;
             Sin "sin x": SIN_F32;
+            Sinh "sinh x": SINH_F32;
             Softplus "ln(1 + eˣ)": SOFTPLUS_F32;
             Softsign "x / (1 + |x|)": SOFTSIGN_F32;
             Sqrt "√x": SQRT_F32;
+            Tan "tan x": TAN_F32;
             Tanh "tanh x": TANH_F32;
         }
     };

@@ -35,8 +35,15 @@ macro_rules! unary {
 }
 
 pub(crate) struct Abs;
+pub(crate) struct Acos;
+pub(crate) struct Acosh;
+pub(crate) struct Asin;
+pub(crate) struct Asinh;
+pub(crate) struct Atan;
+pub(crate) struct Atanh;
 pub(crate) struct Ceil;
 pub(crate) struct Cos;
+pub(crate) struct Cosh;
 pub(crate) struct Elu;
 pub(crate) struct Erf;
 pub(crate) struct Exp;
@@ -54,16 +61,25 @@ pub(crate) struct Selu;
 pub(crate) struct Sigmoid;
 pub(crate) struct Sign;
 pub(crate) struct Sin;
+pub(crate) struct Sinh;
 pub(crate) struct Softplus;
 pub(crate) struct Softsign;
 pub(crate) struct Sqrt;
+pub(crate) struct Tan;
 pub(crate) struct Tanh;
 
 unary! {
     [f64] {
         Abs: same, x, alpha, beta => x.abs();
+        Acos: same, x, alpha, beta => libm::acos(x);
+        Acosh: same, x, alpha, beta => libm::acosh(x);
+        Asin: same, x, alpha, beta => libm::asin(x);
+        Asinh: same, x, alpha, beta => libm::asinh(x);
+        Atan: same, x, alpha, beta => libm::atan(x);
+        Atanh: same, x, alpha, beta => libm::atanh(x);
         Ceil: same, x, alpha, beta => x.ceil();
         Cos: same, x, alpha, beta => x.cos();
+        Cosh: same, x, alpha, beta => libm::cosh(x);
         Elu: same, x, alpha, beta => if x < 0.0 { alpha * x.exp_m1() } else { x };
         Erf: same, x, alpha, beta => libm::erf(x);
         Exp: same, x, alpha, beta => x.exp();
@@ -79,10 +95,12 @@ unary! {
         Sigmoid: same, x, alpha, beta => 1.0 / (1.0 + (-x).exp());
         Sign: same, x, alpha, beta => if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x };
         Sin: same, x, alpha, beta => x.sin();
+        Sinh: same, x, alpha, beta => libm::sinh(x);
         // max(x, 0) drops NaN, the logarithm's argument keeps it.
         Softplus: same, x, alpha, beta => x.max(0.0) + (-x.abs()).exp().ln_1p();
         Softsign: same, x, alpha, beta => x / (1.0 + x.abs());
         Sqrt: same, x, alpha, beta => x.sqrt();
+        Tan: same, x, alpha, beta => libm::tan(x);
         Tanh: same, x, alpha, beta => x.tanh();
     }
     [i8 i16 i32 i64] {
@@ -131,8 +149,15 @@ macro_rules! unary_kernels {
     ($with:ident) => {
         $with! {
             Abs "|x|": ABS_F64 f64 f64, ABS_I8 i8 i8, ABS_I16 i16 i16, ABS_I32 i32 i32, ABS_I64 i64 i64;
+            Acos "arccos x": ACOS_F64 f64 f64;
+            Acosh "arcosh x": ACOSH_F64 f64 f64;
+            Asin "arcsin x": ASIN_F64 f64 f64;
+            Asinh "arsinh x": ASINH_F64 f64 f64;
+            Atan "arctan x": ATAN_F64 f64 f64;
+            Atanh "artanh x": ATANH_F64 f64 f64;
             Ceil "⌈x⌉": CEIL_F64 f64 f64;
             Cos "cos x": COS_F64 f64 f64;
+            Cosh "cosh x": COSH_F64 f64 f64;
             Elu "x if x ≥ 0 else alpha·(eˣ − 1)": ELU_F64 f64 f64;
             Erf "erf x": ERF_F64 f64 f64;
             Exp "eˣ": EXP_F64 f64 f64;
@@ -152,9 +177,11 @@ macro_rules! unary_kernels {
                 SIGN_I32 i32 i32, SIGN_I64 i64 i64, SIGN_U8 u8 u8, SIGN_U16 u16 u16, SIGN_U32 u32 u32,
                 SIGN_U64 u64 u64;
             Sin "sin x": SIN_F64 f64 f64;
+            Sinh "sinh x": SINH_F64 f64 f64;
             Softplus "ln(1 + eˣ)": SOFTPLUS_F64 f64 f64;
             Softsign "x / (1 + |x|)": SOFTSIGN_F64 f64 f64;
             Sqrt "√x": SQRT_F64 f64 f64;
+            Tan "tan x": TAN_F64 f64 f64;
             Tanh "tanh x": TANH_F64 f64 f64;
         }
     };

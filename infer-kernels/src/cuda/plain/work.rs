@@ -2,8 +2,8 @@
 
 use super::{SHARED_BYTES, STATES};
 use crate::call::{
-    Attention, Axis, BLOCK, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, PackB,
-    PoolNd, Recurrent, Reduce, Reorder, Resize,
+    Attention, Axis, BLOCK, Col2Im, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn,
+    MatMul, PackB, PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
 };
 use crate::cpu::bounds::product;
 
@@ -38,6 +38,26 @@ pub(super) fn reduction(p: &Reduce) -> Work {
 pub(super) fn axis(p: &Axis) -> Work {
     let rows = if p.axis == 0 { 0 } else { product(&[p.outer, p.inner])? };
     Some((rows, p.axis, p.inner))
+}
+
+pub(super) fn scan(p: &Scan) -> Work {
+    let rows = if p.axis == 0 { 0 } else { product(&[p.outer, p.inner])? };
+    Some((rows, p.axis, p.inner))
+}
+
+pub(super) fn col2im(p: &Col2Im) -> Work {
+    let items = product(&[p.outer, product(&p.image)?])?;
+    // Positions along an axis are counted in as many bits.
+    let reach = |axis: usize| {
+        let along = p.blocks[axis].checked_mul(p.stride[axis])?;
+        along.checked_add(p.block[axis].checked_mul(p.dilation[axis])?)?.checked_add(p.pad_begin[axis])
+    };
+    Some((items, product(&p.block)?.max(reach(0)?).max(reach(1)?).max(reach(2)?), 1))
+}
+
+pub(super) fn matmul(p: &MatMul) -> Work {
+    let products = product(p.dims.get(..usize::try_from(p.rank).ok()?)?)?;
+    Some((product(&[products, p.m, p.n])?, p.k, 1))
 }
 
 pub(super) fn layer_norm(p: &LayerNorm) -> Work {
