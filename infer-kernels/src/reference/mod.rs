@@ -12,12 +12,17 @@ mod conv;
 mod conv_nd;
 mod copy;
 mod elementwise;
+mod grid_sample;
+mod non_max_suppression;
 mod norm;
 mod pool;
 mod recurrent;
 mod reduce;
+mod region;
 mod resize;
+mod scatter;
 mod strassen;
+mod top_k;
 pub mod winograd;
 pub mod winograd_rows;
 
@@ -51,12 +56,17 @@ pub static REGISTRY: &[&[Registered]] = &[
     elementwise::SELECT,
     elementwise::UNARY,
     conv_nd::REGISTRY,
+    grid_sample::REGISTRY,
+    non_max_suppression::REGISTRY,
     norm::REGISTRY,
     pool::REGISTRY,
     recurrent::REGISTRY,
     reduce::REGISTRY,
+    region::REGISTRY,
     resize::REGISTRY,
+    scatter::REGISTRY,
     strassen::REGISTRY,
+    top_k::REGISTRY,
     winograd::REGISTRY,
     winograd_rows::REGISTRY,
 ];
