@@ -301,6 +301,57 @@ fn elements_by_index() {
          output n",
     );
     checks.by(
+        "scatter_elements",
+        "opset 24
+         input x 5,7,3
+         input u 3,1,3
+         ints flat 0,2,1,-1,4,3,2,2,1
+         ints three 3,1,3
+         i = Reshape(flat, three)
+         a = ScatterElements(x, i, u) axis=0
+         b = ScatterElements(x, i, u) axis=1
+         c = ScatterElements(x, i, u) axis=0 reduction=add
+         d = ScatterElements(x, i, u) axis=0 reduction=min
+         e = Cast(x) to=11
+         f = Cast(u) to=11
+         g = ScatterElements(e, i, f) axis=0 reduction=mul
+         h = ScatterElements(e, i, f) axis=0 reduction=max
+         k = Cast(x) to=7
+         l = Cast(u) to=7
+         m = ScatterElements(k, i, l) axis=0 reduction=add
+         n = Cast(m) to=1
+         output a
+         output b
+         output c
+         output d
+         output g
+         output h
+         output n",
+    );
+    checks.by(
+        "scatter_nd",
+        "opset 24
+         input x 5,7,30
+         input u 4,30
+         ints pairs 1,6,0,0,4,3,1,-1
+         ints two 4,2
+         i = Reshape(pairs, two)
+         a = ScatterND(x, i, u)
+         b = ScatterND(x, i, u) reduction=add
+         c = ScatterND(x, i, u) reduction=max
+         e = Cast(x) to=11
+         f = Cast(u) to=11
+         g = ScatterND(e, i, f) reduction=mul
+         ints first 3,0,6,2,5
+         input v 5,2,30
+         t = TensorScatter(x, v, first) mode=circular
+         output a
+         output b
+         output c
+         output g
+         output t",
+    );
+    checks.by(
         "",
         "input x 4,6,5
          ints pads 1,0,2,0,3,1
