@@ -231,26 +231,6 @@ pub(super) fn of_f64s(ty: TensorType, values: impl IntoIterator<Item = f64>) -> 
     of_scalars(ty, values.map(Scalar::Float), Rules::default())
 }
 
-/// How f64 numbers become those that arithmetic on elements of a type has: f64 itself, or f32 for all smaller types. As
-/// f64 has more than twice the digits of f32, rounding after each operation gives what arithmetic in f32 gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rounding {
-    wide: bool,
-}
-
-impl Rounding {
-    /// That of arithmetic on elements of type `dtype`.
-    pub(super) fn of(dtype: DataType) -> Self {
-        Rounding { wide: dtype == DataType::F64 }
-    }
-
-    /// The nearest number that it has.
-    #[inline]
-    pub(super) fn round(self, value: f64) -> f64 {
-        if self.wide { value } else { f64::from(value as f32) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
