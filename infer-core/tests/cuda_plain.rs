@@ -263,6 +263,113 @@ fn functions_of_one_number() {
 }
 
 #[test]
+fn pictures_between_elements() {
+    let mut checks = Checks::default();
+    for mode in ["nearest", "linear", "cubic"] {
+        for padding in ["zeros", "border", "reflection"] {
+            for (x, grid) in [("2,11,9", "2,13,1"), ("2,11,9,7", "2,3,5,2"), ("2,3,4,5,6", "2,3,2,5,3")] {
+                for corners in [0, 1] {
+                    checks.by(
+                        "grid_sample",
+                        &format!(
+                            "opset 22
+                             input x {x}
+                             input grid {grid}
+                             floats more [] 1.7
+                             m = Cast(more) to=11
+                             c = Cast(grid) to=11
+                             h = Mul(c, m)
+                             g = Cast(h) to=1
+                             y = GridSample(x, g) mode={mode} padding_mode={padding} align_corners={corners}
+                             d = Cast(x) to=11
+                             w = GridSample(d, h) mode={mode} padding_mode={padding} align_corners={corners}
+                             z = Cast(w) to=1
+                             output y
+                             output z"
+                        ),
+                    );
+                }
+            }
+        }
+    }
+    checks.by(
+        "",
+        "opset 22
+         input x 2,3,6,7
+         input theta 2,2,3
+         ints size 2,3,4,5
+         g = AffineGrid(theta, size)
+         y = GridSample(x, g)
+         output g
+         output y",
+    );
+    for (mode, ratio) in [("avg", 0), ("max", 0), ("avg", 2), ("max", 3)] {
+        checks.by(
+            "roi_align",
+            &format!(
+                "opset 22
+                 input x 2,5,9,8
+                 floats rois 3,4 1.0,2.0,7.5,8.0,-3.0,0.5,2.0,4.0,6.0,6.0,5.0,9.0
+                 ints images 1,0,1
+                 y = RoiAlign(x, rois, images) mode={mode} sampling_ratio={ratio} output_height=3 output_width=2
+                 d = Cast(x) to=11
+                 wide = Cast(rois) to=11
+                 e = RoiAlign(d, wide, images) mode={mode} sampling_ratio={ratio} output_height=2 spatial_scale=0.5
+                 z = Cast(e) to=1
+                 output y
+                 output z"
+            ),
+        );
+    }
+    checks.by(
+        "max_roi_pool",
+        "opset 22
+         input x 2,5,9,8
+         floats rois 3,5 1.0,1.0,2.0,7.5,8.0,0.0,-3.0,0.5,2.0,4.0,1.0,6.0,6.0,5.0,9.0
+         y = MaxRoiPool(x, rois) pooled_shape=[3,2] spatial_scale=0.9
+         output y",
+    );
+    checks.by(
+        "scatter_elements",
+        "opset 22
+         input x 1,2,4,4
+         p, i = MaxPool(x) kernel_shape=[2,2] strides=[2,2]
+         y = MaxUnpool(p, i) kernel_shape=[2,2] strides=[2,2]
+         ints larger 1,2,5,6
+         z = MaxUnpool(p, i, larger) kernel_shape=[2,2] strides=[2,2]
+         output y
+         output z",
+    );
+}
+
+#[test]
+fn elements_in_order() {
+    let mut checks = Checks::default();
+    for (axis, k, largest) in [(0, 1, 1), (1, 7, 1), (1, 40, 0), (2, 3, 0), (-1, 6, 1)] {
+        for ty in [1, 11, 6, 7, 10, 13] {
+            checks.by(
+                "top_k",
+                &format!(
+                    "opset 24
+                     input x 3,40,6
+                     floats ten [] 10.0
+                     t = Cast(ten) to=11
+                     d = Cast(x) to=11
+                     e = Mul(d, t)
+                     a = Abs(e)
+                     i = Cast(a) to={ty}
+                     ints k {k}
+                     v, y = TopK(i, k) axis={axis} largest={largest}
+                     z = Cast(v) to=1
+                     output y
+                     output z"
+                ),
+            );
+        }
+    }
+}
+
+#[test]
 fn reductions_of_every_kind() {
     let mut checks = Checks::default();
     for (axes, keep) in [("1", 0), ("0,2", 1), ("2,3", 0), ("0,1,2,3", 1)] {
@@ -435,6 +542,57 @@ fn elements_by_index() {
          n = GatherND(x, p)
          output g
          output n",
+    );
+    checks.by(
+        "scatter_elements",
+        "opset 24
+         input x 5,7,3
+         input u 3,1,3
+         ints flat 0,2,1,-1,4,3,2,2,1
+         ints three 3,1,3
+         i = Reshape(flat, three)
+         a = ScatterElements(x, i, u) axis=0
+         b = ScatterElements(x, i, u) axis=1
+         c = ScatterElements(x, i, u) axis=0 reduction=add
+         d = ScatterElements(x, i, u) axis=0 reduction=min
+         e = Cast(x) to=11
+         f = Cast(u) to=11
+         g = ScatterElements(e, i, f) axis=0 reduction=mul
+         h = ScatterElements(e, i, f) axis=0 reduction=max
+         k = Cast(x) to=7
+         l = Cast(u) to=7
+         m = ScatterElements(k, i, l) axis=0 reduction=add
+         n = Cast(m) to=1
+         output a
+         output b
+         output c
+         output d
+         output g
+         output h
+         output n",
+    );
+    checks.by(
+        "scatter_nd",
+        "opset 24
+         input x 5,7,30
+         input u 4,30
+         ints pairs 1,6,0,0,4,3,1,-1
+         ints two 4,2
+         i = Reshape(pairs, two)
+         a = ScatterND(x, i, u)
+         b = ScatterND(x, i, u) reduction=add
+         c = ScatterND(x, i, u) reduction=max
+         e = Cast(x) to=11
+         f = Cast(u) to=11
+         g = ScatterND(e, i, f) reduction=mul
+         ints first 3,0,6,2,5
+         input v 5,2,30
+         t = TensorScatter(x, v, first) mode=circular
+         output a
+         output b
+         output c
+         output g
+         output t",
     );
     checks.by(
         "",

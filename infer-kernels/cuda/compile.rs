@@ -16,6 +16,7 @@ pub const MODULES: &[&str] = &[
     "norm",
     "picture",
     "plain_elements",
+    "plain_index",
     "plain_rows",
     "plain_windows",
     "rows",

@@ -13,6 +13,9 @@ mod pool;
 mod product;
 mod recurrent;
 mod reduce;
+mod region;
+mod sample;
+mod scatter;
 mod winograd;
 
 use bytemuck::{Pod, Zeroable};
@@ -26,7 +29,10 @@ pub use norm::{GroupNorm, GroupNormBlocked, LayerNorm, Lrn};
 pub use pool::{Col2Im, Pool, PoolNd};
 pub use product::{MatMul, PackB, Strassen, StrassenLeft};
 pub use recurrent::Recurrent;
-pub use reduce::{Axis, Reduce, Scan};
+pub use reduce::{Axis, Reduce, Scan, TopK};
+pub use region::{Corners, MaxRoiPool, NonMaxSuppression, RegionAxis, RoiAlign, Sample};
+pub use sample::GridSample;
+pub use scatter::{ScatterElements, ScatterNd};
 pub use winograd::{WINOGRAD_ROWS, Winograd, WinogradRows, WinogradWeights, winograd_planes};
 
 /// The most dimensions a call iterates over, after collapsing.

@@ -206,6 +206,8 @@ pub enum RunError {
     },
     /// An integer divided by zero.
     DivisionByZero,
+    /// A region of a picture that takes too many samples.
+    RegionTooLarge,
 }
 
 impl fmt::Display for RunError {
@@ -215,6 +217,7 @@ impl fmt::Display for RunError {
                 write!(f, "index {index} is out of range for an axis of length {length}")
             }
             RunError::DivisionByZero => f.write_str("integer division by zero"),
+            RunError::RegionTooLarge => f.write_str("a region takes too many samples"),
         }
     }
 }

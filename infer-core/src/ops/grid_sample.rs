@@ -4,20 +4,21 @@
 //! which also renames the modes `bilinear` and `bicubic`; bf16 since 22. Elements of every type where the mode is
 //! nearest, else of real and complex numbers. <https://onnx.ai/onnx/operators/onnx__AffineGrid.html>: since opset 20.
 //!
-//! Both are computed on values. Each place is turned into the elements it reads and their weights once, for all
-//! channels.
+//! Kernels read pictures of floats, f16 and bf16 as f32; those of other elements are read on the host, each place turned
+//! into the elements it reads and their weights once for all channels.
 
 use bytemuck::{AnyBitPattern, NoUninit};
+use infer_kernels::call;
 use rayon::prelude::*;
 
+use crate::calls::LowerNode;
 use crate::constant::Constant;
 use crate::diagnostic::{Reason, quote};
 use crate::node_values::NodeValues;
-use crate::ops::elements::{checked_elements, strides, with_types};
-use crate::ops::number::{
-    NUMBERS, Number, Rounding, narrowed, no_numbers, of_f64s, to_f64s, widened, with_number,
-};
-use crate::ops::{ImportNode, NodeTypes, Operator, Row, expect_dtype};
+use crate::ops::element_type::{converted, with_output};
+use crate::ops::elements::{checked_elements, with_types};
+use crate::ops::number::{NUMBERS, Number, no_numbers, tensor_of, to_f64s, with_number};
+use crate::ops::{Attribute, Expansion, ImportNode, NodeTypes, Operator, Row, Wire, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
 use crate::value::Value;
 
@@ -30,7 +31,7 @@ pub const OPERATORS: &[Row] = &[
 const FLOATS: [DataType; 4] = [DataType::F32, DataType::F64, DataType::F16, DataType::Bf16];
 
 /// The most spatial axes: each place reads up to 4 elements for each.
-const MAX_AXES: usize = 5;
+const MAX_AXES: usize = call::GridSample::MOST_AXES;
 
 /// Places whose elements are found before any channel is read.
 const BLOCK: usize = 256;
@@ -93,64 +94,6 @@ fn import_sample(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     Ok(Box::new(GridSample { mode, padding, align_corners }))
 }
 
-/// One spatial axis of a picture.
-#[derive(Clone, Copy, Debug)]
-struct Axis {
-    extent: usize,
-    stride: usize,
-    /// Where reflection turns back.
-    low: f64,
-    high: f64,
-}
-
-impl Axis {
-    /// `x`, turned back at both ends until it is between them.
-    fn reflect(&self, x: f64, rounding: Rounding) -> f64 {
-        let range = self.high - self.low;
-        let beyond = if x < self.low {
-            self.low - x
-        } else if x > self.high {
-            x - self.high
-        } else {
-            return x;
-        };
-        if range <= 0.0 || !beyond.is_finite() {
-            return 0.0;
-        }
-        let turns = (rounding.round(beyond / range)).trunc();
-        let rest = rounding.round(beyond - rounding.round(turns * range));
-        let from_low = (x < self.low) == (turns % 2.0 == 0.0);
-        rounding.round(if from_low { self.low + rest } else { self.high - rest })
-    }
-
-    /// The element that position `index` reads, as its place along this axis; `None` for zero.
-    fn element(&self, index: f64, padding: Padding) -> Option<usize> {
-        let last = self.extent.checked_sub(1)? as f64;
-        let inside = match padding {
-            Padding::Zeros if index < 0.0 || index > last => return None,
-            Padding::Zeros => index,
-            Padding::Border => index.clamp(0.0, last),
-            Padding::Reflection => self.reflect(index, Rounding::of(DataType::F64)).trunc().clamp(0.0, last),
-        };
-        Some(inside as usize * self.stride)
-    }
-}
-
-/// Keys' weights of the four elements around a place that is `x` beyond the second.
-fn cubic(x: f64) -> [f64; 4] {
-    const A: f64 = -0.75;
-    let near = |d: f64| ((A + 2.0) * d - (A + 3.0)) * d * d + 1.0;
-    let far = |d: f64| ((A * d - 5.0 * A) * d + 8.0 * A) * d - 4.0 * A;
-    [far(x + 1.0), near(x), near(1.0 - x), far(2.0 - x)]
-}
-
-/// Memory that is used again for each place.
-#[derive(Default)]
-struct Scratch {
-    taps: Vec<(Option<usize>, f64)>,
-    before: Vec<(usize, f64)>,
-}
-
 /// The elements of pictures as one tensor: for each block of places, `blocks` of which make an image, there are those of
 /// all channels, channel after channel.
 pub(super) fn join_blocks<T: Copy>(read: &[Vec<T>], blocks: usize, channels: usize) -> Vec<T> {
@@ -168,71 +111,34 @@ pub(super) fn join_blocks<T: Copy>(read: &[Vec<T>], blocks: usize, channels: usi
 }
 
 impl GridSample {
-    /// The elements along one axis that place `n`, counted from −1 to 1, reads, and their weights.
-    fn taps(&self, axis: &Axis, n: f64, rounding: Rounding, taps: &mut Vec<(Option<usize>, f64)>) {
-        taps.clear();
-        let extent = axis.extent as f64;
-        let step = |value: f64| rounding.round(value);
-        let mut x = if self.align_corners {
-            step(step(step(n + 1.0) / 2.0) * (extent - 1.0))
-        } else {
-            step(step(step(step(n + 1.0) * extent) - 1.0) / 2.0)
+    /// The parameters of the kernels, which also say what a place reads.
+    fn params(&self, x: &TensorType, grid: &TensorType) -> Result<call::GridSample, Reason> {
+        let wrong = || Reason::new(format!("input `X` is {x}, not of 1 to {MAX_AXES} spatial axes"));
+        let spatial = x.shape.get(2..).ok_or_else(wrong)?;
+        let points = grid.shape.get(1..spatial.len() + 1).ok_or_else(wrong)?;
+        let mut params = call::GridSample {
+            n: x.shape[0] as u64,
+            channels: x.shape[1] as u64,
+            rank: spatial.len() as u64,
+            points: points.iter().product::<usize>() as u64,
+            mode: self.mode as u64,
+            padding: self.padding as u64,
+            align_corners: self.align_corners.into(),
+            grid_bytes: if grid.dtype == DataType::F64 { 8 } else { 4 },
+            ..call::GridSample::default()
         };
-        if x.is_nan() {
-            // Somewhere outside.
-            x = -2.0;
+        for (number, &extent) in spatial.iter().enumerate() {
+            *params.dims.get_mut(number).ok_or_else(wrong)? = extent as u64;
         }
-        if self.mode == Mode::Nearest {
-            x = x.round_ties_even();
-        }
-        if x < axis.low || x > axis.high {
-            match self.padding {
-                Padding::Zeros => (),
-                // Of four elements those outside become the outermost one, but their weights stay, as where these graphs
-                // come from.
-                Padding::Border if self.mode == Mode::Cubic && x.is_finite() => (),
-                Padding::Border => x = x.clamp(0.0, (extent - 1.0).max(0.0)),
-                Padding::Reflection => x = axis.reflect(x, rounding),
-            }
-        }
-        let floor = x.floor();
-        let mut tap = |index: f64, weight: f64| taps.push((axis.element(index, self.padding), weight));
-        match self.mode {
-            Mode::Nearest => tap(x.trunc(), 1.0),
-            // What is infinitely far reads nothing, rather than nothing times an infinite weight.
-            _ if !x.is_finite() => tap(x, 0.0),
-            Mode::Linear => {
-                tap(floor, 1.0 - (x - floor));
-                tap(floor + 1.0, x - floor);
-            }
-            Mode::Cubic => {
-                for (index, weight) in cubic(x - floor).into_iter().enumerate() {
-                    tap(floor - 1.0 + index as f64, weight);
-                }
-            }
-        }
+        Ok(params)
     }
 
-    /// Adds to `reads` the elements of one channel that a place reads, and their weights: none for what is zero.
-    fn place(
-        &self,
-        axes: &[Axis],
-        place: &[f64],
-        rounding: Rounding,
-        reads: &mut Vec<(usize, f64)>,
-        scratch: &mut Scratch,
-    ) {
-        let start = reads.len();
-        reads.push((0, 1.0));
-        // A place names the innermost axis first.
-        for (axis, &n) in axes.iter().zip(place.iter().rev()) {
-            self.taps(axis, n, rounding, &mut scratch.taps);
-            scratch.before.clear();
-            scratch.before.extend(reads.drain(start..));
-            for &(at, weight) in &scratch.before {
-                let inside = scratch.taps.iter().filter_map(|&(tap, part)| Some((at + tap?, weight * part)));
-                reads.extend(inside);
-            }
+    /// The type of the elements that the kernels read pictures of `dtype` as.
+    fn computed(dtype: DataType) -> Option<DataType> {
+        match dtype {
+            DataType::F32 | DataType::F64 => Some(dtype),
+            DataType::F16 | DataType::Bf16 => Some(DataType::F32),
+            _ => None,
         }
     }
 
@@ -247,20 +153,12 @@ impl GridSample {
         if output.elements() == 0 {
             return Constant::checked::<T>(output, &[]).ok_or_else(|| Reason::new("no elements"));
         }
-        let spatial = x.ty().shape.get(2..).unwrap_or_default();
-        let channels = x.ty().shape.get(1).copied().unwrap_or(0);
-        let axes: Vec<Axis> = spatial
-            .iter()
-            .zip(strides(spatial))
-            .map(|(&extent, stride)| {
-                let (low, high) = if self.align_corners { (0.0, -1.0) } else { (-0.5, -0.5) };
-                Axis { extent, stride, low, high: extent as f64 + high }
-            })
-            .collect();
-        let rounding = Rounding::of(grid.ty().dtype);
-        let (values, places) = (x.values::<T>(), to_f64s(grid)?);
-        let picture: usize = spatial.iter().product();
-        let points: usize = output.shape.get(2..).unwrap_or_default().iter().product();
+        let (params, places) = (self.params(x.ty(), grid.ty())?, to_f64s(grid)?);
+        let values = x.values::<T>();
+        let channels = params.channels as usize;
+        let axes = params.rank as usize;
+        let picture: usize = x.ty().shape.get(2..).unwrap_or_default().iter().product();
+        let points = params.points as usize;
         let images = x.ty().shape.first().copied().unwrap_or(0);
         let blocks = points.div_ceil(BLOCK);
         let read: Vec<Vec<T>> = (0..images * blocks)
@@ -269,10 +167,12 @@ impl GridSample {
                 let (image, first) = (item / blocks, item % blocks * BLOCK);
                 let count = (points - first).min(BLOCK);
                 let (mut reads, mut ends) = (Vec::new(), Vec::with_capacity(count));
-                let mut scratch = Scratch::default();
-                let from = (image * points + first) * axes.len();
-                for place in places.get(from..).unwrap_or_default().chunks(axes.len()).take(count) {
-                    self.place(&axes, place, rounding, &mut reads, &mut scratch);
+                let from = (image * points + first) * axes;
+                for place in places.get(from..).unwrap_or_default().chunks(axes).take(count) {
+                    // A place names the innermost axis first.
+                    let mut coordinates = [0.0; MAX_AXES];
+                    coordinates.iter_mut().zip(place.iter().rev()).for_each(|(slot, &n)| *slot = n);
+                    params.each_read(&coordinates, |at, weight| reads.push((at, weight)));
                     ends.push(reads.len());
                 }
                 let mut out = Vec::with_capacity(count * channels);
@@ -340,11 +240,29 @@ impl Operator for GridSample {
         Ok(vec![TensorType::new(x.dtype, shape)])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (x, grid, output) = (node.input(0)?, node.input(1)?, node.output(0)?);
+        let params = self.params(&x.ty, &grid.ty)?;
+        let dtype = GridSample::computed(x.ty.dtype)
+            .ok_or_else(|| Reason::new(format!("{} has no kernel to be sampled by", x.ty)))?;
+        let x = converted(node, &x, dtype)?;
+        let coordinates = if grid.ty.dtype == DataType::F64 { DataType::F64 } else { DataType::F32 };
+        let grid = converted(node, &grid, coordinates)?;
+        with_output(node, &output, dtype, |node, output| {
+            let operands = [&x, &grid, output].map(|tensor| Some(tensor.span));
+            node.call(format!("grid_sample_{dtype}"), &params, &operands);
+            Ok(())
+        })
+    }
+
+    fn is_host(&self, node: &NodeTypes<'_>) -> bool {
+        node.optional(0).is_some_and(|x| GridSample::computed(x.dtype).is_none())
     }
 
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        if node.value(0)?.as_tensor().is_some_and(|x| GridSample::computed(x.ty().dtype).is_some()) {
+            return Ok(None);
+        }
         let (x, grid) = (node.tensor(0)?, node.tensor(1)?);
         let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
         checked_elements(&output)?;
@@ -356,16 +274,11 @@ impl Operator for GridSample {
             (Mode::Nearest, _, 16) => self.sample(x, grid, output, first::<u128>),
             (_, DataType::C64, _) => self.sample(x, grid, output, sum_complex::<f32>),
             (_, DataType::C128, _) => self.sample(x, grid, output, sum_complex::<f64>),
-            (_, dtype, _) => {
-                let x = widened(x);
-                let output = TensorType::new(x.ty().dtype, output.shape);
-                with_number!(
-                    output.dtype,
-                    T => self.sample(&x, grid, output, sum::<T>),
-                    Err(no_numbers(dtype))
-                )
-                .map(|sums| narrowed(sums, dtype))
-            }
+            (_, dtype, _) => with_number!(
+                dtype,
+                T => self.sample(x, grid, output, sum::<T>),
+                Err(no_numbers(dtype))
+            ),
         };
         Ok(Some(vec![Value::Tensor(tensor?)]))
     }
@@ -391,14 +304,9 @@ impl AffineGrid {
             (false, _) => (2.0 * index as f64 + 1.0) / extent as f64 - 1.0,
         }
     }
-}
 
-impl Operator for AffineGrid {
-    fn name(&self) -> &'static str {
-        "AffineGrid"
-    }
-
-    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+    /// The type of the grid.
+    fn output(&self, node: &NodeTypes<'_>) -> Result<TensorType, Reason> {
         let theta = node.ty(0)?;
         expect_dtype(theta, &FLOATS)?;
         let size = node.known_i64s(1, "size")?.unwrap_or_default();
@@ -416,38 +324,55 @@ impl Operator for AffineGrid {
         shape.push(axes);
         let output = TensorType::new(theta.dtype, shape);
         checked_elements(&output)?;
-        Ok(vec![output])
+        Ok(output)
+    }
+}
+
+impl Operator for AffineGrid {
+    fn name(&self) -> &'static str {
+        "AffineGrid"
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
-        let theta = to_f64s(node.tensor(0)?)?;
-        let extents = &output.shape[1..output.rank() - 1];
-        let points: usize = extents.iter().product();
-        let axes = extents.len();
-        let mut places = Vec::with_capacity(output.elements());
-        if points > 0 {
-            for transform in theta.chunks_exact(axes * (axes + 1)) {
-                for point in 0..points {
-                    // Innermost axis first, then the one that the constant column is multiplied by.
-                    let mut position = Vec::with_capacity(axes + 1);
-                    let mut rest = point;
-                    for &extent in extents.iter().rev() {
-                        position.push(self.position(rest % extent, extent));
-                        rest /= extent;
-                    }
-                    position.push(1.0);
-                    for row in transform.chunks_exact(axes + 1) {
-                        places.push(row.iter().zip(&position).map(|(a, b)| a * b).sum());
-                    }
-                }
-            }
+    /// In f64, however few digits the grid has: for each axis of the picture, the innermost first, the transform's column times
+    /// the positions along it, and the last column.
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let output = self.output(&nodes.types)?;
+        let theta = nodes.input(0)?;
+        let (axes, to) = (output.rank() - 2, |dtype: i64| [("to", Attribute::Int(dtype))]);
+        let theta = nodes.node("Cast", &[theta], &to(11))?;
+        let columns = nodes.node("Transpose", &[theta], &[("perm", vec![2, 0, 1].into())])?;
+        let mut shape = vec![1; output.rank()];
+        (shape[0], shape[axes + 1]) = (output.shape[0] as i64, axes as i64);
+        let shape = nodes.i64s(&shape);
+        let column = |nodes: &mut Expansion<'_>, number: usize| {
+            let number = nodes.constant(tensor_of(DataType::I64, &[], &[number as i64])?);
+            let column = nodes.node("Gather", &[columns, number], &[])?;
+            nodes.node("Reshape", &[column, shape], &[])
+        };
+        let mut places = None;
+        for number in 0..axes {
+            let (axis, extent) = (axes - number, output.shape[axes - number]);
+            let positions: Vec<f64> = (0..extent).map(|index| self.position(index, extent)).collect();
+            let mut around = vec![1; output.rank()];
+            around[axis] = extent;
+            let positions = nodes.constant(tensor_of(DataType::F64, &around, &positions)?);
+            let column = column(nodes, number)?;
+            let product = nodes.node("Mul", &[column, positions], &[])?;
+            places = Some(match places {
+                None => product,
+                Some(sum) => nodes.node("Add", &[sum, product], &[])?,
+            });
         }
-        Ok(Some(vec![Value::Tensor(of_f64s(output, places)?)]))
+        let last = column(nodes, axes)?;
+        let places = places.ok_or_else(|| Reason::new("a picture without axes"))?;
+        let places = nodes.node("Add", &[places, last], &[])?;
+        let code = match output.dtype {
+            DataType::F64 => 11,
+            DataType::F16 => 10,
+            DataType::Bf16 => 16,
+            _ => 1,
+        };
+        Ok(Some(vec![nodes.node("Cast", &[places], &to(code))?]))
     }
 }
 

@@ -4,11 +4,15 @@
 //! Types: f32. Of boxes with equal scores the first counts as the higher.
 //! History: since opset 10.
 
-use super::{ImportNode, NodeValues, Operator, Row};
+use infer_kernels::call;
+
+use super::{ImportNode, NodeTypes, NodeValues, Operator, Row};
+use crate::calls::LowerNode;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
-use crate::ops::number::{Number, tensor_of};
-use crate::tensor_type::DataType;
+use crate::execute::execute;
+use crate::ops::number::tensor_of;
+use crate::tensor_type::{DataType, TensorType};
 use crate::value::Value;
 
 /// The rows of this file.
@@ -26,41 +30,31 @@ fn import(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     Ok(Box::new(NonMaxSuppression { center_point_box: node.attributes.flag("center_point_box", false)? }))
 }
 
-/// A box by its least and greatest coordinates.
-#[derive(Clone, Copy)]
-struct Corners {
-    x: [f32; 2],
-    y: [f32; 2],
-}
+/// The boxes that are selected of each class: how many, and they, followed by anything up to the most that there may be.
+/// The shapes of these follow from those of the inputs, so that kernels compute them; how many rows the node's own output
+/// has does not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Selection(call::NonMaxSuppression);
 
-impl Corners {
-    fn area(&self) -> f32 {
-        (self.x[1] - self.x[0]) * (self.y[1] - self.y[0])
+impl Operator for Selection {
+    fn name(&self) -> &'static str {
+        "NonMaxSuppression"
     }
 
-    /// Whether the boxes share more than `threshold` of what they cover together.
-    fn overlaps(&self, other: &Corners, threshold: f32) -> bool {
-        let common = |a: [f32; 2], b: [f32; 2]| a[1].min(b[1]) - a[0].max(b[0]);
-        let (width, height) = (common(self.x, other.x), common(self.y, other.y));
-        if width <= 0.0 || height <= 0.0 {
-            return false;
-        }
-        let intersection = width * height;
-        let union = self.area() + other.area() - intersection;
-        self.area() > 0.0 && other.area() > 0.0 && union > 0.0 && intersection / union > threshold
+    fn infer(&self, _node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
+        let [batches, classes, most] =
+            [self.0.batches, self.0.classes, self.0.most].map(|extent| extent as usize);
+        let of = |shape: &[usize]| TensorType::new(DataType::I64, shape);
+        Ok(vec![of(&[batches, classes]), of(&[batches, classes, most])])
     }
-}
 
-impl NonMaxSuppression {
-    fn corners(&self, given: &[f32]) -> Corners {
-        let at = |index: usize| given.get(index).copied().unwrap_or(0.0);
-        let ordered = |a: f32, b: f32| [a.min(b), a.max(b)];
-        if self.center_point_box {
-            let around = |centre: f32, extent: f32| [centre - extent / 2.0, centre + extent / 2.0];
-            Corners { x: around(at(0), at(2)), y: around(at(1), at(3)) }
-        } else {
-            Corners { y: ordered(at(0), at(2)), x: ordered(at(1), at(3)) }
-        }
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (boxes, scores) = (node.input(0)?, node.input(1)?);
+        let (counts, selected) = (node.output(0)?, node.output(1)?);
+        let work = node.scratch_tensor(TensorType::new(DataType::I64, scores.ty.shape.clone()));
+        let operands = [boxes, scores, counts, selected, work].map(|tensor| Some(tensor.span));
+        node.call_with_outputs("non_max_suppression_f32", &self.0, &operands, 3);
+        Ok(())
     }
 }
 
@@ -83,7 +77,7 @@ impl Operator for NonMaxSuppression {
         "NonMaxSuppression"
     }
 
-    fn is_host(&self, _node: &super::NodeTypes<'_>) -> bool {
+    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
         true
     }
 
@@ -100,36 +94,39 @@ impl Operator for NonMaxSuppression {
             }
         };
         let most = if node.optional(2).is_some() { node.i64(2)? } else { 0 };
-        let most = usize::try_from(most).unwrap_or(0);
+        let most = usize::try_from(most).unwrap_or(0).min(count);
         let iou_threshold = scalar(node, 3)?.unwrap_or(0.0);
         let score_threshold = scalar(node, 4)?;
-        let (boxes, scores) = (boxes.values::<f32>(), scores.values::<f32>());
-        let mut selected: Vec<i64> = Vec::new();
-        let corners: Vec<Corners> = boxes.chunks_exact(4).map(|given| self.corners(given)).collect();
+        let mut found: Vec<i64> = Vec::new();
         // Without boxes there may be any number of classes, and nothing to select.
-        let classes = if count == 0 || most == 0 { 0 } else { classes };
-        for (batch, class) in (0..batches).flat_map(|batch| (0..classes).map(move |class| (batch, class))) {
-            let first = (batch * classes + class) * count;
-            let scores = &scores[first..first + count];
-            let corners = &corners[batch * count..(batch + 1) * count];
-            let passes = |&index: &usize| score_threshold.is_none_or(|least| scores[index] > least);
-            let mut candidates: Vec<usize> = (0..count).filter(passes).collect();
-            // Stable, so that of equal scores the first box comes first.
-            candidates.sort_by(|&a, &b| scores[b].compare(&scores[a]));
-            let mut kept: Vec<usize> = Vec::new();
-            for candidate in candidates {
-                if kept.len() == most {
-                    break;
-                }
-                let suppressed = |&other: &usize| corners[candidate].overlaps(&corners[other], iou_threshold);
-                if !kept.iter().any(suppressed) {
-                    kept.push(candidate);
-                    selected.extend([batch as i64, class as i64, candidate as i64]);
-                }
+        if most > 0 && scores.ty().elements() > 0 {
+            let selection = Selection(call::NonMaxSuppression {
+                batches: batches as u64,
+                classes: classes as u64,
+                boxes: count as u64,
+                most: most as u64,
+                center_point_box: self.center_point_box.into(),
+                has_score_threshold: score_threshold.is_some().into(),
+                score_threshold: score_threshold.unwrap_or(0.0),
+                iou_threshold,
+            });
+            let inputs = [Some(boxes.clone().into()), Some(scores.clone().into())];
+            let results = execute(&selection, &inputs, &[true, true], node.backend)?;
+            let [Value::Tensor(counts), Value::Tensor(selected)] = results.as_slice() else {
+                return Err(Reason::new("the selection of boxes is lost"));
+            };
+            let (counts, selected) = (counts.values::<i64>(), selected.values::<i64>());
+            for ((number, &count), selected) in counts.iter().enumerate().zip(selected.chunks(most)) {
+                let (batch, class) = (number / classes, number % classes);
+                let selected = selected.iter().take(usize::try_from(count).unwrap_or(0));
+                found.extend(selected.flat_map(|&index| [batch as i64, class as i64, index]));
             }
         }
-        let shape = [selected.len() / 3, 3];
-        Ok(Some(vec![tensor_of(DataType::I64, &shape, &selected)?.into()]))
+        Ok(Some(vec![tensor_of(DataType::I64, &[found.len() / 3, 3], &found)?.into()]))
+    }
+
+    fn hands_on(&self) -> bool {
+        true
     }
 }
 

@@ -23,8 +23,6 @@ pub(super) trait Number: Pod {
     const ZERO: Self;
     /// The sum.
     fn plus(self, other: Self) -> Self;
-    /// The product.
-    fn times(self, other: Self) -> Self;
     /// The order; NaN comes last.
     fn compare(&self, other: &Self) -> Ordering;
     /// Whether it is no number.
@@ -43,9 +41,6 @@ macro_rules! integers {
             const ZERO: Self = 0;
             fn plus(self, other: Self) -> Self {
                 self.wrapping_add(other)
-            }
-            fn times(self, other: Self) -> Self {
-                self.wrapping_mul(other)
             }
             fn compare(&self, other: &Self) -> Ordering {
                 self.cmp(other)
@@ -67,9 +62,6 @@ macro_rules! floats {
             fn plus(self, other: Self) -> Self {
                 self + other
             }
-            fn times(self, other: Self) -> Self {
-                self * other
-            }
             fn compare(&self, other: &Self) -> Ordering {
                 self.partial_cmp(other).unwrap_or_else(|| self.is_nan().cmp(&other.is_nan()))
             }
@@ -89,7 +81,7 @@ macro_rules! floats {
 integers!(u8, i8, u16, i16, u32, i32, u64, i64);
 floats!(f32, f64);
 
-/// A bool: the sum is "or", the product "and".
+/// A bool: the sum is "or".
 #[repr(transparent)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(super) struct Truth(u8);
@@ -98,9 +90,6 @@ impl Number for Truth {
     const ZERO: Self = Truth(0);
     fn plus(self, other: Self) -> Self {
         Truth(self.0 | other.0)
-    }
-    fn times(self, other: Self) -> Self {
-        Truth(self.0 & other.0)
     }
     fn compare(&self, other: &Self) -> Ordering {
         self.0.cmp(&other.0)
@@ -224,26 +213,6 @@ pub(super) fn of_f64s(ty: TensorType, values: impl IntoIterator<Item = f64>) -> 
         return tensor_of(ty.dtype, &ty.shape, &values);
     }
     of_scalars(ty, values.map(Scalar::Float), Rules::default())
-}
-
-/// How f64 numbers become those that arithmetic on elements of a type has: f64 itself, or f32 for all smaller types. As
-/// f64 has more than twice the digits of f32, rounding after each operation gives what arithmetic in f32 gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rounding {
-    wide: bool,
-}
-
-impl Rounding {
-    /// That of arithmetic on elements of type `dtype`.
-    pub(super) fn of(dtype: DataType) -> Self {
-        Rounding { wide: dtype == DataType::F64 }
-    }
-
-    /// The nearest number that it has.
-    #[inline]
-    pub(super) fn round(self, value: f64) -> f64 {
-        if self.wide { value } else { f64::from(value as f32) }
-    }
 }
 
 #[cfg(test)]

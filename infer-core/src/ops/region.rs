@@ -4,18 +4,20 @@
 //! its default shifts the regions by half an element. <https://onnx.ai/onnx/operators/onnx__MaxRoiPool.html>: since
 //! opset 1. <https://onnx.ai/onnx/operators/onnx__MaxUnpool.html>: since opset 9. Floats of every width; bf16 since 22.
 //!
-//! All are computed on values, regions side by side.
+//! Regions are pooled by kernels of f32 and f64, f16 and bf16 as f32; what is spread is scattered among zeros.
 
-use rayon::prelude::*;
+use infer_kernels::call;
 
+use crate::calls::LowerNode;
+use crate::constant::Constant;
 use crate::diagnostic::{Reason, quote};
-use crate::node_values::NodeValues;
-use crate::ops::element_type::common_float;
-use crate::ops::elements::{expect_elements, with_types};
-use crate::ops::number::{Rounding, of_f64s, to_f64s};
-use crate::ops::{ImportNode, NodeTypes, Operator, Row, expect_dtype};
+use crate::ops::element_type::{common_float, converted, with_output};
+use crate::ops::elements::expect_elements;
+use crate::ops::{Attribute, Expansion, ImportNode, NodeTypes, Operator, Row, Wire, expect_dtype};
 use crate::tensor_type::{DataType, TensorType};
-use crate::value::Value;
+
+/// Extents of 0 as they are, not those of the input.
+const ALLOW_ZERO: [(&str, Attribute); 1] = [("allowzero", Attribute::Int(1))];
 
 /// The table's rows.
 pub const OPERATORS: &[Row] = &[
@@ -23,9 +25,6 @@ pub const OPERATORS: &[Row] = &[
     Row { name: "MaxUnpool", domain: "", since: 9, inputs: 2..=3, outputs: 1..=1, import: import_unpool },
     Row { name: "RoiAlign", domain: "", since: 10, inputs: 3..=3, outputs: 1..=1, import: import_align },
 ];
-
-/// The most samples along one axis of a region.
-const MAX_SAMPLES: usize = 1 << 20;
 
 /// Regions pooled from samples between elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,91 +86,9 @@ fn import_align(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     }))
 }
 
-/// A sample along one axis: two elements and the weight of the second.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Sample {
-    low: usize,
-    high: usize,
-    weight: f64,
-}
-
-/// The samples of a region along one axis, for each bin those inside of the picture, and how many there are with those
-/// outside.
-struct Samples {
-    bins: Vec<Vec<Sample>>,
-    each: usize,
-}
-
-impl RoiAlign {
-    /// The samples of a region from `start` to `end` along an axis of `extent` elements, cut into `bins`.
-    fn samples(
-        &self,
-        [start, end]: [f64; 2],
-        extent: usize,
-        bins: usize,
-        rounding: Rounding,
-    ) -> Result<Samples, Reason> {
-        let round = |value: f64| rounding.round(value);
-        let scale = f64::from(self.spatial_scale);
-        let offset = if self.half_pixel { 0.5 } else { 0.0 };
-        let [start, end] = [start, end].map(|edge| round(round(edge * scale) - offset));
-        let mut length = round(end - start);
-        if !self.half_pixel {
-            // Regions without extent count as one element.
-            length = length.max(1.0);
-        }
-        let bin = round(length / bins as f64);
-        let each = match self.sampling_ratio {
-            0 => bin.ceil().max(0.0) as usize,
-            ratio => ratio,
-        };
-        if !bin.is_finite() || each.checked_mul(bins).is_none_or(|samples| samples > MAX_SAMPLES) {
-            return Err(Reason::new(format!("a region from {start} to {end} takes too many samples")));
-        }
-        let sample = |number: usize, index: usize| {
-            let within = round(round((index as f64 + 0.5) * bin) / each as f64);
-            let x = round(round(start + round(number as f64 * bin)) + within);
-            if x < -1.0 || x > extent as f64 || extent == 0 {
-                return None;
-            }
-            let x = x.max(0.0);
-            let low = x as usize;
-            Some(if low >= extent - 1 {
-                Sample { low: extent - 1, high: extent - 1, weight: 0.0 }
-            } else {
-                Sample { low, high: low + 1, weight: x - low as f64 }
-            })
-        };
-        let bins = (0..bins).map(|bin| (0..each).filter_map(|index| sample(bin, index)).collect()).collect();
-        Ok(Samples { bins, each })
-    }
-
-    /// One bin of one channel.
-    fn pool(&self, plane: &[f64], width: usize, rows: &[Sample], columns: &[Sample], count: usize) -> f64 {
-        let at = |row: usize, column: usize| plane.get(row * width + column).copied().unwrap_or(0.0);
-        // A sample outside is zero.
-        let outside = rows.len() * columns.len() < count;
-        let mut greatest = if outside { 0.0 } else { f64::NEG_INFINITY };
-        let mut sum = 0.0;
-        for row in rows {
-            for column in columns {
-                let (y, x) = (row.weight, column.weight);
-                let corners = [
-                    (1.0 - y) * (1.0 - x) * at(row.low, column.low),
-                    (1.0 - y) * x * at(row.low, column.high),
-                    y * (1.0 - x) * at(row.high, column.low),
-                    y * x * at(row.high, column.high),
-                ];
-                sum += corners.iter().sum::<f64>();
-                greatest = corners.into_iter().fold(greatest, f64::max);
-            }
-        }
-        match (self.max, count) {
-            (_, 0) => 0.0,
-            (true, _) => greatest,
-            (false, _) => sum / count as f64,
-        }
-    }
+/// In which type elements of type `dtype` are pooled.
+fn computed(dtype: DataType) -> DataType {
+    if dtype == DataType::F64 { DataType::F64 } else { DataType::F32 }
 }
 
 /// The extents of a picture `[N, C, H, W]`.
@@ -201,44 +118,32 @@ impl Operator for RoiAlign {
         Ok(vec![TensorType::new(dtype, [rois.shape[0], channels, height, width])])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
-        expect_elements(&output.shape, size_of::<f64>())?;
-        let [images, channels, height, width] = picture(node.tensor(0)?.ty())?;
-        let (x, rois, indices) = (to_f64s(node.tensor(0)?)?, to_f64s(node.tensor(1)?)?, node.i64s(2)?);
-        let rounding = Rounding::of(output.dtype);
-        let [out_h, out_w] = self.output;
-        let mut pooled = vec![0.0; output.elements()];
-        let region = channels * out_h * out_w;
-        if region == 0 {
-            return Ok(Some(vec![Value::Tensor(of_f64s(output, pooled)?)]));
-        }
-        pooled.par_chunks_mut(region).zip(rois.par_chunks(4)).zip(&indices).try_for_each(
-            |((out, roi), &index)| {
-                let image = usize::try_from(index).ok().filter(|&image| image < images).ok_or_else(|| {
-                    Reason::new(format!("a region of image {index}, of which there are {images}"))
-                })?;
-                let &[left, top, right, bottom] = roi else { return Ok(()) };
-                let rows = self.samples([top, bottom], height, out_h, rounding)?;
-                let columns = self.samples([left, right], width, out_w, rounding)?;
-                let count = rows.each.saturating_mul(columns.each);
-                for (channel, out) in out.chunks_mut(out_h * out_w).enumerate() {
-                    let from = (image * channels + channel) * height * width;
-                    let plane = x.get(from..from + height * width).unwrap_or_default();
-                    for (out, rows) in out.chunks_mut(out_w).zip(&rows.bins) {
-                        for (out, columns) in out.iter_mut().zip(&columns.bins) {
-                            *out = self.pool(plane, width, rows, columns, count);
-                        }
-                    }
-                }
-                Ok(())
-            },
-        )?;
-        Ok(Some(vec![Value::Tensor(of_f64s(output, pooled)?)]))
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (x, rois, images, output) = (node.input(0)?, node.input(1)?, node.input(2)?, node.output(0)?);
+        let [n, channels, in_h, in_w] = picture(&x.ty)?.map(|extent| extent as u64);
+        let [out_h, out_w] = self.output.map(|extent| extent as u64);
+        let params = call::RoiAlign {
+            n,
+            channels,
+            in_h,
+            in_w,
+            regions: rois.ty.shape[0] as u64,
+            out_h,
+            out_w,
+            sampling_ratio: self.sampling_ratio as u64,
+            max: self.max.into(),
+            half_pixel: self.half_pixel.into(),
+            index_bytes: images.ty.dtype.size_bytes() as u64,
+            spatial_scale: self.spatial_scale,
+            reserved: 0,
+        };
+        let dtype = computed(x.ty.dtype);
+        let (x, rois) = (converted(node, &x, dtype)?, converted(node, &rois, dtype)?);
+        with_output(node, &output, dtype, |node, output| {
+            let operands = [&x, &rois, &images, output].map(|tensor| Some(tensor.span));
+            node.call(format!("roi_align_{dtype}"), &params, &operands);
+            Ok(())
+        })
     }
 }
 
@@ -261,28 +166,6 @@ fn import_pool(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
     Ok(Box::new(MaxRoiPool { output, spatial_scale }))
 }
 
-impl MaxRoiPool {
-    /// The elements of each part of a region, of an axis of `extent` elements.
-    fn parts(
-        &self,
-        [start, end]: [f64; 2],
-        extent: usize,
-        parts: usize,
-        rounding: Rounding,
-    ) -> Vec<std::ops::Range<usize>> {
-        let edge = |edge: f64| rounding.round(edge * f64::from(self.spatial_scale)).round();
-        let (start, end) = (edge(start), edge(end));
-        let part = rounding.round((end - start + 1.0).max(1.0) / parts as f64);
-        let bound = |position: f64| (position + start).clamp(0.0, extent as f64) as usize;
-        (0..parts)
-            .map(|index| {
-                let from = rounding.round(index as f64 * part).floor();
-                bound(from)..bound(rounding.round((index + 1) as f64 * part).ceil())
-            })
-            .collect()
-    }
-}
-
 impl Operator for MaxRoiPool {
     fn name(&self) -> &'static str {
         "MaxRoiPool"
@@ -299,46 +182,21 @@ impl Operator for MaxRoiPool {
         Ok(vec![TensorType::new(dtype, [rois.shape[0], channels, height, width])])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
-        expect_elements(&output.shape, size_of::<f64>())?;
-        let [images, channels, height, width] = picture(node.tensor(0)?.ty())?;
-        let (x, rois) = (to_f64s(node.tensor(0)?)?, to_f64s(node.tensor(1)?)?);
-        let rounding = Rounding::of(output.dtype);
-        let [out_h, out_w] = self.output;
-        let mut pooled = vec![0.0; output.elements()];
-        let region = channels * out_h * out_w;
-        if region == 0 {
-            return Ok(Some(vec![Value::Tensor(of_f64s(output, pooled)?)]));
-        }
-        pooled.par_chunks_mut(region).zip(rois.par_chunks(5)).try_for_each(|(out, roi)| {
-            let &[image, left, top, right, bottom] = roi else { return Ok(()) };
-            if !(image >= 0.0 && image < images as f64) {
-                return Err(Reason::new(format!("a region of image {image}, of which there are {images}")));
-            }
-            let rows = self.parts([top, bottom], height, out_h, rounding);
-            let columns = self.parts([left, right], width, out_w, rounding);
-            for (channel, out) in out.chunks_mut(out_h * out_w).enumerate() {
-                let from = (image as usize * channels + channel) * height * width;
-                let plane = x.get(from..from + height * width).unwrap_or_default();
-                for (out, rows) in out.chunks_mut(out_w).zip(&rows) {
-                    for (out, columns) in out.iter_mut().zip(&columns) {
-                        let greatest = rows
-                            .clone()
-                            .flat_map(|row| columns.clone().map(move |column| row * width + column))
-                            .filter_map(|at| plane.get(at).copied())
-                            .reduce(f64::max);
-                        *out = greatest.unwrap_or(0.0);
-                    }
-                }
-            }
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (x, rois, output) = (node.input(0)?, node.input(1)?, node.output(0)?);
+        let [n, channels, in_h, in_w] = picture(&x.ty)?.map(|extent| extent as u64);
+        let [out_h, out_w] = self.output.map(|extent| extent as u64);
+        let regions = rois.ty.shape[0] as u64;
+        let spatial_scale = self.spatial_scale;
+        let params =
+            call::MaxRoiPool { n, channels, in_h, in_w, regions, out_h, out_w, spatial_scale, reserved: 0 };
+        let dtype = computed(x.ty.dtype);
+        let (x, rois) = (converted(node, &x, dtype)?, converted(node, &rois, dtype)?);
+        with_output(node, &output, dtype, |node, output| {
+            let operands = [&x, &rois, output].map(|tensor| Some(tensor.span));
+            node.call(format!("max_roi_pool_{dtype}"), &params, &operands);
             Ok(())
-        })?;
-        Ok(Some(vec![Value::Tensor(of_f64s(output, pooled)?)]))
+        })
     }
 }
 
@@ -381,6 +239,25 @@ impl MaxUnpool {
             });
             shape.push(before.and_then(|before| usize::try_from(before).ok()).ok_or_else(wrong)?);
         }
+        expect_elements(&shape, size_of::<f64>())?;
+        Ok(shape)
+    }
+
+    /// The extents of the output, which holds what was pooled.
+    fn output(&self, node: &NodeTypes<'_>, pooled: &[usize]) -> Result<Vec<usize>, Reason> {
+        let (x, indices) = (node.ty(0)?, node.ty(1)?);
+        common_float(node, &[0])?;
+        expect_dtype(indices, &[DataType::I64])?;
+        if indices.shape != x.shape {
+            return Err(Reason::new(format!("input `I` is {indices} beside {x}")));
+        }
+        let Some(given) = node.known_i64s(2, "output_shape")? else { return Ok(pooled.to_vec()) };
+        let wrong = || Reason::new(format!("output_shape {given:?} does not hold {pooled:?}"));
+        let shape: Option<Vec<usize>> = given.iter().map(|&extent| usize::try_from(extent).ok()).collect();
+        let holds =
+            |shape: &Vec<usize>| shape.len() == pooled.len() && shape.iter().zip(pooled).all(|(a, b)| a >= b);
+        let shape = shape.filter(holds).ok_or_else(wrong)?;
+        expect_elements(&shape, size_of::<f64>())?;
         Ok(shape)
     }
 }
@@ -390,58 +267,44 @@ impl Operator for MaxUnpool {
         "MaxUnpool"
     }
 
-    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
-        let (x, indices) = (node.ty(0)?, node.ty(1)?);
-        common_float(node, &[0])?;
-        expect_dtype(indices, &[DataType::I64])?;
-        if indices.shape != x.shape {
-            return Err(Reason::new(format!("input `I` is {indices} beside {x}")));
-        }
-        let pooled = self.pooled(x)?;
-        let shape = match node.known_i64s(2, "output_shape")? {
-            None => pooled,
-            Some(given) => {
-                let wrong = || Reason::new(format!("output_shape {given:?} does not hold {pooled:?}"));
-                let shape: Option<Vec<usize>> =
-                    given.iter().map(|&extent| usize::try_from(extent).ok()).collect();
-                let holds = |shape: &Vec<usize>| {
-                    shape.len() == pooled.len() && shape.iter().zip(&pooled).all(|(a, b)| a >= b)
-                };
-                shape.filter(holds).ok_or_else(wrong)?
+    /// A scatter among zeros, which are padded where the output is to be larger than what was pooled.
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let (x, indices) = (nodes.input(0)?, nodes.input(1)?);
+        let pooled = self.pooled(nodes.ty(x)?)?;
+        let output = self.output(&nodes.types, &pooled)?;
+        let elements = pooled.iter().product::<usize>() as i64;
+        let wide = |shape: &[usize]| shape.iter().map(|&extent| extent as i64).collect::<Vec<_>>();
+        let row = nodes.i64s(&[-1]);
+        let (values, places) = match nodes.ty(x)?.elements() {
+            0 => {
+                let none = nodes.i64s(&[0]);
+                (
+                    nodes.node("Reshape", &[x, none], &ALLOW_ZERO)?,
+                    nodes.node("Reshape", &[indices, none], &ALLOW_ZERO)?,
+                )
             }
+            _ => (nodes.node("Reshape", &[x, row], &[])?, nodes.node("Reshape", &[indices, row], &[])?),
         };
-        let output = TensorType::new(x.dtype, shape);
-        expect_elements(&output.shape, size_of::<f64>())?;
-        Ok(vec![output])
-    }
-
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let Some(output) = with_types(node, |types| self.infer(types))?.pop() else { return Ok(None) };
-        let pooled = TensorType::new(output.dtype, self.pooled(node.tensor(0)?.ty())?);
-        let (strides, out_strides) = (pooled.strides(), output.strides());
-        let elements = pooled.elements();
-        let mut spread = vec![0.0; output.elements()];
-        for (value, index) in to_f64s(node.tensor(0)?)?.into_iter().zip(node.i64s(1)?) {
-            let place = usize::try_from(index)
-                .ok()
-                .filter(|&place| place < elements)
-                .ok_or_else(|| Reason::new(format!("index {index} among {elements} elements")))?;
-            // The same place in the output, which may be larger.
-            let mut rest = place;
-            let mut at = 0;
-            for (stride, out_stride) in strides.iter().zip(&out_strides) {
-                at += rest / *stride as usize * *out_stride as usize;
-                rest %= *stride as usize;
+        // Negative places do not count from the end.
+        let (zero, beyond) = (nodes.i64s(&[0]), nodes.i64s(&[elements]));
+        let before = nodes.node("Less", &[places, zero], &[])?;
+        let places = nodes.node("Where", &[before, beyond, places], &[])?;
+        let dtype = nodes.ty(x)?.dtype;
+        let nothing = Constant::new(TensorType::new(dtype, [1]), vec![0; dtype.size_bytes()].into());
+        let nothing = nodes.constant(nothing.ok_or_else(|| Reason::new("no zero"))?);
+        let zeros = nodes.node("Expand", &[nothing, beyond], &[])?;
+        let spread = nodes.node("ScatterElements", &[zeros, places, values], &[])?;
+        let shape = nodes.i64s(&wide(&pooled));
+        let mut spread = nodes.node("Reshape", &[spread, shape], &ALLOW_ZERO)?;
+        if output != pooled {
+            let mut pads = vec![0; 2 * pooled.len()];
+            for (axis, (to, from)) in output.iter().zip(&pooled).enumerate() {
+                pads[pooled.len() + axis] = (to - from) as i64;
             }
-            if let Some(slot) = spread.get_mut(at) {
-                *slot = value;
-            }
+            let pads = nodes.i64s(&pads);
+            spread = nodes.node("Pad", &[spread, pads], &[])?;
         }
-        Ok(Some(vec![Value::Tensor(of_f64s(output, spread)?)]))
+        Ok(Some(vec![spread]))
     }
 }
 

@@ -8,12 +8,19 @@
 //! History: Scatter since opset 9, ScatterElements and ScatterND since 11; `reduction` since 16, min and max since 18;
 //! TensorScatter since 24.
 
+use bytemuck::Pod;
+use infer_kernels::call::{self, MAX_RANK};
+
+use super::element_type::{compute_type, converted, with_output};
 use super::elements::{Elements, around, shape_of};
-use super::gather_scatter::{element_positions, expect_indices, slice_starts};
+use super::gather_scatter::expect_indices;
 use super::movement::choice;
-use super::number::{Number, narrowed, no_numbers, tensor_of, widened, with_number};
-use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, expect_dtype, resolve_axis};
-use crate::constant::Constant;
+use super::number::{no_numbers, tensor_of};
+use super::{
+    Attribute, Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, Wire, expect_dtype,
+    resolve_axis,
+};
+use crate::calls::{LowerNode, sized_kernel};
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
 use crate::value::Value;
@@ -67,16 +74,20 @@ impl Reduction {
         choice(node, "reduction", &reductions)
     }
 
-    fn apply<T: Number>(self, old: T, new: T) -> T {
-        match self {
-            Reduction::None => new,
-            Reduction::Add => old.plus(new),
-            Reduction::Mul => old.times(new),
-            // NaN, whichever it is of the two.
-            Reduction::Max if old.is_nan() || old.compare(&new).is_ge() => old,
-            Reduction::Min if old.is_nan() || (old.compare(&new).is_le() && !new.is_nan()) => old,
-            Reduction::Max | Reduction::Min => new,
-        }
+    /// The type in which elements of type `dtype` are updated, and the kernel of `family` that does it. Of bools the sum is
+    /// "or" and the product "and", as of 0 and 1 the greater and the lesser are.
+    fn kernel(self, family: &str, dtype: DataType) -> Result<(DataType, String), Reason> {
+        let name = match (self, dtype) {
+            (Reduction::None, _) => return Ok((dtype, sized_kernel(family, dtype))),
+            (Reduction::Add | Reduction::Max, DataType::Bool) | (Reduction::Max, _) => "max",
+            (Reduction::Mul | Reduction::Min, DataType::Bool) | (Reduction::Min, _) => "min",
+            (Reduction::Add, _) => "add",
+            (Reduction::Mul, _) => "mul",
+        };
+        let name = format!("{family}_{name}");
+        let dtype = if dtype == DataType::Bool { DataType::I32 } else { dtype };
+        let computed = compute_type(&name, dtype).ok_or_else(|| no_numbers(dtype))?;
+        Ok((computed, format!("{name}_{computed}")))
     }
 }
 
@@ -126,52 +137,35 @@ fn import_tensor_scatter(node: &mut ImportNode) -> Result<Box<dyn Operator>, Rea
     }))
 }
 
-/// Writes slices of `slice` elements of input 2, one after the other, to `starts` in a copy of input 0.
-fn scatter(
-    node: &NodeValues<'_>,
-    starts: &[usize],
-    slice: usize,
+/// Calls the kernel of `family` on data, indices, updates and output.
+fn scatter<P: Pod>(
+    node: &mut LowerNode<'_>,
+    family: &str,
+    params: &P,
     reduction: Reduction,
-) -> Result<Option<Vec<Value>>, Reason> {
-    let (data, updates) = (node.value(0)?, node.value(2)?);
-    if reduction == Reduction::None {
-        let mut result = Elements::of(data)?;
-        for (row, &start) in starts.iter().enumerate() {
-            result.copy(start, updates, row * slice, slice)?;
-        }
-        return Ok(Some(vec![result.into_value(shape_of(node, 0)?.to_vec())?]));
-    }
-    let (data, updates) = (node.tensor(0)?, node.tensor(2)?);
-    if data.ty().dtype != updates.ty().dtype {
-        return Err(differ(data.ty(), updates.ty()));
-    }
-    let (data, updates, dtype) = (widened(data), widened(updates), data.ty().dtype);
-    let result = with_number!(
-        data.ty().dtype,
-        T => combine::<T>(&data, &updates, starts, slice, reduction)?,
-        return Err(no_numbers(dtype))
-    );
-    Ok(Some(vec![narrowed(result, dtype).into()]))
+) -> Result<(), Reason> {
+    let (data, indices, updates, output) = (node.input(0)?, node.input(1)?, node.input(2)?, node.output(0)?);
+    let (dtype, kernel) = reduction.kernel(family, data.ty.dtype)?;
+    let data = converted(node, &data, dtype)?;
+    let updates = converted(node, &updates, dtype)?;
+    with_output(node, &output, dtype, |node, output| {
+        let operands = [data, indices, updates].map(|tensor| Some(tensor.span));
+        node.call(kernel, params, &[operands.as_slice(), &[Some(output.span)]].concat());
+        Ok(())
+    })
 }
 
-fn combine<T: Number>(
-    data: &Constant,
-    updates: &Constant,
-    starts: &[usize],
-    slice: usize,
-    reduction: Reduction,
-) -> Result<Constant, Reason> {
-    let mut result = data.values::<T>().into_owned();
-    let updates = updates.values::<T>();
-    let outside = || Reason::new("an update outside of the tensor");
-    for (row, &start) in starts.iter().enumerate() {
-        let updates = updates.get(row * slice..(row + 1) * slice).ok_or_else(outside)?;
-        let slots = result.get_mut(start..start + slice).ok_or_else(outside)?;
-        for (slot, &update) in slots.iter_mut().zip(updates) {
-            *slot = reduction.apply(*slot, update);
-        }
+/// Refuses indices of axes that have nothing.
+fn expect_places(extents: &[usize], indices: &TensorType) -> Result<(), Reason> {
+    if extents.contains(&0) && indices.elements() > 0 {
+        return Err(Reason::new(format!("indices {indices} of an empty axis")));
     }
-    tensor_of(data.ty().dtype, &data.ty().shape, &result)
+    Ok(())
+}
+
+/// Strings may be replaced, not computed with.
+fn string_use(reduction: Reduction) -> StringUse {
+    if reduction == Reduction::None { StringUse::Moves } else { StringUse::None }
 }
 
 fn differ(data: &TensorType, updates: &TensorType) -> Reason {
@@ -199,6 +193,33 @@ impl ScatterElements {
         }
         Ok(axis)
     }
+
+    /// The parameters of the kernel, of as few axes as say the same.
+    fn params(data: &[usize], indices: &TensorType, axis: usize) -> Option<call::ScatterElements> {
+        let mut axes: Vec<(u64, u64, bool)> = Vec::new();
+        for (number, (&extent, &count)) in data.iter().zip(&indices.shape).enumerate() {
+            let (extent, count, is_own) = (extent as u64, count as u64, number == axis);
+            match axes.last_mut() {
+                _ if (extent, count, is_own) == (1, 1, false) => (),
+                Some((outer, outer_count, false)) if !is_own && extent == count => {
+                    *outer = outer.checked_mul(extent)?;
+                    *outer_count = outer_count.checked_mul(extent)?;
+                }
+                _ => axes.push((extent, count, is_own)),
+            }
+        }
+        let mut params = call::ScatterElements {
+            rank: axes.len() as u64,
+            axis: axes.iter().position(|&(_, _, is_own)| is_own)? as u64,
+            index_bytes: indices.dtype.size_bytes() as u64,
+            ..call::ScatterElements::default()
+        };
+        for (number, (extent, count, _)) in axes.into_iter().enumerate() {
+            *params.dims.get_mut(number)? = extent;
+            *params.index_dims.get_mut(number)? = count;
+        }
+        Some(params)
+    }
 }
 
 impl Operator for ScatterElements {
@@ -208,23 +229,22 @@ impl Operator for ScatterElements {
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         expect_same_type(node, self.reduction)?;
-        self.axis(&node.ty(0)?.shape, &node.ty(1)?.shape, &node.ty(2)?.shape)?;
-        Ok(vec![node.ty(0)?.clone()])
+        let data = node.ty(0)?;
+        let axis = self.axis(&data.shape, &node.ty(1)?.shape, &node.ty(2)?.shape)?;
+        expect_places(&data.shape[axis..=axis], node.ty(1)?)?;
+        Ok(vec![data.clone()])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let (data, shape) = (shape_of(node, 0)?, shape_of(node, 1)?);
-        let axis = self.axis(data, shape, shape_of(node, 2)?)?;
-        let starts = element_positions(data, shape, &node.i64s(1)?, axis)?;
-        scatter(node, &starts, 1, self.reduction)
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (data, indices) = (node.input(0)?.ty, node.input(1)?.ty);
+        let axis = resolve_axis(self.axis, data.rank())?;
+        let params = ScatterElements::params(&data.shape, &indices, axis)
+            .ok_or_else(|| Reason::new(format!("indices {indices} of more than {MAX_RANK} separate axes")))?;
+        scatter(node, "scatter_elements", &params, self.reduction)
     }
 
     fn string_use(&self) -> StringUse {
-        StringUse::Moves
+        string_use(self.reduction)
     }
 }
 
@@ -248,23 +268,33 @@ impl Operator for ScatterNd {
 
     fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
         expect_same_type(node, self.reduction)?;
-        ScatterNd::depth(&node.ty(0)?.shape, &node.ty(1)?.shape, &node.ty(2)?.shape)?;
-        Ok(vec![node.ty(0)?.clone()])
+        let data = node.ty(0)?;
+        let depth = ScatterNd::depth(&data.shape, &node.ty(1)?.shape, &node.ty(2)?.shape)?;
+        expect_places(&data.shape[..depth], node.ty(1)?)?;
+        Ok(vec![data.clone()])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let data = shape_of(node, 0)?;
-        let depth = ScatterNd::depth(data, shape_of(node, 1)?, shape_of(node, 2)?)?;
-        let starts = slice_starts(data, depth, &node.i64s(1)?)?;
-        scatter(node, &starts, data[depth..].iter().product(), self.reduction)
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (data, indices, updates) = (node.input(0)?.ty, node.input(1)?.ty, node.input(2)?.ty);
+        let depth = ScatterNd::depth(&data.shape, &indices.shape, &updates.shape)?;
+        let mut params = call::ScatterNd {
+            depth: depth as u64,
+            slice: data.shape[depth..].iter().product::<usize>() as u64,
+            rows: indices.shape[..indices.rank() - 1].iter().product::<usize>() as u64,
+            index_bytes: indices.dtype.size_bytes() as u64,
+            ..call::ScatterNd::default()
+        };
+        let dims = params.dims.get_mut(..depth).ok_or_else(|| {
+            Reason::new(format!("rows of {depth} indices, at most {MAX_RANK} are supported"))
+        })?;
+        for (slot, &extent) in dims.iter_mut().zip(&data.shape) {
+            *slot = extent as u64;
+        }
+        scatter(node, "scatter_nd", &params, self.reduction)
     }
 
     fn string_use(&self) -> StringUse {
-        StringUse::Moves
+        string_use(self.reduction)
     }
 }
 
@@ -281,6 +311,22 @@ impl TensorScatter {
         }
         Err(Reason::new(format!("update {update:?} does not fit cache {cache:?} along axis {axis}")))
     }
+
+    /// The axis, where all types fit.
+    fn expect_types(&self, node: &NodeTypes<'_>) -> Result<usize, Reason> {
+        let (cache, update) = (node.ty(0)?, node.ty(1)?);
+        if cache.dtype != update.dtype {
+            return Err(Reason::new(format!("cache and update are {cache} and {update}, not of one type")));
+        }
+        let axis = self.axis(&cache.shape, &update.shape)?;
+        if let Some(indices) = node.optional(2) {
+            expect_dtype(indices, &[DataType::I64, DataType::I32])?;
+            if indices.shape != cache.shape[..1] {
+                return Err(Reason::new(format!("write indices {indices} are not one for each of {cache}")));
+            }
+        }
+        Ok(axis)
+    }
 }
 
 impl Operator for TensorScatter {
@@ -288,26 +334,51 @@ impl Operator for TensorScatter {
         "TensorScatter"
     }
 
-    fn infer(&self, node: &NodeTypes<'_>) -> Result<Vec<TensorType>, Reason> {
-        let (cache, update) = (node.ty(0)?, node.ty(1)?);
-        if cache.dtype != update.dtype {
-            return Err(Reason::new(format!("cache and update are {cache} and {update}, not of one type")));
+    fn expand(&self, nodes: &mut Expansion<'_>) -> Result<Option<Vec<Wire>>, Reason> {
+        let (cache, update) = (nodes.input(0)?, nodes.input(1)?);
+        let axis = self.expect_types(&nodes.types)?;
+        let (length, written) = (nodes.shape(cache)?[axis] as i64, nodes.shape(update)?[axis]);
+        let (samples, shape) = (nodes.shape(cache)?[0], nodes.shape(update)?.to_vec());
+        if nodes.ty(update)?.elements() == 0 {
+            return Ok(Some(vec![nodes.node("Identity", &[cache], &[])?]));
         }
-        self.axis(&cache.shape, &update.shape)?;
-        if let Some(indices) = node.optional(2) {
-            expect_dtype(indices, &[DataType::I64, DataType::I32])?;
-            if indices.shape != cache.shape[..1] {
-                return Err(Reason::new(format!("write indices {indices} are not one for each of {cache}")));
+        let length = nodes.i64s(&[length]);
+        let range: Vec<i64> = (0..written as i64).collect();
+        let mut around = vec![1; shape.len()];
+        around[axis] = written;
+        let mut at = nodes.constant(tensor_of(DataType::I64, &around, &range)?);
+        if let Some(first) = nodes.optional_input(2) {
+            let mut first = nodes.node("Cast", &[first], &[("to", 7.into())])?;
+            if self.circular {
+                first = nodes.node("Mod", &[first, length], &[])?;
+            }
+            around[axis] = 1;
+            around[0] = samples;
+            let around: Vec<i64> = around.iter().map(|&extent| extent as i64).collect();
+            let around = nodes.i64s(&around);
+            let first = nodes.node("Reshape", &[first, around], &[])?;
+            at = nodes.node("Add", &[first, at], &[])?;
+            if self.circular {
+                at = nodes.node("Mod", &[at, length], &[])?;
+            } else {
+                // Positions before the beginning do not count from the end.
+                let zero = nodes.i64s(&[0]);
+                let before = nodes.node("Less", &[at, zero], &[])?;
+                at = nodes.node("Where", &[before, length, at], &[])?;
             }
         }
-        Ok(vec![cache.clone()])
+        let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
+        let shape = nodes.i64s(&shape);
+        let at = nodes.node("Expand", &[at, shape], &[])?;
+        let axis = [("axis", Attribute::Int(axis as i64))];
+        Ok(Some(vec![nodes.node("ScatterElements", &[cache, at, update], &axis)?]))
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
+    /// Of strings: the nodes of the expansion know numbers.
     fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
+        if node.value(0)?.as_tensor().is_some() {
+            return Ok(None);
+        }
         let (cache, update) = (shape_of(node, 0)?, shape_of(node, 1)?);
         let axis = self.axis(cache, update)?;
         let (outer, length, inner) = around(cache, axis);
@@ -332,16 +403,11 @@ impl Operator for TensorScatter {
         }
         Ok(Some(vec![result.into_value(cache.to_vec())?]))
     }
-
-    fn string_use(&self) -> StringUse {
-        StringUse::Moves
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Attribute;
     use crate::ops::test_support::{check, f32s, i64s, run, tensor};
 
     fn reduction(name: &str) -> [(&'static str, Attribute); 1] {

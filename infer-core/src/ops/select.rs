@@ -8,13 +8,16 @@
 
 use std::cmp::Ordering;
 
+use infer_kernels::call;
+
 use super::elements::{around, expect_elements, select, shape_of};
-use super::movement::{extent, result_type};
+use super::movement::{extent, kernel_width, result_type};
 use super::number::{Number, no_numbers, tensor_of, widened, with_number};
 use super::{
     Expansion, ImportNode, NodeTypes, NodeValues, Operator, Row, StringUse, Wire, expect_dtype, resolve_axes,
     resolve_axis,
 };
+use crate::calls::LowerNode;
 use crate::constant::Constant;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
@@ -131,14 +134,29 @@ impl Operator for Compress {
         Ok(vec![TensorType::new(ty.dtype, shape)])
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let shape = shape_of(node, 0)?;
-        let (axis, rows) = self.rows(shape, node.tensor(1)?)?;
-        Ok(Some(vec![take(node.value(0)?, shape, axis, &rows)?]))
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let (data, output) = (node.input(0)?, node.output(0)?);
+        if output.ty.elements() == 0 {
+            return Ok(());
+        }
+        let condition = node.constant(1).ok_or_else(|| Reason::new("input `condition` is not known"))?;
+        let (axis, rows) = self.rows(&data.ty.shape, condition)?;
+        let (outer, length, inner) = match axis {
+            Some(axis) => around(&data.ty.shape, axis),
+            None => (1, data.ty.elements(), 1),
+        };
+        let (width, parts) = kernel_width(data.ty.dtype);
+        let params = call::Gather {
+            outer: outer as u64,
+            axis: length as u64,
+            inner: (inner * parts) as u64,
+            indices: rows.len() as u64,
+            index_bytes: size_of::<i64>() as u64,
+        };
+        let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
+        let rows = node.data(&rows);
+        node.call(format!("gather_b{width}"), &params, &[Some(data.span), Some(rows), Some(output.span)]);
+        Ok(())
     }
 
     fn string_use(&self) -> StringUse {

@@ -4,15 +4,15 @@
 //! Types: numbers; NaN counts as the greatest, of equal elements the first comes first.
 //! History: `k` is an attribute before opset 10, an input since; `largest` and `sorted` since 11.
 
-use std::cmp::Ordering;
+use infer_kernels::call;
 
-use super::elements::{around, expect_elements};
-use super::number::{NUMBERS, Number, narrowed, no_numbers, tensor_of, widened, with_number};
-use super::{ImportNode, NodeTypes, NodeValues, Operator, Row, expect_dtype, resolve_axis};
-use crate::constant::Constant;
+use super::element_type::{converted, expect_kernel, with_output};
+use super::elements::around;
+use super::number::NUMBERS;
+use super::{ImportNode, NodeTypes, Operator, Row, expect_dtype, resolve_axis};
+use crate::calls::LowerNode;
 use crate::diagnostic::Reason;
 use crate::tensor_type::{DataType, TensorType};
-use crate::value::Value;
 
 /// The rows of this file.
 pub const OPERATORS: &[Row] =
@@ -61,39 +61,6 @@ impl TopK {
             .ok_or_else(|| Reason::new(format!("the top {k} of axis {axis} of {shape:?} are asked for")))?;
         Ok((axis, result))
     }
-
-    fn select<T: Number>(
-        &self,
-        input: &Constant,
-        axis: usize,
-        shape: &[usize],
-    ) -> Result<[Constant; 2], Reason> {
-        let values = input.values::<T>();
-        let (outer, length, inner) = around(&input.ty().shape, axis);
-        let k = shape[axis];
-        expect_elements(shape, size_of::<i64>())?;
-        let count = outer * k * inner;
-        let (mut best, mut indices) = (vec![T::ZERO; count], vec![0i64; count]);
-        let mut lane: Vec<(T, usize)> = Vec::with_capacity(length);
-        let order = |a: &(T, usize), b: &(T, usize)| -> Ordering {
-            let order = a.0.compare(&b.0);
-            (if self.largest { order.reverse() } else { order }).then(a.1.cmp(&b.1))
-        };
-        for (outer, inner_at) in (0..outer).flat_map(|outer| (0..inner).map(move |inner| (outer, inner))) {
-            lane.clear();
-            lane.extend((0..length).map(|at| (values[(outer * length + at) * inner + inner_at], at)));
-            if 0 < k && k < length {
-                lane.select_nth_unstable_by(k - 1, order);
-                lane.truncate(k);
-            }
-            lane.sort_unstable_by(order);
-            for (rank, &(value, index)) in lane.iter().take(k).enumerate() {
-                let at = (outer * k + rank) * inner + inner_at;
-                (best[at], indices[at]) = (value, index as i64);
-            }
-        }
-        Ok([tensor_of(input.ty().dtype, shape, &best)?, tensor_of(DataType::I64, shape, &indices)?])
-    }
 }
 
 impl Operator for TopK {
@@ -111,24 +78,32 @@ impl Operator for TopK {
         Ok(types)
     }
 
-    fn is_host(&self, _node: &NodeTypes<'_>) -> bool {
-        true
-    }
-
-    fn compute(&self, node: &NodeValues<'_>) -> Result<Option<Vec<Value>>, Reason> {
-        let input = node.tensor(0)?;
-        let dtype = input.ty().dtype;
-        let k = node.optional_i64s(1)?;
-        let (axis, shape) = self.shape(&input.ty().shape, k.as_deref())?;
-        let input = widened(input);
-        let [values, indices] = with_number!(
-            input.ty().dtype,
-            T => self.select::<T>(&input, axis, &shape)?,
-            return Err(no_numbers(dtype))
-        );
-        let mut results = vec![narrowed(values, dtype).into(), indices.into()];
-        results.truncate(node.outputs.len().max(1));
-        Ok(Some(results))
+    fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
+        let input = node.input(0)?;
+        let k = node.with_types(|types| types.known_i64s(1, "K"))?;
+        let (axis, shape) = self.shape(&input.ty.shape, k.as_deref())?;
+        let (outer, length, inner) = around(&input.ty.shape, axis);
+        let params = call::TopK {
+            outer: outer as u64,
+            axis: length as u64,
+            inner: inner as u64,
+            k: shape[axis] as u64,
+            smallest: (!self.largest).into(),
+        };
+        let dtype = expect_kernel("top_k", &input.ty)?;
+        // The kernel works in both outputs, whichever is asked for.
+        let output = |node: &mut LowerNode<'_>, index: usize, dtype: DataType| {
+            let asked = node.outputs.get(index).cloned().flatten();
+            asked.unwrap_or_else(|| node.scratch_tensor(TensorType::new(dtype, shape.clone())))
+        };
+        let values = output(node, 0, input.ty.dtype);
+        let indices = output(node, 1, DataType::I64);
+        let input = converted(node, &input, dtype)?;
+        with_output(node, &values, dtype, |node, values| {
+            let operands = [&input, values, &indices].map(|tensor| Some(tensor.span));
+            node.call_with_outputs(format!("top_k_{dtype}"), &params, &operands, 2);
+            Ok(())
+        })
     }
 }
 

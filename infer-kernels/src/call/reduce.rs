@@ -59,3 +59,22 @@ pub struct Scan {
     /// 1 where it begins at the end.
     pub reverse: u64,
 }
+
+/// `top_k_TYPE`: the `k` greatest or smallest elements along the middle axis of `[outer, axis, inner]`, in order. NaN is the
+/// greatest; of equal elements the first comes first.
+///
+/// Operands: input; elements `[outer, k, inner]`; their positions along the axis, i64, likewise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct TopK {
+    /// Elements before the axis.
+    pub outer: u64,
+    /// The axis.
+    pub axis: u64,
+    /// Elements after the axis.
+    pub inner: u64,
+    /// How many are selected, no more than there are.
+    pub k: u64,
+    /// 1 where the smallest come first.
+    pub smallest: u64,
+}

@@ -85,6 +85,7 @@ float_number!(f32);
 float_number!(f64);
 integer_number!(i32);
 integer_number!(i64);
+integer_number!(u64);
 
 /// A reduction: a fold and what becomes of its result.
 pub(crate) trait Op<T: Number> {

@@ -67,6 +67,8 @@ modules! {
     PICTURE = "picture";
     /// Row-major calls element by element.
     PLAIN_ELEMENTS = "plain_elements";
+    /// Row-major calls whose elements are placed by others.
+    PLAIN_INDEX = "plain_index";
     /// Row-major calls along axes.
     PLAIN_ROWS = "plain_rows";
     /// Row-major convolutions, pools and recurrent networks.

@@ -8,14 +8,15 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{CudaKernel, ElementType, Launch};
 use crate::call::{
-    Attention, Axis, Col2Im, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn, MatMul,
-    PackB, PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
+    Attention, Axis, Col2Im, Conv, ConvNd, Elementwise, Gather, GridSample, GroupNorm, IndexMap, LayerNorm,
+    Lrn, MatMul, MaxRoiPool, NonMaxSuppression, PackB, PoolNd, Recurrent, Reduce, Reorder, Resize, RoiAlign,
+    Scan, ScatterElements, ScatterNd, TopK,
 };
 use crate::cpu::copy::index::{validate_gather, validate_map};
 use crate::cpu::reduce_ops::Number;
 use crate::cpu::{
-    arg, attention, blocked, col2im, conv, conv_nd, elementwise, matmul, norm, pool, recurrent, reduce,
-    resize, scan, softmax,
+    arg, attention, blocked, col2im, conv, conv_nd, elementwise, grid_sample, matmul, non_max_suppression,
+    norm, pool, recurrent, reduce, region, resize, scan, scatter, softmax, top_k,
 };
 use crate::{Call, Invalid};
 
@@ -24,7 +25,7 @@ mod work;
 use work::Work;
 
 /// The modules that have the kernels.
-pub const MODULES: &[&str] = &["plain_elements", "plain_rows", "plain_windows"];
+pub const MODULES: &[&str] = &["plain_elements", "plain_index", "plain_rows", "plain_windows"];
 
 /// Which kernel of a family is meant. It follows the parameters of the processor's kernel.
 #[repr(C)]
@@ -211,7 +212,18 @@ pub(super) fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
 
 /// Whether a kernel may find a value that it cannot compute with: an index, or an integer that it divides by.
 pub(super) fn may_fail(name: &str) -> bool {
-    let names = ["binary", "gather", "index_map", "reduce_i32", "reduce_i64", "resize"];
+    let names = [
+        "binary",
+        "gather",
+        "index_map",
+        "reduce_i32",
+        "reduce_i64",
+        "max_roi_pool",
+        "resize",
+        "roi_align",
+        "scatter_elements",
+        "scatter_nd",
+    ];
     name.strip_prefix("cuda_plain_").is_some_and(|name| names.contains(&name))
 }
 
@@ -430,6 +442,61 @@ fn expect_extreme(code: &Code, ty: ElementType) -> Result<(), Invalid> {
     if code.operation < 2 && code.from == ty as u32 { Ok(()) } else { Err(Invalid("an unknown operation")) }
 }
 
+/// What updates do beside replacing elements.
+const UPDATES: &[&str] = &["add", "mul", "max", "min"];
+
+/// `FAMILY_bBYTES`, or `FAMILY_OPERATION_TYPE`, the operations counted from 1.
+fn find_scatter(name: &str, family: &str) -> Option<[u32; 3]> {
+    if let Some(found) = sized(name, family) {
+        return Some(found);
+    }
+    let (name, ty) = name.strip_prefix(family)?.strip_prefix('_')?.rsplit_once('_')?;
+    let ty = type_named(ty)?;
+    Some([operation(UPDATES, name)? + 1, ty, ty])
+}
+
+/// The bytes of an element that is scattered.
+fn expect_scatter(code: &Code) -> Result<u64, Invalid> {
+    match code.operation as usize {
+        0 => expect_size(code, 16),
+        operation if operation <= UPDATES.len() => expect_ordered(&Code { operation: 0, ..*code }),
+        _ => Err(Invalid("an unknown update")),
+    }
+}
+
+/// `FAMILY_TYPE` of a number that is compared as it is.
+fn find_ordered(name: &str, family: &str) -> Option<[u32; 3]> {
+    let ty = type_named(name.strip_prefix(family)?.strip_prefix('_')?)?;
+    Some([0, ty, ty])
+}
+
+/// The bytes of an element of such a kernel.
+fn expect_ordered(code: &Code) -> Result<u64, Invalid> {
+    let ty = type_of(code.from)?;
+    let known = matches!(
+        ty,
+        ElementType::F32 | ElementType::F64 | ElementType::I32 | ElementType::I64 | ElementType::U64
+    );
+    if known && code.operation == 0 && code.to == code.from {
+        Ok(ty.bytes())
+    } else {
+        Err(Invalid("an unknown element type"))
+    }
+}
+
+/// `FAMILY_TYPE` of f32 or f64.
+fn find_float(name: &str, family: &str) -> Option<[u32; 3]> {
+    let ty = type_named(name.strip_prefix(family)?.strip_prefix('_')?)?;
+    (ty == F32 || ty == ElementType::F64 as u32).then_some([0, ty, ty])
+}
+
+/// The bytes of an element of a kernel of f32 or f64.
+fn expect_float(code: &Code) -> Result<u64, Invalid> {
+    let ty = type_of(code.from)?;
+    let known = matches!(ty, ElementType::F32 | ElementType::F64) && code.to == code.from;
+    if known && code.operation == 0 { Ok(ty.bytes()) } else { Err(Invalid("an unknown element type")) }
+}
+
 macro_rules! families {
     ($($name:literal $module:literal $params:ty, $shape:ident, $work:expr; $find:expr, $validate:expr;)*) => {
         static FAMILIES: &[Family] = &[$(Family {
@@ -458,6 +525,22 @@ families! {
     "cast" "elements" Elementwise, Flat, work::elements; find_cast, validate_cast;
     "gather" "elements" Gather, Flat, work::gather; |name| sized(name, "gather"), validate_sized_gather;
     "index_map" "elements" IndexMap, Flat, work::map; |name| sized(name, "index_map"), validate_sized_map;
+    "scatter_elements" "index" ScatterElements, Flat, work::scatter_elements;
+        |name| find_scatter(name, "scatter_elements"),
+        |call, code| expect_scatter(code).and_then(|bytes| scatter::validate_elements(call, bytes));
+    "scatter_nd" "index" ScatterNd, Flat, work::scatter_nd; |name| find_scatter(name, "scatter_nd"),
+        |call, code| expect_scatter(code).and_then(|bytes| scatter::validate_nd(call, bytes));
+    "grid_sample" "index" GridSample, Flat, work::grid_sample; |name| find_float(name, "grid_sample"),
+        |call, code| expect_float(code).and_then(|bytes| grid_sample::validate(call, bytes));
+    "top_k" "index" TopK, Flat, work::top_k; |name| find_ordered(name, "top_k"),
+        |call, code| expect_ordered(code).and_then(|bytes| top_k::validate(call, bytes));
+    "roi_align" "index" RoiAlign, Flat, work::roi_align; |name| find_float(name, "roi_align"),
+        |call, code| expect_float(code).and_then(|bytes| region::validate_align(call, bytes));
+    "max_roi_pool" "index" MaxRoiPool, Flat, work::max_roi_pool; |name| find_float(name, "max_roi_pool"),
+        |call, code| expect_float(code).and_then(|bytes| region::validate_pool(call, bytes));
+    "non_max_suppression" "index" NonMaxSuppression, Block, work::non_max_suppression;
+        |name| only(name, "non_max_suppression_f32"),
+        |call, code| expect_code(code, 1).and_then(|()| non_max_suppression::validate(call));
     "reduce_f32" "rows" Reduce, Team, work::reduction;
         |name| find_reduction(name, "f32"), |call, code| validate_reduction::<f32>(call, code, ElementType::F32);
     "reduce_f64" "rows" Reduce, Team, work::reduction;

@@ -13,14 +13,19 @@ mod conv;
 mod conv_nd;
 mod copy;
 mod elementwise;
+mod grid_sample;
 mod matmul;
+mod non_max_suppression;
 mod norm;
 mod pool;
 mod recurrent;
 mod reduce;
+mod region;
 mod resize;
 mod scan;
+mod scatter;
 mod strassen;
+mod top_k;
 pub mod winograd;
 pub mod winograd_rows;
 
@@ -56,13 +61,18 @@ pub static REGISTRY: &[&[Registered]] = &[
     elementwise::UNARY,
     conv_nd::REGISTRY,
     matmul::REGISTRY,
+    grid_sample::REGISTRY,
+    non_max_suppression::REGISTRY,
     norm::REGISTRY,
     pool::REGISTRY,
     recurrent::REGISTRY,
     reduce::REGISTRY,
+    region::REGISTRY,
     resize::REGISTRY,
     scan::REGISTRY,
+    scatter::REGISTRY,
     strassen::REGISTRY,
+    top_k::REGISTRY,
     winograd::REGISTRY,
     winograd_rows::REGISTRY,
 ];

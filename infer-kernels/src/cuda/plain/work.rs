@@ -2,8 +2,9 @@
 
 use super::{SHARED_BYTES, STATES};
 use crate::call::{
-    Attention, Axis, BLOCK, Col2Im, Conv, ConvNd, Elementwise, Gather, GroupNorm, IndexMap, LayerNorm, Lrn,
-    MatMul, PackB, PoolNd, Recurrent, Reduce, Reorder, Resize, Scan,
+    Attention, Axis, BLOCK, Col2Im, Conv, ConvNd, Elementwise, Gather, GridSample, GroupNorm, IndexMap,
+    LayerNorm, Lrn, MatMul, MaxRoiPool, NonMaxSuppression, PackB, PoolNd, Recurrent, Reduce, Reorder, Resize,
+    RoiAlign, Scan, ScatterElements, ScatterNd, TopK,
 };
 use crate::cpu::bounds::product;
 
@@ -21,6 +22,41 @@ pub(super) fn gather(p: &Gather) -> Work {
 
 pub(super) fn map(p: &IndexMap) -> Work {
     Some((product(p.out_dims.get(..usize::try_from(p.rank).ok()?)?)?, 1, 1))
+}
+
+/// Threads that are enough to hide that each walks all updates.
+const WALKS: u64 = 1 << 16;
+
+/// The threads that share `places` places in each of `lanes` lanes, whose updates all of the lane's threads look at.
+fn walks(lanes: u64, places: u64) -> Option<u64> {
+    match lanes.checked_mul(places)? {
+        0 => Some(0),
+        _ => lanes.checked_mul((WALKS / lanes).clamp(1, places)),
+    }
+}
+
+pub(super) fn scatter_elements(p: &ScatterElements) -> Work {
+    let rank = usize::try_from(p.rank).ok()?;
+    let (total, updates) = (product(p.dims.get(..rank)?)?, product(p.index_dims.get(..rank)?)?);
+    let length = *p.dims.get(usize::try_from(p.axis).ok()?)?;
+    Some((walks(total.checked_div(length).unwrap_or(0), length)?, total.max(updates), 1))
+}
+
+pub(super) fn scatter_nd(p: &ScatterNd) -> Work {
+    let slices = product(p.dims.get(..usize::try_from(p.depth).ok()?)?)?;
+    let most = product(&[slices, p.slice])?.max(product(&[p.rows, p.slice.max(p.depth)])?);
+    Some((walks(p.slice, slices)?, most, 1))
+}
+
+/// Channels that share what is found of a place.
+const SAMPLED_TOGETHER: u64 = 8;
+
+pub(super) fn grid_sample(p: &GridSample) -> Work {
+    let dims = p.dims.get(..usize::try_from(p.rank).ok()?)?;
+    let items = product(&[p.n, p.channels.div_ceil(SAMPLED_TOGETHER), p.points])?;
+    let (input, output) =
+        (product(&[p.n, p.channels, product(dims)?])?, product(&[p.n, p.channels, p.points])?);
+    Some((items, input.max(output).max(product(&[p.n, p.points, p.rank])?), 1))
 }
 
 pub(super) fn reduction(p: &Reduce) -> Work {
@@ -58,6 +94,26 @@ pub(super) fn col2im(p: &Col2Im) -> Work {
 pub(super) fn matmul(p: &MatMul) -> Work {
     let products = product(p.dims.get(..usize::try_from(p.rank).ok()?)?)?;
     Some((product(&[products, p.m, p.n])?, p.k, 1))
+}
+
+pub(super) fn roi_align(p: &RoiAlign) -> Work {
+    let most = product(&[p.n, p.channels, p.in_h, p.in_w])?.max(p.in_h).max(p.in_w).max(p.n);
+    Some((product(&[p.regions, p.channels, p.out_h, p.out_w])?, most.max(p.sampling_ratio), 1))
+}
+
+pub(super) fn max_roi_pool(p: &MaxRoiPool) -> Work {
+    let most = product(&[p.n, p.channels, p.in_h, p.in_w])?.max(p.in_h).max(p.in_w).max(p.n);
+    Some((product(&[p.regions, p.channels, p.out_h, p.out_w])?, most, 1))
+}
+
+pub(super) fn non_max_suppression(p: &NonMaxSuppression) -> Work {
+    let classes = product(&[p.batches, p.classes])?;
+    Some((classes, product(&[classes, p.boxes.max(p.most)])?.max(product(&[p.batches, p.boxes, 4])?), 1))
+}
+
+pub(super) fn top_k(p: &TopK) -> Work {
+    let items = if p.k == 0 { 0 } else { product(&[p.outer, p.axis, p.inner])? };
+    Some((items, p.axis, 1))
 }
 
 pub(super) fn layer_norm(p: &LayerNorm) -> Work {
