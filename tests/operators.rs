@@ -71,7 +71,8 @@ fn render(sources: &Path) -> String {
     let mut text = format!(
         "# Operators\n\nWritten by tests/operators.rs from the operator table: `INFER_BLESS=1 cargo test --test operators`.\n\n\
          {} operators. Models of ai.onnx {} to {} are read, each operator with the meaning it has in the version that the\n\
-         model imports; *since* is the first version that has it. Types and history stand with the family, below.\n",
+         model imports; *since* is the first version that has it. Types and history stand with the family, below. Processors run all\n\
+         of them; [gpu.md](gpu.md#what-runs) says what NVIDIA GPUs run.\n",
         rows.len(),
         OPSETS.start(),
         OPSETS.end(),
@@ -81,13 +82,13 @@ fn render(sources: &Path) -> String {
         let name = of_domain.clone().next().map_or(wanted, |(row, _)| domain(row));
         let _ = write!(
             text,
-            "\n## {name}\n\n| operator | since | inputs | outputs | backends | family |\n| --- | --- | --- | --- | --- | --- |\n"
+            "\n## {name}\n\n| operator | since | inputs | outputs | family |\n| --- | --- | --- | --- | --- |\n"
         );
         for (row, family) in of_domain {
             let (inputs, outputs) = (count(&row.inputs), count(&row.outputs));
             let _ = writeln!(
                 text,
-                "| {} | {} | {inputs} | {outputs} | cpu | [{family}](#{family}) |",
+                "| {} | {} | {inputs} | {outputs} | [{family}](#{family}) |",
                 row.name, row.since
             );
         }

@@ -299,7 +299,7 @@ fn elementwise_functions_broadcast() {
     );
     check(
         "input x 3,4,9
-         floats counts 9 1 2 3 4 5 6 7 8 9
+         floats counts 9 1,2,3,4,5,6,7,8,9
          s = Sign(x)
          t = Mul(s, counts)
          i = Cast(t) to=7

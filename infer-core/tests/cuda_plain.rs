@@ -559,8 +559,10 @@ fn elements_by_index() {
          f = Cast(u) to=11
          g = ScatterElements(e, i, f) axis=0 reduction=mul
          h = ScatterElements(e, i, f) axis=0 reduction=max
-         k = Cast(x) to=7
-         l = Cast(u) to=7
+         s = Sign(x)
+         t = Sign(u)
+         k = Cast(s) to=7
+         l = Cast(t) to=7
          m = ScatterElements(k, i, l) axis=0 reduction=add
          n = Cast(m) to=1
          output a

@@ -438,6 +438,7 @@ impl Stream {
     /// # Safety
     ///
     /// As for [`Stream::download`].
+    #[cfg(feature = "dynamic")]
     pub unsafe fn download_range(
         &self,
         from: &DeviceMemory,

@@ -125,7 +125,8 @@ pub struct CudaEngine {
     pub(super) weights: Arc<DeviceMemory>,
     /// See [`Stream::launch`](super::Stream::launch).
     pub(super) hopper: bool,
-    /// The modules by their names.
+    /// The modules by their names, for as long as their kernels are used.
+    #[cfg_attr(not(feature = "compiler"), expect(dead_code, reason = "only tuning asks for them again"))]
     modules: Arc<Vec<(&'static str, LoadedModule)>>,
     pub(super) device: Arc<Device>,
 }
