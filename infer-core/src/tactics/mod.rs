@@ -178,7 +178,7 @@ impl Tactics {
 
     /// What to do for the layer on GPUs, which remembers that it was asked for: what `find` makes of the candidate's name. It
     /// fails with the names that it knows.
-    #[cfg(feature = "cuda")]
+    #[cfg(all(feature = "compiler", feature = "cuda"))]
     pub(crate) fn fit_gpu<T>(
         &mut self,
         precision: Precision,
