@@ -20,15 +20,11 @@ use infer_core::tactics::Tactics;
 use infer_core::tensor_type::{DataType, TensorType};
 use infer_core::{ErrorKind, passes};
 use infer_kernels::cuda::{MODULES, TILES, TILES_BF16, TILES_TF32, Tile};
-use support::gpu::{open, outputs, run};
+use support::gpu::{PRECISIONS, assert_valid, open, outputs, run};
 use support::{assert_close, inputs, model, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
-
-/// Every precision, and how far results may be from the reference, as a fraction of the largest.
-const PRECISIONS: [(Precision, f32); 4] =
-    [(Precision::Fp32, 2e-5), (Precision::Tf32, 1e-2), (Precision::Fp16, 1e-2), (Precision::Bf16, 8e-2)];
 
 /// Compares a graph in every precision with the reference, with the tactics of the cost model and with each of `more`.
 fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {
@@ -606,18 +602,6 @@ fn models_agree_with_onnx_runtime() {
     }
 }
 
-/// Asserts that every call of a plan passes its kernel's validation.
-fn assert_valid(lowered: &Lowered) {
-    for call in &lowered.calls.calls {
-        let kernel = infer_kernels::cuda::find(&call.kernel).unwrap();
-        let sizes: Vec<u64> = call.operands.iter().map(|span| span.map_or(0, |span| span.bytes)).collect();
-        let params: Vec<u64> = bytemuck::pod_collect_to_vec(&call.params);
-        let params = &bytemuck::cast_slice(&params)[..call.params.len()];
-        let call = infer_kernels::Call { params, operand_bytes: &sizes };
-        (kernel.validate)(&call).unwrap_or_else(|invalid| panic!("{}: {invalid}", kernel.name));
-    }
-}
-
 #[test]
 fn the_cost_model_gives_tactics_that_kernels_take() {
     // Without a GPU: every call of a plan passes its kernel's validation.
@@ -631,7 +615,7 @@ fn the_cost_model_gives_tactics_that_kernels_take() {
         passes::simplify(&mut graph, |_, _| {}).unwrap();
         for precision in Precision::ALL {
             let lowered = Lowered::of(&graph, precision, ModelInfo::default()).unwrap();
-            assert_valid(&lowered);
+            assert_valid(&lowered, "");
             let _ = lowered.with_tactics(tactics::choose);
         }
     }
@@ -677,7 +661,7 @@ fn every_way_of_a_layer_is_valid_and_right() {
             for choice in &choices {
                 changed.set(choice, choice.ways[way % choice.ways.len()]);
             }
-            assert_valid(&changed);
+            assert_valid(&changed, "");
             let kept = changed.choices();
             assert!(
                 kept.iter().zip(&choices).all(|(kept, choice)| kept.chosen == way % choice.ways.len()),
@@ -738,7 +722,7 @@ fn tactics_of_a_gpu_are_followed_in_their_precision() {
     let estimated = tunable(Precision::Fp16);
     let mut lowered = estimated.clone();
     lowered.follow(&mut tactics);
-    assert_valid(&lowered);
+    assert_valid(&lowered, "");
     let (estimated, followed) = (names(&estimated), names(&lowered));
     assert_eq!(followed[0], "32x64/3");
     assert_eq!(followed[1..3], estimated[1..3]);

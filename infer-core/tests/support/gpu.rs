@@ -1,11 +1,33 @@
 //! Plans on a GPU; where there is none, why a test is skipped.
 
 use super::super::infer_core::constant::Constant;
+use super::super::infer_core::lower_cuda::Lowered;
+use super::super::infer_core::options::Precision;
 use super::super::infer_core::plan::{AlignedBytes, Port};
 use super::super::infer_core::runtime::Output;
 use super::super::infer_core::runtime::cuda::{CudaEngine, CudaOptions};
 use super::super::infer_core::{ErrorKind, Result};
 use infer_kernels::cuda::MODULES;
+
+/// Every precision, and how far results may be from the reference, as a fraction of the largest.
+pub const PRECISIONS: [(Precision, f32); 4] =
+    [(Precision::Fp32, 2e-5), (Precision::Tf32, 1e-2), (Precision::Fp16, 1e-2), (Precision::Bf16, 8e-2)];
+
+/// Asserts that every call of a plan passes its kernel's validation and has something to launch.
+pub fn assert_valid(lowered: &Lowered, what: &str) {
+    for call in &lowered.calls.calls {
+        let kernel = infer_kernels::cuda::find(&call.kernel).unwrap();
+        let operand_bytes: Vec<u64> =
+            call.operands.iter().map(|span| span.map_or(0, |span| span.bytes)).collect();
+        let mut words = vec![0u64; call.params.len().div_ceil(8)];
+        let params = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..call.params.len()];
+        params.copy_from_slice(&call.params);
+        let call = infer_kernels::Call { params, operand_bytes: &operand_bytes };
+        (kernel.validate)(&call).unwrap_or_else(|invalid| panic!("{}: {invalid} in\n{what}", kernel.name));
+        let launch = (kernel.launch)(call.params);
+        assert!(!launch.grid.contains(&0) && launch.threads > 0, "{}: {launch:?} in\n{what}", kernel.name);
+    }
+}
 
 /// What needs a GPU, or `None` where there is none, which is printed; `INFER_CUDA_REQUIRED=1` makes that a failure.
 pub fn on_gpu<T>(opened: Result<T>) -> Option<T> {
