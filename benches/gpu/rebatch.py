@@ -1,4 +1,7 @@
-"""The same graph for another batch, where the batch of one stands in shapes: `rebatch.py IN OUT BATCH`."""
+"""The same graph for another batch, which stands in its shapes.
+
+    rebatch.py IN OUT BATCH
+"""
 import sys
 
 import onnx
