@@ -59,13 +59,22 @@ OMP_NUM_THREADS=2 xargs -P 8 -I{} sh -c \
     '[ -e "$models/{}.case0/output_0.npy" ] ||
      "$python" "$shared/tools/fill_weights.py" "$shared/models/graphs/{}/model.onnx" "$models/{}.onnx" --cases 1 >/dev/null' \
     <"$models/names"
-# The tolerance is one of the largest element of each output. Which boxes of ssdlite320 suppress which turns on scores that are
-# nearly equal: in fewer bits they are others.
-for precision in fp32:2e-3 tf32:5e-2 fp16:1e-2 bf16:1e-1; do
+# The tolerance is one of the largest element of each output. What is known to miss it: which boxes of ssdlite320 suppress which
+# turns on scores that are nearly equal; tf32 cuts off what depthwise convolutions and gates have not rounded.
+export misses=" ssdlite320.tf32 ssdlite320.fp16 ssdlite320.bf16 efficientnet_b0.tf32 mobilenet_v3_small.tf32 mobilenet_v3_small.bf16 "
+for precision in fp32:2e-3 tf32:1e-2 fp16:1e-2 bf16:8e-2; do
     sed "s/\$/ ${precision%:*} ${precision#*:}/" "$models/names"
-done | grep -v -e '^ssdlite320 .f' -e '^ssdlite320 fp16' | xargs -P 5 -L 1 sh -c \
-    '"$bin/infer" check "$models/$0.onnx" --case "$models/$0.case0" --backend cuda --precision $1 --of-largest $2 >"$models/$0.$1.txt" 2>&1 &&
-     echo "$0 $1: agrees" || { echo "FAILED: $0 $1: $(tail -n 1 "$models/$0.$1.txt")"; exit 1; }' || failed=1
+done | xargs -P 5 -L 1 sh -c \
+    'agrees=false missed=false
+     "$bin/infer" check "$models/$0.onnx" --case "$models/$0.case0" --backend cuda --precision $1 --of-largest $2 \
+        >"$models/$0.$1.txt" 2>&1 && agrees=true
+     case "$misses" in *" $0.$1 "*) missed=true ;; esac
+     case "$agrees $missed" in
+     "true false") echo "$0 $1: agrees" ;;
+     "false true") echo "$0 $1: misses $2, as known" ;;
+     "true true") echo "FAILED: $0 $1 agrees, though it is listed as a miss"; exit 1 ;;
+     *) echo "FAILED: $0 $1: $(tail -n 1 "$models/$0.$1.txt")"; exit 1 ;;
+     esac' || failed=1
 
 if [ "${MEMCHECK:-0}" = 1 ]; then
     echo "== memory errors"
