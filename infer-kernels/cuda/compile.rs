@@ -29,8 +29,10 @@ const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100a", "120a"];
 /// result is to be the same wherever it is made.
 const FOLDER: &str = "/tmp/infer-embed-kernels";
 
-/// Compiles every module of the folder `kernels` into the folder `out`.
-pub fn modules(kernels: &Path, out: &Path) -> Result<(), String> {
+/// Compiles every module of the folder `kernels` into the folder `out`, for these architectures (`90a`) or, where none are named, for
+/// all that the prebuilt files have.
+pub fn modules(kernels: &Path, out: &Path, architectures: &[&str]) -> Result<(), String> {
+    let architectures = if architectures.is_empty() { ARCHITECTURES } else { architectures };
     let nvcc = std::env::var("NVCC").unwrap_or_else(|_| "nvcc".into());
     let run = |command: &mut Command| -> Result<String, String> {
         let output = command.output().map_err(|error| {
@@ -66,7 +68,7 @@ pub fn modules(kernels: &Path, out: &Path) -> Result<(), String> {
             "--compress-mode=size",
             "--threads=0",
         ]);
-        for architecture in ARCHITECTURES {
+        for architecture in architectures {
             command.arg(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
         }
         command.arg("-gencode=arch=compute_80,code=compute_80");

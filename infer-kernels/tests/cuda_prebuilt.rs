@@ -42,7 +42,7 @@ fn prebuilt_kernels_are_what_the_sources_compile_to() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
     let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
     std::fs::create_dir_all(&fresh).unwrap();
-    compile::modules(&root.join("kernels"), &fresh).unwrap();
+    compile::modules(&root.join("kernels"), &fresh, &[]).unwrap();
     let same = |module: &&&str| {
         let name = format!("{module}.fatbin");
         std::fs::read(fresh.join(&name)).unwrap() == std::fs::read(root.join("prebuilt").join(&name)).unwrap()
@@ -56,7 +56,7 @@ fn prebuilt_kernels_are_those_of_the_sources() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
     let path = root.join("prebuilt/manifest.txt");
     if std::env::var_os("INFER_BLESS").is_some_and(|value| value == "1") {
-        compile::modules(&root.join("kernels"), &root.join("prebuilt")).unwrap();
+        compile::modules(&root.join("kernels"), &root.join("prebuilt"), &[]).unwrap();
         std::fs::write(&path, manifest(&root)).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap();
