@@ -133,7 +133,12 @@ fn borrowed_weights_are_those_that_the_plan_would_have() {
                 }
                 assert_eq!(own.location, Location::Weights);
                 let expected = &own_view.weights()[own.offset_bytes..][..own.bytes];
-                assert!(found == expected, "{precision:?} {} in {}", step.node, own_view.kernels()[step.kernel]);
+                assert!(
+                    found == expected,
+                    "{precision:?} {} in {}",
+                    step.node,
+                    own_view.kernels()[step.kernel]
+                );
             }
         }
         // All but the biases and, in the binary, nothing twice.

@@ -6,22 +6,20 @@
 
 extern crate infer_core;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use infer_core::compile::{Compiled, Place, compile_with, read_tactics};
+use infer_core::ErrorKind;
+use infer_core::compile::{Compiled, Place, read_tactics};
 use infer_core::constant::Constant;
 use infer_core::diagnostic::Diagnostic;
 use infer_core::options::{Backends, LEAST_GPU_WORK, Options, Precision};
-use infer_core::plan::AlignedBytes;
+use infer_core::runtime::Backend;
 use infer_core::runtime::cuda::probe;
-use infer_core::runtime::{Backend, CudaPlan, EngineOptions, Plans};
 use infer_core::session::Session;
 use infer_core::tactics::Tactics;
 use infer_core::value::Value;
-use infer_core::{Error, ErrorKind};
-use infer_kernels::cuda::MODULES;
 use support::gpu::{compiled_with, on_gpu, session};
-use support::{assert_close, inputs, model, proto, reference};
+use support::{assert_close, inputs, model, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;

@@ -94,7 +94,8 @@ impl Lender {
             return None;
         }
         let (retile, bytes) = (retile(2)?, 2 * data.len());
-        let narrowed = |lent: &&Lent| lent.data.len() == bytes && gives(&Stored::BF16, &retile, &lent.data, data);
+        let narrowed =
+            |lent: &&Lent| lent.data.len() == bytes && gives(&Stored::BF16, &retile, &lent.data, data);
         self.constants.iter().find(narrowed).map(|lent| borrowing(lent, &Stored::BF16, retile))
     }
 }
@@ -118,7 +119,8 @@ fn gives(stored: &Stored, retile: &Retile, lent: &[u8], data: &[u8]) -> bool {
     data.par_chunks(RUN * to_bytes).enumerate().all(|(run, data)| {
         data.chunks_exact(to_bytes).enumerate().all(|(index, element)| {
             let made = retile.source(run * RUN + index).map_or(0, |at| {
-                lent.get(at * from_bytes..(at + 1) * from_bytes).map_or(0, |found| (stored.convert)(bits(found)))
+                lent.get(at * from_bytes..(at + 1) * from_bytes)
+                    .map_or(0, |found| (stored.convert)(bits(found)))
             });
             made == bits(element)
         })

@@ -203,7 +203,12 @@ fn steps_that_prepare_alone_read_what_is_borrowed() {
     assert!(error.contains("operand 0 takes 24 bytes from byte 0 of 0"), "{error}");
     let error = prepare_error_with_lender([WEIGHTS, WEIGHTS, BORROWED], 64, 24);
     assert!(error.contains("step 0 writes to read-only memory"), "{error}");
-    assert_error(Some(SectionId::Operands), 0, &BORROWED.to_le_bytes(), "step 0 reads another plan's weights");
+    assert_error(
+        Some(SectionId::Operands),
+        0,
+        &BORROWED.to_le_bytes(),
+        "step 0 reads another plan's weights",
+    );
 }
 
 #[test]

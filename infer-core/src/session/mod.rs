@@ -76,13 +76,14 @@ impl Session {
     /// If there is no plan for the backend; those of [`Session::open`]; on a GPU one of a kind of its own for no driver,
     /// too old a driver, no such GPU, too old an architecture and too little memory.
     pub fn open_any(plans: Plans<'_>, options: EngineOptions) -> Result<Self> {
-        let (plan, lender, modules, backend): (_, Option<PlanBytes>, Modules<'_>, _) = match plans.choose(&options)? {
-            Chosen::Cpu(plan, _) => (plan, None, &[], runtime::Backend::Cpu),
-            #[cfg(feature = "cuda")]
-            Chosen::Cuda(CudaPlan { plan, modules, .. }, lender) => {
-                (plan, lender, modules, runtime::Backend::Cuda)
-            }
-        };
+        let (plan, lender, modules, backend): (_, Option<PlanBytes>, Modules<'_>, _) =
+            match plans.choose(&options)? {
+                Chosen::Cpu(plan, _) => (plan, None, &[], runtime::Backend::Cpu),
+                #[cfg(feature = "cuda")]
+                Chosen::Cuda(CudaPlan { plan, modules, .. }, lender) => {
+                    (plan, lender, modules, runtime::Backend::Cuda)
+                }
+            };
         if !format::is_program(plan.as_slice()) {
             let runs_on = match backend {
                 #[cfg(feature = "cuda")]

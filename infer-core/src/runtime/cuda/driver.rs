@@ -413,8 +413,7 @@ impl Stream {
         let offset = offset.min(to.bytes);
         let (bytes, address) = (from.len().min(to.bytes - offset), to.address + offset as u64);
         // SAFETY: both sides have so many bytes, and the caller answers for their lives.
-        let result =
-            unsafe { sys::cuMemcpyHtoDAsync_v2(address, from.as_ptr().cast(), bytes, self.handle) };
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(address, from.as_ptr().cast(), bytes, self.handle) };
         check(result, "copying to the GPU")
     }
 

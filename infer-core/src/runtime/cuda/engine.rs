@@ -119,7 +119,8 @@ impl<'p> Calls<'p> {
             Location::Borrowed => operand.bytes.next_multiple_of(ALIGNMENT),
             _ => 0,
         };
-        let sizes = steps.iter().map(|step| self.operands[step.operands.clone()].iter().map(size).sum::<usize>());
+        let sizes =
+            steps.iter().map(|step| self.operands[step.operands.clone()].iter().map(size).sum::<usize>());
         let Some(most) = sizes.max() else { return Ok(()) };
         let (staging, stream) = (DeviceMemory::filled(device, most, 0)?, Stream::new(device)?);
         let run = |step: &ResolvedStep| -> Result<()> {
