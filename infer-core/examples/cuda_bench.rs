@@ -1,27 +1,29 @@
 //! Times a model on a GPU: `cuda_bench MODEL.onnx fp16|tf32|fp32 [NAME=EXTENT …] [--layers] [--sweep FILE] [--tactics FILE]
-//! [--callers N] [--write PLAN]`, or `cuda_bench --start PLAN`, or `cuda_bench --context`.
+//! [--callers N] [--write PLAN] [--write-both PLAN LENDER]`, or `cuda_bench --start PLAN [LENDER]`, or `cuda_bench --context`.
 //!
 //! Prints the median time of the kernels alone, inputs and outputs on the GPU, by its own clock. `--layers` adds the time
 //! of each call; `--sweep` tries every tile and split of every convolution, writes the times to a file, and times the
 //! model with the best of each. The output is compared with `MODEL.case0/output_0.npy`, where that is beside the model:
 //! that of the first image, whose input is every image's. `--tactics` computes layers as `infer tune` found them fastest;
 //! `--callers` counts inferences a second of 1 to N threads, each with a context and a stream of its own, on one plan.
-//! `--write` writes the plan, which `--start` opens and runs once, to measure a process from its start; `--context` opens the
-//! GPU and nothing else, to be subtracted.
+//! `--write` writes the plan, which `--start` opens and runs once, to measure a process from its start; `--write-both` the plans
+//! that an application has that runs on either backend: that for GPUs borrows the weights of the processor's, the lender.
+//! `--context` opens the GPU and nothing else, to be subtracted.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::path::Path;
 
-use infer_core::compile::read_tactics;
+use infer_core::compile::{compile, read_tactics};
+use infer_core::diagnostic::Diagnostic;
 use infer_core::lower_cuda::tactics::{self, Tactic};
 use infer_core::lower_cuda::{self, Lowered};
-use infer_core::options::{Options, Precision};
+use infer_core::options::{Backends, Options, Precision};
 use infer_core::plan::Port;
-use infer_core::runtime::Output;
 use infer_core::runtime::cuda::cudarc::driver::CudaContext;
 use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
+use infer_core::runtime::{Output, PlanBytes};
 use infer_core::tensor_type::DataType;
 use infer_kernels::cuda::{Conv, MODULES};
 use memmap2::Mmap;
@@ -32,7 +34,8 @@ fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
     let model = arguments.next().ok_or("no model")?;
     if model == "--start" {
-        return first_result(Path::new(&arguments.next().ok_or("no plan")?));
+        let plan = arguments.next().ok_or("no plan")?;
+        return first_result(plan.as_ref(), arguments.next().as_ref().map(Path::new));
     }
     if model == "--context" {
         CudaContext::new(0)?;
@@ -41,7 +44,7 @@ fn main() -> Result<(), Error> {
     let precision = arguments.next().ok_or("no precision")?;
     let mut options = Options::new(&model);
     options.precision = Precision::from_name(&precision).ok_or("no such precision")?;
-    let (mut layers, mut sweep, mut file, mut callers) = (false, None, None, 0);
+    let (mut layers, mut sweep, mut file, mut both, mut callers) = (false, None, None, None, 0);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--layers" => layers = true,
@@ -49,6 +52,7 @@ fn main() -> Result<(), Error> {
             "--tactics" => options.tactics = Some(arguments.next().ok_or("no tactics")?.into()),
             "--callers" => callers = arguments.next().ok_or("how many callers?")?.parse()?,
             "--write" => file = arguments.next(),
+            "--write-both" => both = arguments.next().zip(arguments.next()),
             dim => {
                 let (name, extent) = dim.split_once('=').ok_or("what is that?")?;
                 options.dims.push((name.to_owned(), extent.parse()?));
@@ -56,8 +60,7 @@ fn main() -> Result<(), Error> {
         }
     }
     let start = std::time::Instant::now();
-    let mut lowered = lower_cuda::compile(&options)
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let mut lowered = lower_cuda::compile(&options).map_err(|errors| joined(&errors))?;
     if let Some(path) = &options.tactics {
         let mut tactics = read_tactics(path).map_err(|error| error.message)?;
         lowered.follow(&mut tactics);
@@ -78,6 +81,12 @@ fn main() -> Result<(), Error> {
     if let Some(file) = file {
         std::fs::write(file, lowered.plan()?.as_slice())?;
     }
+    if let Some((file, lender)) = both {
+        options.backends = Backends::Auto;
+        let compiled = compile(&options).map_err(|errors| joined(&errors))?;
+        std::fs::write(file, compiled.cuda_plan.ok_or("nothing of it runs on a GPU")?)?;
+        std::fs::write(lender, compiled.plan)?;
+    }
     for callers in 1..=callers {
         let rate = throughput(&engine, callers)?;
         println!("{title}: {callers} callers, {rate:.1} inferences/s with copies");
@@ -94,6 +103,10 @@ fn main() -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn joined(errors: &[Diagnostic]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn open(lowered: &Lowered) -> Result<CudaEngine, Error> {
@@ -183,11 +196,19 @@ fn run(engine: &CudaEngine, case: &Path, title: &str) -> Result<f32, Error> {
     Ok(median)
 }
 
-/// Opens a plan, mapped as that of a program is, and runs it once on numbers.
-fn first_result(plan: &Path) -> Result<(), Error> {
-    // SAFETY: nobody writes the file meanwhile.
-    let plan: &'static Mmap = Box::leak(Box::new(unsafe { Mmap::map(&File::open(plan)?)? }));
-    let engine = CudaEngine::open(&plan[..], MODULES, CudaOptions::default())?;
+/// Opens a plan, mapped as that of a program is, and runs it once on numbers; prints how long opening took.
+fn first_result(plan: &Path, lender: Option<&Path>) -> Result<(), Error> {
+    let mapped = |path: &Path| -> Result<PlanBytes, Error> {
+        // SAFETY: nobody writes the file meanwhile.
+        let map: &'static Mmap = Box::leak(Box::new(unsafe { Mmap::map(&File::open(path)?)? }));
+        Ok(PlanBytes::from(&map[..]))
+    };
+    let (plan, lender) = (mapped(plan)?, lender.map(mapped).transpose()?);
+    // The driver's own start is nothing that a plan changes.
+    let _context = CudaContext::new(0)?;
+    let start = std::time::Instant::now();
+    let engine = CudaEngine::open_borrowing(plan, lender.as_ref(), MODULES, CudaOptions::default())?;
+    println!("opened in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
     let inputs: Vec<Vec<u8>> = engine.info().inputs.iter().map(numbers).collect();
     let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
     let mut outputs: Vec<Vec<u8>> =

@@ -12,6 +12,7 @@ use crate::constant::Constant;
 use crate::decisions::{Candidate, Decisions};
 use crate::diagnostic::Reason;
 use crate::node_types::{InputType, NodeTypes};
+use crate::plan::PlanId;
 use crate::tensor_type::{DataType, TensorType};
 
 /// Names a buffer of [`Calls`].
@@ -40,6 +41,8 @@ pub enum BufferKind {
     Arena,
     /// What a call of [`Calls::prepare`] writes.
     Prepared,
+    /// Data of another plan, [`Calls::lender`], at this offset in its weights.
+    Borrowed(u64),
 }
 
 /// A range of a buffer.
@@ -81,6 +84,11 @@ pub struct Calls {
     pub fewer_products: bool,
     /// Calls that run once, before all others, from constants into prepared buffers.
     pub prepare: Vec<KernelCall>,
+    /// The plan whose weights some of the buffers are.
+    pub lender: Option<PlanId>,
+    /// The constants that are the weights of a convolution or product in the order of the backend's kernels: of so many
+    /// output channels, taps and input channels.
+    pub filters: HashMap<BufferId, [usize; 3]>,
     constants: HashMap<u64, Vec<BufferId>>,
 }
 
@@ -267,6 +275,12 @@ impl<'a> LowerNode<'a> {
     pub fn data<T: NoUninit>(&mut self, values: &[T]) -> Span {
         let id = self.calls.add_constant(Bytes::copy_from_slice(bytemuck::cast_slice(values)));
         self.calls.whole(id)
+    }
+
+    /// Says that `span`, a whole constant, is weights in the processor's panels: of so many output channels, taps and input
+    /// channels.
+    pub fn are_filters(&mut self, span: Span, extents: [usize; 3]) {
+        self.calls.filters.insert(span.buffer, extents);
     }
 
     /// What `kernel` makes of constants when the plan is opened: `bytes` bytes, its only output.

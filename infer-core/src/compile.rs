@@ -14,7 +14,7 @@ use crate::graph::{Graph, ValueId};
 use crate::import::{Failures, Origin, import};
 use crate::lower::lower;
 #[cfg(feature = "cuda")]
-use crate::lower_cuda::Lowered as GpuPart;
+use crate::lower_cuda::{Lowered as GpuPart, borrow::Lender};
 use crate::onnx::{self, ModelFile};
 use crate::options::{Backends, Options, Precision};
 use crate::partition::{Partition, partition};
@@ -31,6 +31,10 @@ use crate::value::{ValuePort, ValueType};
 /// A part of a model that runs on a GPU, as calls: there is none where nothing is compiled for GPUs.
 #[cfg(not(feature = "cuda"))]
 type GpuPart = std::convert::Infallible;
+
+/// A plan for the processor whose weights one for GPUs borrows: there is none where nothing is compiled for GPUs.
+#[cfg(not(feature = "cuda"))]
+type Lender = ();
 
 /// How many nodes of those that the run alone knows are named.
 const RUN_TIME_EXAMPLES: usize = 5;
@@ -49,8 +53,10 @@ pub struct Summary {
     pub run_time_nodes: u64,
     /// Some of these nodes with their operators, for messages.
     pub run_time_examples: Vec<String>,
-    /// The size of the packed weights in the plan.
+    /// The size of the packed weights in the plans.
     pub weight_bytes: u64,
+    /// The size of those that the plan for GPUs has besides, made of weights of the processor's plan when it is opened.
+    pub borrowed_weight_bytes: u64,
     /// The size of the arena a context needs.
     pub arena_bytes: u64,
     /// Floating-point operations of one inference, a multiply-add counting as two.
@@ -218,6 +224,7 @@ fn make(
         run_time_nodes: 0,
         run_time_examples: Vec::new(),
         weight_bytes: 0,
+        borrowed_weight_bytes: 0,
         arena_bytes: 0,
         flops: 0,
         parameters: info.parameters,
@@ -306,16 +313,21 @@ struct Made {
     weight_bytes: u64,
     arena_bytes: u64,
     flops: u64,
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "nothing is compiled for GPUs"))]
+    lender: Option<Lender>,
 }
 
 impl Planner<'_> {
     /// The plans of a model that is known as a whole, and simplified: the processor's, which may be empty, and that for GPUs.
     fn whole(&mut self, graph: Graph) -> Result<BothPlans, Vec<Diagnostic>> {
-        let gpu = self.plan_for_gpus(&graph, true)?;
+        let made = match self.backends {
+            Backends::Cuda => None,
+            _ => Some(self.plan_for_processor(graph.clone())?),
+        };
+        let gpu = self.plan_for_gpus(&graph, true, made.as_ref())?;
         self.tell(gpu.is_some())?;
         let mut plan = Vec::new();
-        if self.backends != Backends::Cuda {
-            let made = self.plan_for_processor(graph)?;
+        if let Some(made) = made {
             self.count(&made);
             self.summary.kernels = made.kernels;
             plan = made.plan;
@@ -342,10 +354,17 @@ impl Planner<'_> {
         let (mut plans, mut gpu_plans) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let (mut layers, mut placed) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for graph in regions {
-            let gpu = self.plan_for_gpus(&graph, false)?;
+            let made = match self.backends {
+                Backends::Cuda => None,
+                _ => Some(self.plan_for_processor(graph.clone())?),
+            };
+            let gpu = self.plan_for_gpus(&graph, false, made.as_ref())?;
             placed.push(std::mem::take(&mut self.summary.cuda_parts));
-            if self.backends != Backends::Cuda || gpu.is_none() {
-                let made = self.plan_for_processor(graph)?;
+            let made = match made {
+                None if gpu.is_none() => Some(self.plan_for_processor(graph)?),
+                made => made,
+            };
+            if let Some(made) = made {
                 self.count(&made);
                 plans.push((RunsOn::Processor, made.plan));
             }
@@ -415,12 +434,17 @@ impl Planner<'_> {
         let mut plan = Vec::with_capacity(parts.total_bytes() as usize);
         parts.write_to(&mut plan).map_err(|error| mistake(file, error.to_string()))?;
         self.clock.stage("write");
+        #[cfg(feature = "cuda")]
+        let lender = (self.backends == Backends::Auto).then(|| Lender::new(&parts, &calls));
+        #[cfg(not(feature = "cuda"))]
+        let lender = None;
         Ok(Made {
             plan,
             kernels: parts.kernels().iter().map(|&kernel| kernel.to_owned()).collect(),
             weight_bytes: parts.weight_bytes(),
             arena_bytes: memory.arena_bytes,
             flops,
+            lender,
         })
     }
 
@@ -438,9 +462,14 @@ impl Planner<'_> {
 
 impl Planner<'_> {
     /// The plan for GPUs of a graph that [`passes::simplify`] has prepared, where any of it runs there; what does not is
-    /// [`Planner::on_processor`].
+    /// [`Planner::on_processor`]. It borrows the weights that `whole` has, the processor's plan of the graph.
     #[cfg(feature = "cuda")]
-    fn plan_for_gpus(&mut self, graph: &Graph, is_model: bool) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
+    fn plan_for_gpus(
+        &mut self,
+        graph: &Graph,
+        is_model: bool,
+        whole: Option<&Made>,
+    ) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
         use crate::cut::{self, Body};
         use crate::plan::parts::{self, Side};
 
@@ -490,13 +519,17 @@ impl Planner<'_> {
             let made = match part.body {
                 Body::Gpu(mut lowered) => {
                     lowered.follow(&mut self.decisions.tactics);
+                    if let Some(lender) = whole.and_then(|whole| whole.lender.as_ref()) {
+                        self.summary.borrowed_weight_bytes += lowered.borrow(lender);
+                        self.clock.stage("borrow");
+                    }
                     let (plan, weight_bytes, arena_bytes) =
                         lowered.write().map_err(|error| mistake(self.file, error.message))?;
                     insert(&mut self.summary.cuda_modules, lowered.modules().into_iter().map(str::to_owned));
                     if let Some(parts) = &mut self.gpu_parts {
                         parts.push(*lowered);
                     }
-                    Made { plan, kernels: Vec::new(), weight_bytes, arena_bytes, flops: 0 }
+                    Made { plan, kernels: Vec::new(), weight_bytes, arena_bytes, flops: 0, lender: None }
                 }
                 Body::Processor(graph) => {
                     let (layers, choices) = (self.decisions.layers.len(), self.decisions.choices.len());
@@ -509,8 +542,10 @@ impl Planner<'_> {
                     Made { flops: 0, ..made }
                 }
             };
-            if self.backends == Backends::Cuda {
-                self.count(&made);
+            match self.backends {
+                Backends::Cuda => self.count(&made),
+                // The memory of an inference is that of the processor.
+                _ => self.summary.weight_bytes += made.weight_bytes,
             }
             insert(&mut self.summary.cuda_kernels, made.kernels);
             parts.push(parts::Part {
@@ -536,7 +571,12 @@ impl Planner<'_> {
 
     /// What asks for GPUs was built without them.
     #[cfg(not(feature = "cuda"))]
-    fn plan_for_gpus(&mut self, _: &Graph, _: bool) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
+    fn plan_for_gpus(
+        &mut self,
+        _: &Graph,
+        _: bool,
+        _: Option<&Made>,
+    ) -> Result<Option<PlanOn>, Vec<Diagnostic>> {
         Ok(None)
     }
 

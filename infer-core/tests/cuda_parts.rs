@@ -6,25 +6,20 @@
 
 extern crate infer_core;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use infer_core::compile::{Compiled, Place, compile_with, read_tactics};
+use infer_core::ErrorKind;
+use infer_core::compile::{Compiled, Place, read_tactics};
 use infer_core::constant::Constant;
 use infer_core::diagnostic::Diagnostic;
-use infer_core::onnx::ModelFile;
-use infer_core::onnx::proto::{Dimension, TensorShapeProto, TypeProto, type_proto};
 use infer_core::options::{Backends, LEAST_GPU_WORK, Options, Precision};
-use infer_core::plan::AlignedBytes;
+use infer_core::runtime::Backend;
 use infer_core::runtime::cuda::probe;
-use infer_core::runtime::{Backend, CudaPlan, EngineOptions, Plans};
 use infer_core::session::Session;
 use infer_core::tactics::Tactics;
 use infer_core::value::Value;
-use infer_core::{Error, ErrorKind};
-use infer_kernels::cuda::MODULES;
-use prost::Message;
-use support::gpu::on_gpu;
-use support::{assert_close, inputs, model, proto, reference};
+use support::gpu::{compiled_with, on_gpu, session};
+use support::{assert_close, inputs, model, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
@@ -70,43 +65,6 @@ const POSITIONS: &str = "input x 1,3,32,32
 
 fn compiled(text: &str, change: impl Fn(&mut Options)) -> Result<Compiled, Vec<Diagnostic>> {
     compiled_with(text, Tactics::default(), change)
-}
-
-fn compiled_with(
-    text: &str,
-    tactics: Tactics,
-    change: impl Fn(&mut Options),
-) -> Result<Compiled, Vec<Diagnostic>> {
-    let mut proto = proto(text);
-    // Of positions one has to say what they are.
-    let outputs = proto.graph.as_mut().into_iter().flat_map(|graph| &mut graph.output);
-    for output in outputs.filter(|output| output.name == "positions") {
-        let dim = vec![Dimension { value: None }; 2];
-        let tensor = type_proto::Tensor { elem_type: 7, shape: Some(TensorShapeProto { dim }) };
-        output.r#type = Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)) });
-    }
-    let bytes = proto.encode_to_vec().into();
-    let file = ModelFile { name: "test.onnx".to_owned(), bytes, proto, sources: Vec::new() };
-    let mut options = Options::new("test.onnx");
-    options.backends = Backends::Auto;
-    // These models are small.
-    options.least_gpu_work = 1000;
-    change(&mut options);
-    compile_with(file, &options, tactics, Instant::now())
-}
-
-fn session(compiled: &Compiled, backend: Option<Backend>) -> Result<Session, Error> {
-    let mut plans = Plans::default();
-    if !compiled.plan.is_empty() {
-        plans.cpu = Some((AlignedBytes::copy_of(&compiled.plan)?.into(), &[]));
-    }
-    if let Some(plan) = &compiled.cuda_plan {
-        let plan = AlignedBytes::copy_of(plan)?.into();
-        plans.cuda = Some(CudaPlan { plan, modules: MODULES, kernels: &[] });
-    }
-    let mut options = EngineOptions::default();
-    options.backend = backend;
-    Session::open_any(plans, options)
 }
 
 fn gpu_session(compiled: &Compiled) -> Option<Session> {

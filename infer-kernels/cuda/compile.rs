@@ -19,6 +19,7 @@ pub const MODULES: &[&str] = &[
     "plain_index",
     "plain_rows",
     "plain_windows",
+    "retile",
     "rows",
 ];
 

@@ -66,6 +66,7 @@ impl Compiler {
             run_time_examples: Vec::new(),
             kernels: Vec::new(),
             weight_bytes: 0,
+            borrowed_weight_bytes: 0,
             arena_bytes: 0,
             flops: 0,
             parameters: 0,

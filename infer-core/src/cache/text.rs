@@ -80,6 +80,7 @@ impl Entry {
             lines.push("run_time_example", node);
         }
         lines.push("weight_bytes", summary.weight_bytes);
+        lines.push("borrowed_weight_bytes", summary.borrowed_weight_bytes);
         lines.push("arena_bytes", summary.arena_bytes);
         lines.push("flops", summary.flops);
         lines.push("parameters", summary.parameters);
@@ -117,6 +118,7 @@ impl Entry {
             run_time_nodes: lines.one("run_time_nodes")?.parse().ok()?,
             run_time_examples: lines.all("run_time_example"),
             weight_bytes: lines.one("weight_bytes")?.parse().ok()?,
+            borrowed_weight_bytes: lines.one("borrowed_weight_bytes")?.parse().ok()?,
             arena_bytes: lines.one("arena_bytes")?.parse().ok()?,
             flops: lines.one("flops")?.parse().ok()?,
             parameters: lines.one("parameters")?.parse().ok()?,
@@ -281,6 +283,7 @@ mod tests {
                 run_time_examples: vec!["`find` (NonZero)".to_owned()],
                 kernels: vec!["conv_f32".to_owned(), "copy_b4".to_owned()],
                 weight_bytes: 1,
+                borrowed_weight_bytes: 9,
                 arena_bytes: 2,
                 flops: u64::MAX,
                 parameters: 4,

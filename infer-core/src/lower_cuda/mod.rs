@@ -7,6 +7,7 @@
 //!
 //! A node that has no kernels of its own here (`nodes`, `products`, `rows`) is lowered as for the processor (`plain`).
 
+pub mod borrow;
 mod nodes;
 mod pack;
 mod plain;
@@ -18,6 +19,7 @@ use infer_kernels::call::Activation;
 use infer_kernels::cuda::{ElementType, Map, MapKind};
 use sha2::{Digest, Sha256};
 
+use self::borrow::Lender;
 use self::pack::padded;
 use self::tactics::Tactic;
 use crate::calls::{BufferId, BufferKind, Calls, KernelCall, Span};
@@ -148,11 +150,17 @@ impl Lowered {
 
     /// The modules that hold the kernels, sorted.
     pub fn modules(&self) -> Vec<&'static str> {
-        let kernels = self.calls.calls.iter().filter_map(|call| infer_kernels::cuda::find(&call.kernel));
+        let calls = self.calls.prepare.iter().chain(&self.calls.calls);
+        let kernels = calls.filter_map(|call| infer_kernels::cuda::find(&call.kernel));
         let mut modules: Vec<&str> = kernels.map(|kernel| kernel.module).collect();
         modules.sort_unstable();
         modules.dedup();
         modules
+    }
+
+    /// Has the plan borrow weights that `lender` has; gives how many bytes these are.
+    pub fn borrow(&mut self, lender: &Lender) -> u64 {
+        borrow::borrow(&mut self.calls, self.precision, lender)
     }
 
     /// The plan's bytes, the size of its weights and that of its arena.

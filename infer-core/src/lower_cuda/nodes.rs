@@ -186,6 +186,13 @@ impl Lowering<'_> {
         self.calls.whole(buffer)
     }
 
+    /// Weights of a convolution or product, packed.
+    fn filters(&mut self, weights: &Weights<'_>) -> Span {
+        let span = self.data(weights.pack(self.precision));
+        self.calls.filters.insert(span.buffer, weights.extents);
+        span
+    }
+
     /// The residual of a convolution or product: its place and its mode.
     fn residual(&mut self, node: &Node, mode: u64) -> Result<(Option<Picture>, i32), Reason> {
         let picture = if mode == residual::NONE { None } else { Some(self.operand(node, 3)?) };
@@ -251,7 +258,7 @@ impl Lowering<'_> {
                 strides: [x.c * taps, 1, taps],
                 scale: 1.0,
             };
-            let weights = self.data(weights.pack(self.precision));
+            let weights = self.filters(&weights);
             let params = conv_call(&windows, &x, &y, conv.activation)?;
             return self.dense(params, &x, weights, bias, (added, residual_mode), &y);
         }
@@ -481,7 +488,7 @@ pub(super) fn product_weights(
     let values = lowering.constant(node, 1)?;
     let strides = if product.trans_b { [depth, 0, 1] } else { [1, 0, columns] };
     let weights = Weights { values: &values, extents: [outputs, 1, depth], strides, scale: product.alpha };
-    let weights = lowering.data(weights.pack(lowering.precision));
+    let weights = lowering.filters(&weights);
     let bias = match node.input(2).map(|_| lowering.constant(node, 2)).transpose()? {
         None => None,
         Some(bias) if bias.len() == outputs => Some(lowering.data(pack::bias(&bias, product.beta))),

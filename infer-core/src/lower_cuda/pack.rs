@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use infer_kernels::cuda::{ElementType, LANES, STEM_CHANNELS};
+use infer_kernels::cuda::{ElementType, LANES, STEM_CHANNELS, round_to_tf32};
 
 use super::stored_float;
 use crate::options::Precision;
@@ -17,14 +17,6 @@ pub struct Weights<'a> {
     pub strides: [usize; 3],
     /// A factor.
     pub scale: f32,
-}
-
-/// The nearest number with ten bits behind the point of its mantissa, which is what matrix units read of an f32.
-fn round_to_tf32(value: f32) -> f32 {
-    if !value.is_finite() {
-        return value;
-    }
-    f32::from_bits(value.to_bits().wrapping_add(1 << 12) & !0x1FFF)
 }
 
 /// The channels of a picture, padded.

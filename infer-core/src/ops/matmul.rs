@@ -510,6 +510,9 @@ impl MatMul {
                 .flat_map(|matrix| Dense { offset: matrix * k * columns, ..dense }.panels())
                 .collect();
             let (span, suffix) = store(node, packed);
+            if batch == 1 {
+                node.are_filters(span, [columns, 1, k]);
+            }
             return Ok((span, suffix, if shared { 0 } else { stride }));
         }
         let b = if shared { b } else { self.spread(node, b, product, &product.b)? };

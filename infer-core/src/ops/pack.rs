@@ -66,7 +66,12 @@ impl Dense<'_> {
 
     /// Adds the packed weights to the plan: the memory and the kernel suffix that reads it, `f32` or `f16w`.
     pub fn pack(&self, node: &mut LowerNode<'_>) -> (Span, &'static str) {
-        store(node, self.panels())
+        let (span, suffix) = store(node, self.panels());
+        if self.groups == 1 {
+            let taps = self.kernel[0] * self.kernel[1];
+            node.are_filters(span, [self.out_channels, taps, self.in_channels]);
+        }
+        (span, suffix)
     }
 }
 

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 pub(super) const MAGIC: [u8; 8] = *b"INFRPLAN";
 
 /// The version of the format that this crate writes, and the only one it reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What a plan's first byte, its weights, every constant in them and the arena are aligned to, in bytes.
 pub const ALIGNMENT: usize = 64;
@@ -96,6 +96,10 @@ pub(super) struct Header {
     pub sections: [Section; 8],
     /// The size of what is prepared, a multiple of [`ALIGNMENT`].
     pub prepared_bytes: u64,
+    /// [`Header::checksum`] of the plan whose weights this one borrows; zero where it borrows none.
+    pub lender_checksum: u64,
+    /// The size of that plan's weights; zero where it borrows none.
+    pub lender_weight_bytes: u64,
 }
 
 /// Where [`Header::checksum`] lies.
@@ -143,8 +147,8 @@ pub(super) struct KernelRecord {
 /// kept for steps with shapes of the run time.
 pub(super) const STEP_STATIC: u32 = 0;
 
-/// [`StepRecord::kind`] of a call that runs once, when the plan is opened, from weights into prepared memory. They come
-/// before all others.
+/// [`StepRecord::kind`] of a call that runs once, when the plan is opened, from weights, its own plan's or borrowed ones,
+/// into prepared memory. They come before all others.
 pub(super) const STEP_PREPARE: u32 = 1;
 
 /// A kernel call.
@@ -177,6 +181,7 @@ pub(super) mod location {
     pub const INPUT: u32 = 3;
     pub const OUTPUT: u32 = 4;
     pub const PREPARED: u32 = 5;
+    pub const BORROWED: u32 = 6;
 }
 
 /// An operand of a step.

@@ -40,6 +40,15 @@ pub struct ModelInfo {
     pub flops: u64,
 }
 
+/// What tells a plan from others: for plans that borrow its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanId {
+    /// The checksum of everything before its weights.
+    pub checksum: u64,
+    /// The size of its weights.
+    pub weight_bytes: u64,
+}
+
 /// What memory an operand lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
@@ -49,6 +58,8 @@ pub enum Location {
     Arena,
     /// The plan's weights.
     Weights,
+    /// The weights of the plan that this one borrows from; only steps that prepare read them.
+    Borrowed,
     /// What was prepared from the weights when the plan was opened.
     Prepared,
     /// The input at this position, as the caller hands it in.

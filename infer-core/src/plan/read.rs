@@ -13,7 +13,7 @@ use super::format::{
     OperandRecord, PortRecord, STEP_PREPARE, STEP_STATIC, Section, SectionId, StepRecord, TABLE_ALIGNMENT,
     Text, VERSION, checksum, location,
 };
-use super::{Location, ModelInfo, Operand, Port};
+use super::{Location, ModelInfo, Operand, PlanId, Port};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor_type::{DataType, TensorType};
 
@@ -32,6 +32,8 @@ pub struct PlanView<'a> {
     weights: &'a [u8],
     arena_bytes: usize,
     prepared_bytes: usize,
+    id: PlanId,
+    lender: Option<PlanId>,
 }
 
 /// A kernel call of a plan.
@@ -63,6 +65,7 @@ fn operand(record: &OperandRecord) -> Operand {
         location::INPUT => Location::Input(record.port as usize),
         location::OUTPUT => Location::Output(record.port as usize),
         location::PREPARED => Location::Prepared,
+        location::BORROWED => Location::Borrowed,
         _ => Location::Absent,
     };
     Operand { location, offset_bytes: record.offset as usize, bytes: record.bytes as usize }
@@ -164,9 +167,11 @@ impl<'a> PlanView<'a> {
             weights: &[],
             arena_bytes,
             prepared_bytes,
+            id: PlanId { checksum: header.checksum, weight_bytes: total_bytes - header.tables_bytes },
+            lender: lender(header)?,
         };
         view.check_steps()?;
-        view.check_operands(total_bytes - header.tables_bytes)?;
+        view.check_operands()?;
         Ok(view)
     }
 
@@ -203,15 +208,19 @@ impl<'a> PlanView<'a> {
             let Some((read, written)) = inputs.and_then(|inputs| operands.split_at_checked(inputs)) else {
                 return Err(wrong(format!("writes {} of its {} operands", step.outputs, step.operand_count)));
             };
-            let readable = |operand: &&OperandRecord| {
-                !prepares || matches!(operand.location, location::ABSENT | location::WEIGHTS)
+            let readable = |operand: &&OperandRecord| match operand.location {
+                location::ABSENT | location::WEIGHTS => true,
+                location => (location == location::BORROWED) == prepares,
             };
             let writable = |operand: &&OperandRecord| match operand.location {
-                location::WEIGHTS | location::INPUT => false,
+                location::WEIGHTS | location::BORROWED | location::INPUT => false,
                 location => (location == location::PREPARED) == prepares,
             };
             if let Some(foreign) = read.iter().find(|operand| !readable(operand)) {
-                return Err(wrong(format!("prepares from what is no weight: {foreign:?}")));
+                return Err(wrong(match prepares {
+                    true => format!("prepares from what is no weight: {foreign:?}"),
+                    false => format!("reads another plan's weights: {foreign:?}"),
+                }));
             }
             if let Some(read_only) = written.iter().find(|operand| !writable(operand)) {
                 return Err(wrong(format!("writes to read-only memory: {read_only:?}")));
@@ -220,12 +229,13 @@ impl<'a> PlanView<'a> {
         Ok(())
     }
 
-    fn check_operands(&self, weight_bytes: u64) -> Result<()> {
+    fn check_operands(&self) -> Result<()> {
         for (index, operand) in self.operands.iter().enumerate() {
             let available = match operand.location {
                 location::ABSENT => Some(0),
                 location::ARENA => Some(self.arena_bytes as u64),
-                location::WEIGHTS => Some(weight_bytes),
+                location::WEIGHTS => Some(self.id.weight_bytes),
+                location::BORROWED => Some(self.lender.map_or(0, |lender| lender.weight_bytes)),
                 location::PREPARED => Some(self.prepared_bytes as u64),
                 location::INPUT => self.inputs.get(operand.port as usize).map(|port| port.ty.bytes() as u64),
                 location::OUTPUT => {
@@ -300,6 +310,16 @@ impl<'a> PlanView<'a> {
         }
     }
 
+    /// What tells it from others.
+    pub fn id(&self) -> PlanId {
+        self.id
+    }
+
+    /// The plan whose weights it borrows, where it borrows any.
+    pub fn lender(&self) -> Option<PlanId> {
+        self.lender
+    }
+
     /// The weights, aligned to 64 bytes.
     pub fn weights(&self) -> &'a [u8] {
         self.weights
@@ -313,6 +333,16 @@ impl<'a> PlanView<'a> {
     /// The size of what is prepared, a multiple of 64.
     pub fn prepared_bytes(&self) -> usize {
         self.prepared_bytes
+    }
+}
+
+/// The plan whose weights a plan borrows.
+fn lender(header: &Header) -> Result<Option<PlanId>> {
+    let Header { lender_checksum: checksum, lender_weight_bytes: weight_bytes, .. } = *header;
+    match weight_bytes {
+        0 if checksum == 0 => Ok(None),
+        1..=MAX_ARENA_BYTES => Ok(Some(PlanId { checksum, weight_bytes })),
+        _ => Err(damaged(format!("it borrows from weights of {weight_bytes} bytes"))),
     }
 }
 

@@ -38,6 +38,7 @@ fn read_all(bytes: &AlignedBytes) -> Result<usize> {
                 Location::Arena => view.arena_bytes(),
                 Location::Weights => view.weights().len(),
                 Location::Prepared => view.prepared_bytes(),
+                Location::Borrowed => view.lender().map_or(0, |lender| lender.weight_bytes as usize),
                 Location::Input(port) => view.inputs()[port].ty.bytes(),
                 Location::Output(port) => view.outputs()[port].ty.bytes(),
             };
@@ -102,7 +103,7 @@ fn a_changed_byte_of_the_tables_breaks_the_checksum() {
 
 #[test]
 fn each_field_of_the_header_is_checked() {
-    assert_error(None, 8, &1u32.to_le_bytes(), "format version 1, this program reads version 2");
+    assert_error(None, 8, &1u32.to_le_bytes(), "format version 1, this program reads version 3");
     assert_error(None, 12, &200u32.to_le_bytes(), "says that it has 200 bytes");
     assert_error(None, 24, &u64::MAX.to_le_bytes(), "its tables have 18446744073709551615");
     assert_error(None, 40, &u64::MAX.to_le_bytes(), "an arena of 18446744073709551615 bytes");
@@ -110,6 +111,8 @@ fn each_field_of_the_header_is_checked() {
     assert_error(None, 40, &0u64.to_le_bytes(), "takes 24 bytes from byte 0 of 0");
     assert_error(None, 184, &(1u64 << 50).to_le_bytes(), "prepares 1125899906842624 bytes");
     assert_error(None, 184, &72u64.to_le_bytes(), "prepares 72 bytes");
+    assert_error(None, 192, &1u64.to_le_bytes(), "borrows from weights of 0 bytes");
+    assert_error(None, 200, &u64::MAX.to_le_bytes(), "borrows from weights of 18446744073709551615 bytes");
     assert_error(None, 48, &u32::MAX.to_le_bytes(), "4 ports for 4294967295 inputs and 2 outputs");
     // The second input becomes the first output, of five bytes.
     assert_error(None, 48, &[1, 0, 0, 0, 3, 0, 0, 0], "operand 6 takes 24 bytes from byte 0 of 5");
@@ -147,11 +150,17 @@ fn each_field_of_the_tables_is_checked() {
 /// The error after the sample's first step, which has operands `first` .. `first` + 3, became one that prepares and these
 /// operands got these locations.
 fn prepare_error(locations: [u32; 3], prepared_bytes: u64) -> String {
+    prepare_error_with_lender(locations, prepared_bytes, 0)
+}
+
+/// The same in a plan that borrows from one of so many bytes of weights.
+fn prepare_error_with_lender(locations: [u32; 3], prepared_bytes: u64, lender_bytes: u64) -> String {
     let mut bytes = sample();
     let header = *PlanView::header(bytes.as_slice()).unwrap();
     let at = |id: SectionId| header.sections[id as usize].offset as usize;
     let memory = bytes.as_mut_slice();
     memory[184..192].copy_from_slice(&prepared_bytes.to_le_bytes());
+    memory[200..208].copy_from_slice(&lender_bytes.to_le_bytes());
     memory[at(SectionId::Steps)..][..4].copy_from_slice(&STEP_PREPARE.to_le_bytes());
     for (index, location) in locations.into_iter().enumerate() {
         let operand = &mut memory[at(SectionId::Operands) + index * size_of::<OperandRecord>()..];
@@ -182,6 +191,24 @@ fn steps_that_prepare_read_weights_and_write_prepared_memory() {
     // A step of an inference writes no prepared memory, and none of those that prepare comes later.
     assert_error(Some(SectionId::Operands), 48, &PREPARED.to_le_bytes(), "step 0 writes to read-only memory");
     assert_error(Some(SectionId::Steps), 48, &STEP_PREPARE.to_le_bytes(), "step 1 is of kind 1");
+}
+
+#[test]
+fn steps_that_prepare_alone_read_what_is_borrowed() {
+    use location::{BORROWED, PREPARED, WEIGHTS};
+    assert_eq!(prepare_error_with_lender([BORROWED, WEIGHTS, PREPARED], 64, 24), "");
+    let error = prepare_error_with_lender([WEIGHTS, BORROWED, PREPARED], 64, 23);
+    assert!(error.contains("operand 1 takes 24 bytes from byte 0 of 23"), "{error}");
+    let error = prepare_error([BORROWED, WEIGHTS, PREPARED], 64);
+    assert!(error.contains("operand 0 takes 24 bytes from byte 0 of 0"), "{error}");
+    let error = prepare_error_with_lender([WEIGHTS, WEIGHTS, BORROWED], 64, 24);
+    assert!(error.contains("step 0 writes to read-only memory"), "{error}");
+    assert_error(
+        Some(SectionId::Operands),
+        0,
+        &BORROWED.to_le_bytes(),
+        "step 0 reads another plan's weights",
+    );
 }
 
 #[test]
@@ -221,7 +248,7 @@ proptest! {
         changes in prop::collection::vec(
             (
                 any::<prop::sample::Index>(),
-                prop::sample::select(vec![0, 1, 2, 3, 7, 8, 24, 25, 63, 64, 65, u64::MAX, u64::MAX - 7, 1 << 32, 1 << 63]),
+                prop::sample::select(vec![0, 1, 2, 3, 5, 6, 7, 8, 24, 25, 63, 64, 65, u64::MAX, u64::MAX - 7, 1 << 32, 1 << 63]),
                 any::<bool>(),
             ),
             1..4,

@@ -11,7 +11,7 @@ use super::format::{
     STEP_PREPARE, STEP_STATIC, Section, SectionId, StepRecord, TABLE_ALIGNMENT, Text, VERSION, location,
 };
 use super::read::{PlanView, checksum_of};
-use super::{AlignedBytes, ModelInfo, Port};
+use super::{AlignedBytes, ModelInfo, PlanId, Port};
 use crate::calls::{BufferId, BufferKind, Calls, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::MemoryPlan;
@@ -20,9 +20,9 @@ use crate::schedule::MemoryPlan;
 #[derive(Debug)]
 pub struct PlanParts<'a> {
     tables: AlignedBytes,
-    weights: Vec<&'a Bytes>,
+    weights: Vec<(BufferId, &'a Bytes)>,
     kernels: Vec<&'a str>,
-    weight_bytes: u64,
+    id: PlanId,
 }
 
 impl<'a> PlanParts<'a> {
@@ -46,23 +46,41 @@ impl<'a> PlanParts<'a> {
         let header = Header {
             arena_bytes: memory.arena_bytes,
             prepared_bytes,
+            lender_checksum: calls.lender.map_or(0, |lender| lender.checksum),
+            lender_weight_bytes: calls.lender.map_or(0, |lender| lender.weight_bytes),
             inputs: narrow(inputs.len(), "inputs")?,
             outputs: narrow(outputs.len(), "outputs")?,
             ..Header::zeroed()
         };
         let tables = builder.tables(header, info)?;
-        PlanView::read_tables(tables.as_slice(), tables.as_slice().len() as u64 + weight_bytes)?;
-        Ok(PlanParts { tables, weights: builder.weights, kernels: builder.kernels, weight_bytes })
+        let view = PlanView::read_tables(tables.as_slice(), tables.as_slice().len() as u64 + weight_bytes)?;
+        let id = view.id();
+        Ok(PlanParts { tables, weights: builder.weights, kernels: builder.kernels, id })
     }
 
     /// The size of the plan.
     pub fn total_bytes(&self) -> u64 {
-        self.tables.as_slice().len() as u64 + self.weight_bytes
+        self.tables.as_slice().len() as u64 + self.weight_bytes()
     }
 
     /// The size of its weights.
     pub fn weight_bytes(&self) -> u64 {
-        self.weight_bytes
+        self.id.weight_bytes
+    }
+
+    /// What tells the plan from others.
+    pub fn id(&self) -> PlanId {
+        self.id
+    }
+
+    /// The constants, and where each lies among the weights.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn constants(&self) -> impl Iterator<Item = (BufferId, u64, &'a Bytes)> {
+        self.weights.iter().scan(0, |end, &(id, data)| {
+            let offset = *end;
+            *end += data.len().next_multiple_of(ALIGNMENT) as u64;
+            Some((id, offset, data))
+        })
     }
 
     /// The names of its kernels, in the order in which the run time wants them.
@@ -83,7 +101,7 @@ impl<'a> PlanParts<'a> {
     /// Those of `writer`.
     pub fn write_to(&self, writer: &mut impl Write) -> io::Result<()> {
         writer.write_all(self.tables.as_slice())?;
-        for constant in &self.weights {
+        for (_, constant) in &self.weights {
             writer.write_all(constant)?;
             writer.write_all(&[0; ALIGNMENT][..padding(constant.len(), ALIGNMENT)])?;
         }
@@ -119,7 +137,7 @@ struct Builder<'a, 'm> {
     strings: String,
     /// Each string once; only looked up, so that its order does not matter.
     known_strings: HashMap<String, Text>,
-    weights: Vec<&'a Bytes>,
+    weights: Vec<(BufferId, &'a Bytes)>,
     /// Where each constant lies among the weights, in the order in which steps first read them.
     weight_offsets: HashMap<BufferId, u64>,
     weight_bytes: u64,
@@ -208,6 +226,7 @@ impl<'a, 'm> Builder<'a, 'm> {
             BufferKind::Input(port) => (location::INPUT, *port, 0),
             BufferKind::Output(port) => (location::OUTPUT, *port, 0),
             BufferKind::Constant(data) => (location::WEIGHTS, 0, self.weight_offset(span.buffer, data)),
+            BufferKind::Borrowed(offset) => (location::BORROWED, 0, *offset),
             BufferKind::Prepared => (location::PREPARED, 0, self.prepared_offset(span.buffer, buffer.bytes)),
             BufferKind::Arena => {
                 let offset = self.memory.offsets.get(index).copied().flatten();
@@ -230,7 +249,7 @@ impl<'a, 'm> Builder<'a, 'm> {
     fn weight_offset(&mut self, id: BufferId, data: &'a Bytes) -> u64 {
         *self.weight_offsets.entry(id).or_insert_with(|| {
             let offset = self.weight_bytes;
-            self.weights.push(data);
+            self.weights.push((id, data));
             self.weight_bytes += data.len().next_multiple_of(ALIGNMENT) as u64;
             offset
         })

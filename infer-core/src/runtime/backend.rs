@@ -73,9 +73,9 @@ pub(crate) fn expect_cpu(options: &EngineOptions) -> Result<()> {
 pub(crate) enum Chosen<'k> {
     /// The processor's, and the kernels that it names.
     Cpu(PlanBytes, &'k [&'static Kernel]),
-    /// That for GPUs.
+    /// That for GPUs, and the processor's, whose weights it may borrow.
     #[cfg(feature = "cuda")]
-    Cuda(CudaPlan<'k>),
+    Cuda(CudaPlan<'k>, Option<PlanBytes>),
 }
 
 impl<'k> Plans<'k> {
@@ -88,7 +88,7 @@ impl<'k> Plans<'k> {
         {
             let may_fall_back = options.backend.is_none() && self.cpu.is_some();
             match probe() {
-                Ok(()) => return Ok(Chosen::Cuda(plan)),
+                Ok(()) => return Ok(Chosen::Cuda(plan, self.cpu.map(|(plan, _)| plan))),
                 Err(error) if may_fall_back && is_absence(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -114,8 +114,9 @@ impl AnyEngine {
         match plans.choose(&options)? {
             Chosen::Cpu(plan, kernels) => Self::open_cpu(plan, kernels, options),
             #[cfg(feature = "cuda")]
-            Chosen::Cuda(CudaPlan { plan, modules, kernels }) => {
-                Self::open_cuda(plan, modules, &|view| linked_kernels(view, kernels), options)
+            Chosen::Cuda(CudaPlan { plan, modules, kernels }, lender) => {
+                let kernels = |view: &PlanView<'_>| linked_kernels(view, kernels);
+                Self::open_cuda(plan, lender.as_ref(), modules, &kernels, options)
             }
         }
     }
@@ -130,18 +131,21 @@ impl AnyEngine {
         Engine::open(plan, kernels, options).map(AnyEngine::Cpu)
     }
 
-    /// Opens a plan for GPUs, or one in parts; `kernels` gives those that a plan for the processor names.
+    /// Opens a plan for GPUs, or one in parts, which may borrow the weights of `lender`; `kernels` gives those that a plan
+    /// for the processor names.
     #[cfg(feature = "cuda")]
     pub(crate) fn open_cuda(
         plan: PlanBytes,
+        lender: Option<&PlanBytes>,
         modules: &[&'static Module],
         kernels: &dyn Fn(&PlanView<'_>) -> Result<Vec<&'static Kernel>>,
         options: EngineOptions,
     ) -> Result<Self> {
         if is_parts(plan.as_slice()) {
-            return PartsEngine::open(&plan, modules, kernels, options).map(AnyEngine::Parts);
+            return PartsEngine::open(&plan, lender, modules, kernels, options).map(AnyEngine::Parts);
         }
-        CudaEngine::open(plan, modules, CudaOptions { device: options.device }).map(AnyEngine::Cuda)
+        let options = CudaOptions { device: options.device };
+        CudaEngine::open_borrowing(plan, lender, modules, options).map(AnyEngine::Cuda)
     }
 
     /// What computes.

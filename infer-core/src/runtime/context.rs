@@ -100,7 +100,10 @@ impl State {
                         // SAFETY: likewise inside of what is prepared, which `Engine::open` made of that size.
                         unsafe { prepared.as_ptr().cast_mut().add(operand.offset_bytes) }
                     }
-                    Location::Absent | Location::Input(_) | Location::Output(_) => return Operand::ABSENT,
+                    // No step of an inference reads what is borrowed.
+                    Location::Absent | Location::Borrowed | Location::Input(_) | Location::Output(_) => {
+                        return Operand::ABSENT;
+                    }
                 };
                 Operand { data, bytes: operand.bytes }
             })

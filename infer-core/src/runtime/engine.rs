@@ -180,6 +180,10 @@ impl Engine {
 
         let bytes = plan.as_slice();
         let view = PlanView::read(bytes)?;
+        if view.lender().is_some() {
+            let what = "the plan borrows weights, which plans for the processor do not";
+            return Err(Error::new(ErrorKind::Plan, what));
+        }
         check_kernels(&view, kernels)?;
         let mut steps = Vec::with_capacity(view.steps().len());
         let mut operands: Vec<Operand> = Vec::new();

@@ -50,14 +50,15 @@ pub struct PartsEngine {
 type Value = Option<AlignedBytes>;
 
 impl PartsEngine {
-    /// Opens a model in parts: those for GPUs on one, whose kernels are in `modules`; those for the processor with the
-    /// kernels that `kernels` gives for a plan.
+    /// Opens a model in parts: those for GPUs on one, whose kernels are in `modules`, and which may borrow the weights of
+    /// `lender`; those for the processor with the kernels that `kernels` gives for a plan.
     ///
     /// # Errors
     ///
-    /// If the plan is damaged; those of [`Engine::open`] and [`CudaEngine::open`].
+    /// If the plan is damaged; those of [`Engine::open`] and [`CudaEngine::open_borrowing`].
     pub(crate) fn open(
         plan: &PlanBytes,
+        lender: Option<&PlanBytes>,
         modules: &[&'static Module],
         kernels: &dyn Fn(&PlanView<'_>) -> Result<Vec<&'static Kernel>>,
         options: EngineOptions,
@@ -73,7 +74,7 @@ impl PartsEngine {
             let engine = match part.side {
                 Side::Gpu => {
                     let options = CudaOptions { device: options.device };
-                    PartEngine::Cuda(CudaEngine::open(plan.clone(), modules, options)?)
+                    PartEngine::Cuda(CudaEngine::open_borrowing(plan.clone(), lender, modules, options)?)
                 }
                 Side::Processor => {
                     let options = EngineOptions { backend: Some(Backend::Cpu), ..options };

@@ -102,8 +102,12 @@ fn check_memory(calls: &Calls, call: &KernelCall, prepares: bool) -> Result<(), 
         let Some(span) = span else { continue };
         let Some(buffer) = calls.buffers.get(span.buffer.0 as usize) else { continue };
         let is_prepared = matches!(buffer.kind, BufferKind::Prepared);
-        if prepares && position < inputs && !matches!(buffer.kind, BufferKind::Constant(_)) {
+        let is_borrowed = matches!(buffer.kind, BufferKind::Borrowed(_));
+        if prepares && position < inputs && !is_borrowed && !matches!(buffer.kind, BufferKind::Constant(_)) {
             return Err(format!("prepares from operand {position}, which is no constant"));
+        }
+        if !prepares && is_borrowed {
+            return Err(format!("names operand {position}, which is another plan's"));
         }
         if position >= inputs && is_prepared != prepares {
             return Err(format!(
@@ -187,7 +191,7 @@ fn locate(calls: &Calls, memory: &MemoryPlan, span: &Span) -> Result<Option<(Spa
         ));
     };
     let space = match buffer.kind {
-        BufferKind::Input(_) | BufferKind::Constant(_) => return Ok(None),
+        BufferKind::Input(_) | BufferKind::Constant(_) | BufferKind::Borrowed(_) => return Ok(None),
         BufferKind::Output(output) => return Ok(Some((Space::Output(output), span.offset_bytes..end))),
         BufferKind::Prepared => return Ok(Some((Space::Prepared(span.buffer), span.offset_bytes..end))),
         BufferKind::Arena => Space::Arena,
@@ -341,6 +345,13 @@ mod tests {
         let mut elsewhere = calls.clone();
         elsewhere.prepare[0].operands[1] = Some(output);
         refused(&elsewhere, &memory, "node `conv` writes operand 1, which is not prepared");
+        let mut borrowed = calls.clone();
+        let lent = borrowed.add_buffer(BufferKind::Borrowed(0), 64);
+        let lent = borrowed.whole(lent);
+        borrowed.prepare[0].operands[0] = Some(lent);
+        let memory_too = plan_memory(&borrowed).unwrap();
+        call_spans(&mut borrowed, "bad", &[lent, output], 1);
+        refused(&borrowed, &memory_too, "node `bad` names operand 0, which is another plan's");
         calls.prepare[0].operands[0] = Some(input);
         refused(&calls, &memory, "node `conv` prepares from operand 0, which is no constant");
     }

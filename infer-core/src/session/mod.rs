@@ -76,11 +76,14 @@ impl Session {
     /// If there is no plan for the backend; those of [`Session::open`]; on a GPU one of a kind of its own for no driver,
     /// too old a driver, no such GPU, too old an architecture and too little memory.
     pub fn open_any(plans: Plans<'_>, options: EngineOptions) -> Result<Self> {
-        let (plan, modules, backend): (_, Modules<'_>, _) = match plans.choose(&options)? {
-            Chosen::Cpu(plan, _) => (plan, &[], runtime::Backend::Cpu),
-            #[cfg(feature = "cuda")]
-            Chosen::Cuda(CudaPlan { plan, modules, .. }) => (plan, modules, runtime::Backend::Cuda),
-        };
+        let (plan, lender, modules, backend): (_, Option<PlanBytes>, Modules<'_>, _) =
+            match plans.choose(&options)? {
+                Chosen::Cpu(plan, _) => (plan, None, &[], runtime::Backend::Cpu),
+                #[cfg(feature = "cuda")]
+                Chosen::Cuda(CudaPlan { plan, modules, .. }, lender) => {
+                    (plan, lender, modules, runtime::Backend::Cuda)
+                }
+            };
         if !format::is_program(plan.as_slice()) {
             let runs_on = match backend {
                 #[cfg(feature = "cuda")]
@@ -88,17 +91,25 @@ impl Session {
                 runtime::Backend::Cuda => RunsOn::Gpu,
                 runtime::Backend::Cpu => RunsOn::Processor,
             };
-            let region = Region::open(plan, runs_on, modules, options)?;
+            let region = Region::open(plan, lender.as_ref(), runs_on, modules, options)?;
             let ports = |ports: &[Port]| ports.iter().cloned().map(ValuePort::from).collect();
             let (inputs, outputs) = (ports(&region.inputs), ports(&region.outputs));
             return Ok(Session { backend, inputs, outputs, body: Body::Plan(region) });
         }
         let (parts, plans) = Parts::read(plan.as_slice())?;
+        // A static part borrows from its own plan for the processor.
+        let mut lenders = Vec::new();
+        if let Some(lender) = &lender {
+            for (_, range) in Parts::read(lender.as_slice())?.1 {
+                lenders.push(lender.part(range)?);
+            }
+        }
         let isa = Isa::selected().map_err(|error| Error::new(ErrorKind::Configuration, error.to_string()))?;
         let threads = thread_count(options.threads)?;
         let mut regions = Vec::with_capacity(plans.len());
-        for (runs_on, range) in plans {
-            regions.push(Arc::new(Region::open(plan.part(range)?, runs_on, modules, options)?));
+        for (index, (runs_on, range)) in plans.into_iter().enumerate() {
+            let (plan, lender) = (plan.part(range)?, lenders.get(index));
+            regions.push(Arc::new(Region::open(plan, lender, runs_on, modules, options)?));
         }
         let program = Program::with(&parts.graph, &regions).map_err(|reason| {
             Error::new(ErrorKind::Plan, format!("the plan cannot be used: {}", reason.what))
@@ -303,8 +314,15 @@ pub(crate) struct Region {
 }
 
 impl Region {
+    /// Opens its plan; one for GPUs may borrow the weights of `lender`.
     #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "there are no modules"))]
-    fn open(plan: PlanBytes, runs_on: RunsOn, modules: Modules<'_>, options: EngineOptions) -> Result<Self> {
+    fn open(
+        plan: PlanBytes,
+        lender: Option<&PlanBytes>,
+        runs_on: RunsOn,
+        modules: Modules<'_>,
+        options: EngineOptions,
+    ) -> Result<Self> {
         let engine = match runs_on {
             RunsOn::Processor => {
                 let kernels = registered_kernels(&PlanView::read(plan.as_slice())?)?;
@@ -317,7 +335,7 @@ impl Region {
                         "the plan is damaged: a part of it is of another kind; compile the model again";
                     return Err(Error::new(ErrorKind::Plan, what));
                 }
-                AnyEngine::open_cuda(plan, modules, &registered_kernels, options)?
+                AnyEngine::open_cuda(plan, lender, modules, &registered_kernels, options)?
             }
             #[cfg(not(feature = "cuda"))]
             RunsOn::Gpu | RunsOn::Both => {

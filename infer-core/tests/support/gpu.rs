@@ -1,13 +1,23 @@
 //! Plans on a GPU; where there is none, why a test is skipped.
 
+use std::time::Instant;
+
+use super::super::infer_core::compile::{Compiled, compile_with};
 use super::super::infer_core::constant::Constant;
+use super::super::infer_core::diagnostic::Diagnostic;
 use super::super::infer_core::lower_cuda::Lowered;
-use super::super::infer_core::options::Precision;
+use super::super::infer_core::onnx::ModelFile;
+use super::super::infer_core::onnx::proto::{Dimension, TensorShapeProto, TypeProto, type_proto};
+use super::super::infer_core::options::{Backends, Options, Precision};
 use super::super::infer_core::plan::{AlignedBytes, Port};
-use super::super::infer_core::runtime::Output;
 use super::super::infer_core::runtime::cuda::{CudaEngine, CudaOptions};
+use super::super::infer_core::runtime::{Backend, CudaPlan, EngineOptions, Output, Plans};
+use super::super::infer_core::session::Session;
+use super::super::infer_core::tactics::Tactics;
 use super::super::infer_core::{ErrorKind, Result};
+use super::proto;
 use infer_kernels::cuda::MODULES;
+use prost::Message;
 
 /// Every precision, and how far results may be from the reference, as a fraction of the largest.
 pub const PRECISIONS: [(Precision, f32); 4] =
@@ -66,4 +76,43 @@ pub fn outputs(engine: &CudaEngine, inputs: &[Constant]) -> Result<Vec<Constant>
     let outputs = run(engine, &inputs.iter().map(|input| &input.data()[..]).collect::<Vec<_>>())?;
     let typed = |(port, bytes): (&Port, Vec<u8>)| Constant::new(port.ty.clone(), bytes.into()).unwrap();
     Ok(engine.info().outputs.iter().zip(outputs).map(typed).collect())
+}
+
+/// What the compiler makes of a model for both backends, or as `change` has it.
+pub fn compiled_with(
+    text: &str,
+    tactics: Tactics,
+    change: impl Fn(&mut Options),
+) -> std::result::Result<Compiled, Vec<Diagnostic>> {
+    let mut proto = proto(text);
+    // Of positions one has to say what they are.
+    let outputs = proto.graph.as_mut().into_iter().flat_map(|graph| &mut graph.output);
+    for output in outputs.filter(|output| output.name == "positions") {
+        let dim = vec![Dimension { value: None }; 2];
+        let tensor = type_proto::Tensor { elem_type: 7, shape: Some(TensorShapeProto { dim }) };
+        output.r#type = Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)) });
+    }
+    let bytes = proto.encode_to_vec().into();
+    let file = ModelFile { name: "test.onnx".to_owned(), bytes, proto, sources: Vec::new() };
+    let mut options = Options::new("test.onnx");
+    options.backends = Backends::Auto;
+    // These models are small.
+    options.least_gpu_work = 1000;
+    change(&mut options);
+    compile_with(file, &options, tactics, Instant::now())
+}
+
+/// Opens it.
+pub fn session(compiled: &Compiled, backend: Option<Backend>) -> Result<Session> {
+    let mut plans = Plans::default();
+    if !compiled.plan.is_empty() {
+        plans.cpu = Some((AlignedBytes::copy_of(&compiled.plan)?.into(), &[]));
+    }
+    if let Some(plan) = &compiled.cuda_plan {
+        let plan = AlignedBytes::copy_of(plan)?.into();
+        plans.cuda = Some(CudaPlan { plan, modules: MODULES, kernels: &[] });
+    }
+    let mut options = EngineOptions::default();
+    options.backend = backend;
+    Session::open_any(plans, options)
 }

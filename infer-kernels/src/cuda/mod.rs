@@ -12,12 +12,14 @@ mod conv;
 mod norm;
 mod picture;
 pub mod plain;
+mod retile;
 mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
 pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile};
 pub use norm::{GroupNorm, MOST_GROUPED};
 pub use picture::{Layout, Map, MapKind, Resize, STEM_CHANNELS, Stem, Window};
+pub use retile::{Retile, Stored, round_to_tf32};
 pub use rows::{AXES, ElementOp, ElementType, Elementwise, Gather, Norm, Product, Reduction, ReductionKind};
 
 use crate::{Call, Invalid};
@@ -73,6 +75,8 @@ modules! {
     PLAIN_ROWS = "plain_rows";
     /// Row-major convolutions, pools and recurrent networks.
     PLAIN_WINDOWS = "plain_windows";
+    /// Weights of the processor's plan in another order.
+    RETILE = "retile";
     /// What row-major tensors go through.
     ROWS = "rows";
 }
@@ -128,7 +132,8 @@ impl CudaKernel {
 /// Every kernel.
 pub fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
     let pictures = conv::KERNELS.iter().chain(norm::KERNELS).chain(picture::KERNELS);
-    attention::KERNELS.iter().chain(pictures).chain(rows::KERNELS).chain(plain::kernels())
+    let others = retile::KERNELS.iter().chain(rows::KERNELS).chain(plain::kernels());
+    attention::KERNELS.iter().chain(pictures).chain(others)
 }
 
 /// The kernel of that name.

@@ -209,6 +209,7 @@ impl Facts {
                 "supported": true,
                 "flops": summary.flops,
                 "weight_bytes": summary.weight_bytes,
+                "borrowed_weight_bytes": summary.borrowed_weight_bytes,
                 "arena_bytes": summary.arena_bytes,
                 "optimized_nodes": fusions.nodes,
                 "run_time_nodes": summary.run_time_nodes,
@@ -293,6 +294,10 @@ fn text_of_compiled(summary: &Summary, fusions: &Fusions, tuned: Option<&str>) -
             "GPUs",
             &format!("compiled for NVIDIA GPUs: {gpu} nodes{beside}, with the kernels of {modules}{tuned}"),
         );
+    }
+    if summary.borrowed_weight_bytes > 0 {
+        let borrowed = bytes(summary.borrowed_weight_bytes);
+        line("  weights", &format!("{borrowed} on the GPU are made of those of the processor's plan"));
     }
     if summary.cuda_parts.len() > 1 {
         for part in &summary.cuda_parts {

@@ -404,6 +404,19 @@ impl Stream {
         check(result, "copying to the GPU")
     }
 
+    /// Copies `from` to where `to` has it from `offset` on, as far as it has room.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Stream::upload`].
+    pub unsafe fn upload_to(&self, from: &[u8], to: &DeviceMemory, offset: usize) -> Result<()> {
+        let offset = offset.min(to.bytes);
+        let (bytes, address) = (from.len().min(to.bytes - offset), to.address + offset as u64);
+        // SAFETY: both sides have so many bytes, and the caller answers for their lives.
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(address, from.as_ptr().cast(), bytes, self.handle) };
+        check(result, "copying to the GPU")
+    }
+
     /// Copies all of `from` to the host.
     ///
     /// # Safety

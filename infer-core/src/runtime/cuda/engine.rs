@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use infer_kernels::Call;
 use infer_kernels::cuda::{self, CudaKernel, Launch, Module};
 
-use super::driver::{Device, DeviceMemory, Function, LoadedModule, device_count};
+use super::driver::{Device, DeviceMemory, Function, LoadedModule, Stream, device_count};
 use super::{CudaContext, State};
 use crate::error::{Error, ErrorKind, Result};
 #[cfg(feature = "compiler")]
 use crate::plan::AlignedBytes;
-use crate::plan::{Location, Operand, PlanView, Port};
+use crate::plan::{self, ALIGNMENT, Location, Operand, PlanId, PlanView, Port};
 use crate::runtime::{Output, PlanBytes};
 
 /// How a plan is opened.
@@ -51,7 +51,8 @@ struct Calls<'p> {
 }
 
 impl<'p> Calls<'p> {
-    fn of(view: &PlanView<'p>) -> Result<Self> {
+    /// Those of a plan that are `steps`.
+    fn of(view: &PlanView<'p>, steps: impl ExactSizeIterator<Item = plan::Step<'p>>) -> Result<Self> {
         let table: Vec<&'static CudaKernel> = view
             .kernels()
             .iter()
@@ -64,19 +65,12 @@ impl<'p> Calls<'p> {
             .collect::<Result<_>>()?;
 
         let mut operands: Vec<Operand> = Vec::new();
-        let mut steps = Vec::with_capacity(view.steps().len());
-        for step in view.steps() {
+        let mut validated = Vec::with_capacity(steps.len());
+        for step in steps {
             // Reading found the position to be in the plan's table, which has been resolved whole.
             let kernel = table[step.kernel];
             let first = operands.len();
             operands.extend(step.operands());
-            if step.operands().any(|operand| operand.location == Location::Prepared) {
-                let what = format!(
-                    "node `{}` reads prepared memory, which plans for the GPU do not have",
-                    step.node
-                );
-                return Err(Error::new(ErrorKind::Plan, what));
-            }
             let sizes: Vec<u64> = step.operands().map(|operand| operand.bytes as u64).collect();
             let call = Call { params: step.params, operand_bytes: &sizes };
             (kernel.validate)(&call).map_err(|invalid| {
@@ -90,9 +84,9 @@ impl<'p> Calls<'p> {
             bytemuck::cast_slice_mut::<u64, u8>(&mut params)[..step.params.len()]
                 .copy_from_slice(step.params);
             let launch = (kernel.launch)(step.params);
-            steps.push(Step { kernel, launch, params, operands: first..operands.len(), node: step.node });
+            validated.push(Step { kernel, launch, params, operands: first..operands.len(), node: step.node });
         }
-        Ok(Calls { steps, operands })
+        Ok(Calls { steps: validated, operands })
     }
 
     /// The steps with their functions, from these modules; the GPU's context is that of the thread.
@@ -110,6 +104,65 @@ impl<'p> Calls<'p> {
         });
         steps.collect()
     }
+
+    /// Runs steps that prepare, one after the other: what they borrow is copied to the GPU for each.
+    fn prepare(
+        &self,
+        modules: &[(&'static str, LoadedModule)],
+        borrowed: &[u8],
+        weights: &DeviceMemory,
+        prepared: &DeviceMemory,
+        device: &Arc<Device>,
+    ) -> Result<()> {
+        let steps = self.resolved(modules)?;
+        let size = |operand: &Operand| match operand.location {
+            Location::Borrowed => operand.bytes.next_multiple_of(ALIGNMENT),
+            _ => 0,
+        };
+        let sizes =
+            steps.iter().map(|step| self.operands[step.operands.clone()].iter().map(size).sum::<usize>());
+        let Some(most) = sizes.max() else { return Ok(()) };
+        let (staging, stream) = (DeviceMemory::filled(device, most, 0)?, Stream::new(device)?);
+        let run = |step: &ResolvedStep| -> Result<()> {
+            let operands = &self.operands[step.operands.clone()];
+            let (mut argument, mut staged) = (Vec::with_capacity(operands.len() + 1 + step.params.len()), 0);
+            for operand in operands {
+                argument.push(match operand.location {
+                    Location::Borrowed => {
+                        let start = operand.offset_bytes;
+                        // SAFETY: the plan's bytes and the memory live until the wait below. Where it is written again
+                        // the kernel before has read it: the stream runs in order.
+                        unsafe { stream.upload_to(&borrowed[start..][..operand.bytes], &staging, staged)? };
+                        staged += size(operand);
+                        staging.address() + (staged - size(operand)) as u64
+                    }
+                    Location::Weights => weights.address() + operand.offset_bytes as u64,
+                    Location::Prepared => prepared.address() + operand.offset_bytes as u64,
+                    // Reading the plan found no step that prepares from anything else.
+                    _ => 0,
+                });
+            }
+            // Kernels that prepare count nothing.
+            argument.push(0);
+            argument.extend(&step.params);
+            // SAFETY: `Calls::of` had the kernel validate the call; the argument is made of its parameters and of memory
+            // of the checked sizes, which lives until the wait below.
+            unsafe { stream.launch(step.function, &step.launch, &argument, false) }
+        };
+        let done = steps.iter().try_for_each(run);
+        done.and(stream.wait())
+    }
+}
+
+/// The weights of the plan `lender`, which is to be that with this name.
+fn lent(id: PlanId, lender: Option<&PlanBytes>) -> Result<&[u8]> {
+    let wrong = |what: &str| Err(Error::new(ErrorKind::Plan, format!("the plan borrows weights {what}")));
+    let Some(lender) = lender else { return wrong("of the processor's plan, which is not there") };
+    let view = PlanView::read(lender.as_slice())?;
+    if view.id() != id {
+        return wrong("of another plan than that of the processor that is there; compile the model again");
+    }
+    Ok(view.weights())
 }
 
 /// A plan that has been opened on a GPU: validated, its weights and kernels there. Any number of threads may share it.
@@ -123,6 +176,8 @@ pub struct CudaEngine {
     pub(super) operands: Vec<Operand>,
     pub(super) arena_bytes: usize,
     pub(super) weights: Arc<DeviceMemory>,
+    /// What was made of weights, borrowed ones for the most part, when the plan was opened.
+    pub(super) prepared: Arc<DeviceMemory>,
     /// See [`Stream::launch`](super::Stream::launch).
     pub(super) hopper: bool,
     /// The modules by their names, for as long as their kernels are used.
@@ -141,7 +196,7 @@ pub struct CudaInfo<'e> {
     pub outputs: &'e [Port],
     /// The size of the memory that each context has on the GPU beside inputs and outputs.
     pub arena_bytes: usize,
-    /// The size of the weights.
+    /// The size of the weights on the GPU, its own and those made of borrowed ones.
     pub weight_bytes: usize,
     /// The GPU's name.
     pub device: &'e str,
@@ -178,12 +233,31 @@ impl CudaEngine {
         linked: &[&'static Module],
         options: CudaOptions,
     ) -> Result<Self> {
+        CudaEngine::open_borrowing(plan, None, linked, options)
+    }
+
+    /// [`CudaEngine::open`] of a plan that may borrow the weights of another, `lender`, which need not be kept.
+    ///
+    /// # Errors
+    ///
+    /// If the plan borrows, and there is no lender or it is another plan; those of [`CudaEngine::open`].
+    pub fn open_borrowing(
+        plan: impl Into<PlanBytes>,
+        lender: Option<&PlanBytes>,
+        linked: &[&'static Module],
+        options: CudaOptions,
+    ) -> Result<Self> {
         let plan = plan.into();
         let view = PlanView::read(plan.as_slice())?;
-        let calls = Calls::of(&view)?;
+        let borrowed = match view.lender() {
+            Some(id) => lent(id, lender)?,
+            None => &[],
+        };
+        let calls = Calls::of(&view, view.steps())?;
+        let preparation = Calls::of(&view, view.prepare_steps())?;
         let device = Device::open(options.device)?;
         let mut modules: Vec<(&'static str, LoadedModule)> = Vec::new();
-        for Step { kernel, .. } in &calls.steps {
+        for Step { kernel, .. } in preparation.steps.iter().chain(&calls.steps) {
             if modules.iter().any(|(name, _)| *name == kernel.module) {
                 continue;
             }
@@ -195,8 +269,11 @@ impl CudaEngine {
             modules.push((kernel.module, LoadedModule::load(&device, module)?));
         }
         let steps = calls.resolved(&modules)?;
-        let weights = Arc::new(DeviceMemory::copy_of(&device, view.weights())?);
-        Ok(CudaEngine::new(&view, steps, calls.operands, weights, Arc::new(modules), device))
+        let weights = DeviceMemory::copy_of(&device, view.weights())?;
+        let prepared = DeviceMemory::filled(&device, view.prepared_bytes(), 0)?;
+        preparation.prepare(&modules, borrowed, &weights, &prepared, &device)?;
+        let memory = [weights, prepared].map(Arc::new);
+        Ok(CudaEngine::new(&view, steps, calls.operands, memory, Arc::new(modules), device))
     }
 
     /// The same model with other calls: a plan that differs from the engine's in how calls are computed alone, without its
@@ -209,18 +286,19 @@ impl CudaEngine {
     pub fn retuned(&self, tables: &AlignedBytes) -> Result<Self> {
         let tables = tables.as_slice();
         let view = PlanView::read_tables(tables, (tables.len() + self.weights.bytes()) as u64)?;
-        let calls = Calls::of(&view)?;
+        let calls = Calls::of(&view, view.steps())?;
         self.device.bind()?;
         let steps = calls.resolved(&self.modules)?;
-        let (weights, modules) = (self.weights.clone(), self.modules.clone());
-        Ok(CudaEngine::new(&view, steps, calls.operands, weights, modules, self.device.clone()))
+        let memory = [self.weights.clone(), self.prepared.clone()];
+        let (modules, device) = (self.modules.clone(), self.device.clone());
+        Ok(CudaEngine::new(&view, steps, calls.operands, memory, modules, device))
     }
 
     fn new(
         view: &PlanView<'_>,
         steps: Vec<ResolvedStep>,
         operands: Vec<Operand>,
-        weights: Arc<DeviceMemory>,
+        [weights, prepared]: [Arc<DeviceMemory>; 2],
         modules: Arc<Vec<(&'static str, LoadedModule)>>,
         device: Arc<Device>,
     ) -> Self {
@@ -230,6 +308,7 @@ impl CudaEngine {
             outputs: view.outputs().to_vec(),
             arena_bytes: view.arena_bytes(),
             weights,
+            prepared,
             hopper: steps.iter().all(|step| step.function.hopper),
             steps,
             operands,
@@ -264,7 +343,7 @@ impl CudaEngine {
             inputs: &self.inputs,
             outputs: &self.outputs,
             arena_bytes: self.arena_bytes,
-            weight_bytes: self.weights.bytes(),
+            weight_bytes: self.weights.bytes() + self.prepared.bytes(),
             device: &self.device.name,
             architecture: self.device.architecture,
             multiprocessors: self.device.multiprocessors,

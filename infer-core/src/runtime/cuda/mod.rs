@@ -122,10 +122,11 @@ fn arguments(
     let argument = |step: &ResolvedStep| {
         let addresses = engine.operands[step.operands.clone()].iter().map(|operand| {
             let base = match operand.location {
-                // `CudaEngine::open` refuses plans with prepared memory.
-                Location::Absent | Location::Prepared => return 0,
+                // No step of an inference reads what is borrowed.
+                Location::Absent | Location::Borrowed => return 0,
                 Location::Arena => arena.address(),
                 Location::Weights => engine.weights.address(),
+                Location::Prepared => engine.prepared.address(),
                 Location::Input(port) => inputs[port],
                 Location::Output(port) => outputs[port],
             };

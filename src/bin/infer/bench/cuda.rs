@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use infer_core::compile::{Compiled, Place};
 use infer_core::options::Options;
 use infer_core::plan::AlignedBytes;
-use infer_core::runtime::Output;
 use infer_core::runtime::cuda::{CudaContext, CudaEngine, CudaOptions, CudaQuery, probe};
+use infer_core::runtime::{Output, PlanBytes};
 use infer_core::value::{Value, ValuePort};
 use infer_kernels::cuda::MODULES;
 use serde_json::json;
@@ -62,8 +62,12 @@ pub fn bench(arguments: &BenchArguments, model: Model) -> anyhow::Result<Verdict
     let Model { file, options, inputs, compiled, compile_seconds } = model;
     let Some(plan) = compiled.cuda_plan else { bail!("the model has no plan for GPUs") };
     let plan = AlignedBytes::copy_of(&plan)?;
+    let lender = match compiled.plan.as_slice() {
+        [] => None,
+        lender => Some(PlanBytes::from(AlignedBytes::copy_of(lender)?)),
+    };
     let start = Instant::now();
-    let engine = CudaEngine::open(plan, MODULES, CudaOptions::default())?;
+    let engine = CudaEngine::open_borrowing(plan, lender.as_ref(), MODULES, CudaOptions::default())?;
     let load_seconds = start.elapsed().as_secs_f64();
     let inputs = match inputs {
         Some(inputs) => inputs,
