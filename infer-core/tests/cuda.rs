@@ -25,6 +25,8 @@ use support::{assert_close, inputs, model, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
+#[path = "cuda/transposed.rs"]
+mod transposed;
 
 /// Compares a graph in every precision with the reference, with the tactics of the cost model and with each of `more`.
 fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {

@@ -17,6 +17,7 @@ pub const MODULES: &[&str] = &[
     "picture",
     "plain_elements",
     "plain_index",
+    "plain_recurrent",
     "plain_rows",
     "plain_windows",
     "retile",

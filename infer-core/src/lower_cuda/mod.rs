@@ -14,6 +14,7 @@ mod plain;
 mod products;
 mod rows;
 pub mod tactics;
+mod transposed;
 
 use infer_kernels::call::Activation;
 use infer_kernels::cuda::{ElementType, Map, MapKind};

@@ -5,14 +5,16 @@ use infer_kernels::cuda::{Conv as ConvCall, MapKind, Resize as ResizeCall, Stem 
 use infer_kernels::cuda::{GroupNorm as GroupNormCall, MOST_GROUPED, Window as WindowCall};
 
 use super::pack::{self, Weights, padded};
-use super::{Form, Home, Lowering, Picture, channel_parts, extents, int, is_same_picture, tactics};
+use super::{
+    Form, Home, Lowering, Picture, channel_parts, extents, int, is_same_picture, tactics, transposed,
+};
 use crate::calls::{BufferKind, Span};
 use crate::diagnostic::Reason;
 use crate::graph::{Graph, Node, ValueId};
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::clip::Clip;
 use crate::ops::concat::Concat;
-use crate::ops::conv::Conv;
+use crate::ops::conv::{Conv, ConvTranspose};
 use crate::ops::matmul::MatMul;
 use crate::ops::normalization::GroupNormalization;
 use crate::ops::pool::{Pool, PoolKind};
@@ -45,6 +47,9 @@ pub(super) fn wants_pictures(graph: &Graph, node: &Node) -> bool {
     if node.op_as::<Conv>().is_some() {
         let is_known = |index: usize| graph.constant(node.input(index)).is_some();
         return is_known(1) && (node.input(2).is_none() || is_known(2));
+    }
+    if let Some(conv) = node.op_as::<ConvTranspose>() {
+        return transposed::windows(graph, node, conv).is_some();
     }
     if let Some(pool) = node.op_as::<Pool>() {
         return pool.kind != PoolKind::Lp && node.output(1).is_none();
@@ -144,6 +149,8 @@ impl Lowering<'_> {
         }
         if let Some(conv) = node.op_as::<Conv>() {
             self.conv(conv, node, output)
+        } else if let Some(conv) = node.op_as::<ConvTranspose>() {
+            self.conv_transpose(conv, node, output)
         } else if let Some(product) = node.op_as::<MatMul>() {
             self.product(product, node, output)
         } else if let Some(pool) = node.op_as::<Pool>() {
@@ -167,7 +174,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn operand(&mut self, node: &Node, index: usize) -> Result<Picture, Reason> {
+    pub(super) fn operand(&mut self, node: &Node, index: usize) -> Result<Picture, Reason> {
         let id = node.input(index).ok_or_else(|| Reason::new(format!("input {index} is missing")))?;
         self.picture(id)
     }
@@ -308,7 +315,7 @@ impl Lowering<'_> {
     }
 
     /// A convolution or product on packed weights. Its tactic is chosen later.
-    fn dense(
+    pub(super) fn dense(
         &mut self,
         params: ConvCall,
         x: &Picture,
@@ -505,7 +512,12 @@ pub(super) fn unsupported() -> Reason {
 }
 
 /// A convolution without its residual and its tactic.
-fn conv_call(w: &Windows, x: &Picture, y: &Picture, activation: Activation) -> Result<ConvCall, Reason> {
+pub(super) fn conv_call(
+    w: &Windows,
+    x: &Picture,
+    y: &Picture,
+    activation: Activation,
+) -> Result<ConvCall, Reason> {
     Ok(ConvCall {
         in_h: int(x.h)?,
         in_w: int(x.w)?,

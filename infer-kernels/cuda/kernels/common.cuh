@@ -102,6 +102,11 @@ struct Eight {
         for (int i = 0; i < int(sizeof(T) / 2); ++i) bits[i] = reinterpret_cast<const uint4*>(from)[i];
     }
 
+    __device__ __forceinline__ void store(T* to) const {
+#pragma unroll
+        for (int i = 0; i < int(sizeof(T) / 2); ++i) reinterpret_cast<uint4*>(to)[i] = bits[i];
+    }
+
     __device__ __forceinline__ void widen(float (&v)[8]) const {
         const T* values = reinterpret_cast<const T*>(bits);
 #pragma unroll

@@ -351,6 +351,37 @@ __device__ __forceinline__ void resize(const Resize& p) {
 
 }  // namespace
 
+// `cuda::Interleave` behind its operands: the phases of a pixel become pixels side by side and below each other.
+struct Interleave {
+    const void* input;
+    void* output;
+    unsigned* counters;
+
+    int32_t in_h, in_w, in_stride;
+    int32_t phases_h, phases_w, crop_h, crop_w;
+    int32_t out_h, out_w, out_stride;
+    int32_t pixels, channels;
+};
+
+namespace {
+
+template <typename T>
+__device__ __forceinline__ void interleave(const Interleave& p) {
+    let_consumers_start();
+    wait_for_producers();
+    int m, c;
+    if (!place(p.pixels, p.channels / 8, m, c)) return;
+    const int x = m % p.out_w + p.crop_w, rest = m / p.out_w, y = rest % p.out_h + p.crop_h, n = rest / p.out_h;
+    const int row = y / p.phases_h, column = x / p.phases_w;
+    const int phase = (y - row * p.phases_h) * p.phases_w + x - column * p.phases_w;
+    const size_t pixel = (size_t(n) * p.in_h + row) * p.in_w + column;
+    Eight<T> v;
+    v.load(static_cast<const T*>(p.input) + pixel * p.in_stride + size_t(phase) * p.channels + c);
+    v.store(static_cast<T*>(p.output) + size_t(m) * p.out_stride + c);
+}
+
+}  // namespace
+
 // `cuda::Layout` behind its operands: a row-major tensor of f32, `[N, C, pixels of an image]`, and a picture of
 // `channels` channels, those beyond C zeros.
 struct Layout {
@@ -412,6 +443,7 @@ __device__ __forceinline__ void to_plain(const Layout& p) {
     KERNEL(stem3_##SUFFIX, Stem, (stem<T, 3>))                      \
     KERNEL(map_##SUFFIX, Map, map<T>)                               \
     KERNEL(resize_##SUFFIX, Resize, resize<T>)                      \
+    KERNEL(interleave_##SUFFIX, Interleave, interleave<T>)          \
     KERNEL(from_plain_##SUFFIX, Layout, from_plain<T>)              \
     KERNEL(to_plain_##SUFFIX, Layout, to_plain<T>)
 

@@ -18,7 +18,7 @@ mod rows;
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
 pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile};
 pub use norm::{GroupNorm, MOST_GROUPED};
-pub use picture::{Layout, Map, MapKind, Resize, STEM_CHANNELS, Stem, Window};
+pub use picture::{Interleave, Layout, Map, MapKind, Resize, STEM_CHANNELS, Stem, Window};
 pub use retile::{Retile, Stored, round_to_tf32};
 pub use rows::{AXES, ElementOp, ElementType, Elementwise, Gather, Norm, Product, Reduction, ReductionKind};
 
@@ -71,9 +71,11 @@ modules! {
     PLAIN_ELEMENTS = "plain_elements";
     /// Row-major calls whose elements are placed by others.
     PLAIN_INDEX = "plain_index";
+    /// Row-major recurrent networks.
+    PLAIN_RECURRENT = "plain_recurrent";
     /// Row-major calls along axes.
     PLAIN_ROWS = "plain_rows";
-    /// Row-major convolutions, pools and recurrent networks.
+    /// Row-major convolutions and pools.
     PLAIN_WINDOWS = "plain_windows";
     /// Weights of the processor's plan in another order.
     RETILE = "retile";

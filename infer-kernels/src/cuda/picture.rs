@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{CudaKernel, Launch, element_bytes, expect_picture, positive, product};
+use super::{CudaKernel, Launch, element_bytes, expect_picture, extent, positive, product};
 use crate::call::Activation;
 use crate::{Call, Invalid};
 
@@ -177,6 +177,41 @@ pub struct Resize {
     /// Output pixels of all images.
     pub pixels: i32,
     /// Channels.
+    pub channels: i32,
+}
+
+/// `cuda_interleave_*`: pixels whose channels lie in phases, each phase a pixel of the output.
+///
+/// `out[n, y, x, c] = in[n, (y + crop_h) / phases_h, (x + crop_w) / phases_w, phase, c]`, phases counted by the remainders,
+/// those of rows outermost.
+///
+/// Operands: input; output.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Interleave {
+    /// Input rows.
+    pub in_h: i32,
+    /// Input columns.
+    pub in_w: i32,
+    /// Elements from one input pixel to the next.
+    pub in_stride: i32,
+    /// Output rows of an input row.
+    pub phases_h: i32,
+    /// Output columns of an input column.
+    pub phases_w: i32,
+    /// Rows before the first of the output.
+    pub crop_h: i32,
+    /// Columns before the first of the output.
+    pub crop_w: i32,
+    /// Output rows.
+    pub out_h: i32,
+    /// Output columns.
+    pub out_w: i32,
+    /// Elements from one output pixel to the next.
+    pub out_stride: i32,
+    /// Output pixels of all images.
+    pub pixels: i32,
+    /// Channels of a phase.
     pub channels: i32,
 }
 
@@ -400,6 +435,34 @@ fn launch_resize(params: &[u8]) -> Launch {
     by_chunks(p.pixels, p.channels)
 }
 
+fn validate_interleave(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid> {
+    let p: &Interleave = call.params()?;
+    call.expect_operands(2)?;
+    let [out_h, out_w, pixels] = [positive(p.out_h)?, positive(p.out_w)?, positive(p.pixels)?];
+    let image = product(&[out_h, out_w])?;
+    if !pixels.is_multiple_of(image) {
+        return Err(Invalid("a part of an image"));
+    }
+    let (channels, [in_h, in_w]) = (positive(p.channels)?, [positive(p.in_h)?, positive(p.in_w)?]);
+    let phases = [positive(p.phases_h)?, positive(p.phases_w)?];
+    let axes = [(in_h, phases[0], p.crop_h, out_h), (in_w, phases[1], p.crop_w, out_w)];
+    for (input, phases, crop, output) in axes {
+        if extent(crop)? + output > product(&[input, phases])? {
+            return Err(Invalid("more output than there are phases"));
+        }
+    }
+    let (in_pixels, width) =
+        (product(&[pixels / image, in_h, in_w])?, product(&[phases[0], phases[1], channels])?);
+    product(&[pixels, channels])?;
+    expect_picture(call, 0, in_pixels, p.in_stride, width, element_bytes)?;
+    expect_picture(call, 1, pixels, p.out_stride, channels, element_bytes)
+}
+
+fn launch_interleave(params: &[u8]) -> Launch {
+    let p: &Interleave = bytemuck::from_bytes(params);
+    by_chunks(p.pixels, p.channels)
+}
+
 /// `plain` and `picture`: the positions of the operands.
 fn validate_layout(call: &Call<'_>, plain: usize, picture: usize, element_bytes: u64) -> Result<(), Invalid> {
     let p: &Layout = call.params()?;
@@ -449,6 +512,7 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
     "stem3" |call: &_, bytes| validate_stem(call, 3, bytes), launch_stem;
     "map" validate_map, launch_map;
     "resize" validate_resize, launch_resize;
+    "interleave" validate_interleave, launch_interleave;
     "from_plain" |call: &_, bytes| validate_layout(call, 0, 1, bytes), launch_layout;
     "to_plain" |call: &_, bytes| validate_layout(call, 1, 0, bytes), launch_layout;
 };
