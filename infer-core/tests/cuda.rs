@@ -87,12 +87,37 @@ fn convolutions_by_every_tile() {
 }
 
 #[test]
+fn blocks_go_from_tile_to_tile() {
+    // More tiles than blocks, the last of each row and column in part, of one step, two, and more than there are stages.
+    let wide: Vec<_> =
+        TILES.iter().chain(TILES_BF16).filter(|tile| tile.wide).map(|tile| (tile, 1)).collect();
+    for (c, m, extent, attributes) in
+        [(16, 280, "1,1", ""), (72, 8, "1,1", ""), (40, 24, "3,3", "pads=[1,1,1,1]")]
+    {
+        check_tactics(
+            &format!(
+                "input x 1,{c},190,181
+                 random w {m},{c},{extent}
+                 random b {m}
+                 y = Conv(x, w, b) {attributes}
+                 output y"
+            ),
+            &wide,
+        );
+    }
+}
+
+#[test]
 fn convolutions_of_few_channels() {
     for (n, c, m, extent, attributes) in [
         (1, 3, 16, "3,3", "pads=[1,1,1,1]"),
         (2, 3, 33, "3,3", "pads=[1,0,1,1] strides=[2,2]"),
         (1, 1, 8, "4,2", "dilations=[2,1]"),
         (2, 4, 70, "2,3", "pads=[1,1,1,1] strides=[2,2]"),
+        (1, 3, 16, "7,7", "pads=[3,3,3,3] strides=[2,2]"),
+        (2, 1, 33, "5,4", "pads=[0,4,1,3] strides=[1,2] dilations=[2,3]"),
+        (2, 4, 24, "3,5", "pads=[2,0,0,1] strides=[3,4]"),
+        (1, 2, 8, "5,3", "pads=[1,1,1,1]"),
     ] {
         check(&format!(
             "input x {n},{c},29,17
@@ -133,7 +158,16 @@ fn residuals_and_activations() {
                  y = {activation}
                  output y"
             ),
-            &[(&TILES[3], 1), (&TILES[3], 3), (&TILES_TF32[1], 3), (&Tile::F32, 3)],
+            &[
+                (&TILES[3], 1),
+                (&TILES[3], 3),
+                (&TILES[7], 1),
+                (&TILES[8], 1),
+                (&TILES_BF16[10], 1),
+                (&TILES_TF32[1], 3),
+                (&TILES_TF32[3], 1),
+                (&Tile::F32, 3),
+            ],
         );
     }
 }
