@@ -21,9 +21,6 @@ pub const MULTIPROCESSORS: f64 = 132.0;
 /// Shared memory of a multiprocessor, and what each block takes beside what it asks for.
 const SHARED_BYTES: f64 = 227.0 * 1024.0;
 const BLOCK_BYTES: f64 = 2048.0;
-/// Threads of a multiprocessor, and the most blocks that are counted on.
-const THREADS: f64 = 2048.0;
-const BLOCKS: f64 = 8.0;
 
 /// For each of [`TILES`] the nanoseconds of a step that others share a multiprocessor with, and of one alone.
 const STEPS: [[f64; 2]; 8] = [
@@ -93,7 +90,7 @@ fn cost(tactic: Tactic, call: &Conv) -> f64 {
         return BLOCK + (tiles / f64::from(WIDE_BLOCKS)).ceil() * (steps as f64 * wide[0] * taps + wide[1]);
     }
     let bytes = f64::from(tile.shared_bytes(steps as u32, splits)) + BLOCK_BYTES;
-    let resident = (SHARED_BYTES / bytes).min(THREADS / f64::from(tile.threads)).floor().clamp(1.0, BLOCKS);
+    let resident = (SHARED_BYTES / bytes).floor().clamp(1.0, tile.blocks.into());
     let share = (tiles * f64::from(splits) / MULTIPROCESSORS).ceil();
     let together = share.min(resident);
 

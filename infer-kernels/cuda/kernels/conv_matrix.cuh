@@ -26,40 +26,44 @@ namespace {
 // Threads of a block of `conv_wide`, or of what stands for it.
 constexpr int WIDE_THREADS = HAS_WGMMA ? 384 : 256;
 
-// Writes a 16×(8·TN) part of a product, which begins at (m, n), and leaves `sums` undefined. Of each 16×8 a thread has two
-// neighbours in a row and those eight rows below: the four of a quad swap, so that each has eight neighbours, as they
-// are written. What is added is fetched a turn ahead. Turns are no unrolled loop, for activations are much code; so the sums
-// move on to where the next turn finds them.
-template <typename T, int TN>
-__device__ __forceinline__ void finish_rows(const Conv& p, float (&sums)[TN][4], int m, int n) {
+// Writes what a thread has of TM products of 16×(8·TN), which begin at (m, n), (m + ROWS, n) and so on, and leaves `sums`
+// undefined. Of each 16×8 that is two neighbours in a row and those eight rows below: the four threads of a quad swap, so that
+// each has eight neighbours, as they are written. What is added to them is fetched a turn ahead. Activations are much code,
+// so turns are no unrolled loop: the sums move on to where the next turn finds them.
+template <typename T, int ROWS, int TM, int TN>
+__device__ __forceinline__ void finish_rows(const Conv& p, float (&sums)[TM][TN][4], int m, int n) {
     // A quad swaps four groups of columns of a row, and then of the other; or else two groups of both rows.
     constexpr bool FOUR = TN % 4 == 0;
-    constexpr int GROUPS = FOUR ? 4 : 2, ITEMS = FOUR ? 2 : 1;
+    constexpr int GROUPS = FOUR ? 4 : 2, ITEMS = FOUR ? 2 : 1, WIDTH = TN * 8;
     static_assert(TN % 2 == 0);
-    const int quad = threadIdx.x % 4, row = m + threadIdx.x % 32 / 4 + (FOUR ? 0 : quad / 2 * 8);
+    const auto group = [&](int index) -> float(&)[4] { return sums[index / TN][index % TN]; };
+    const int quad = threadIdx.x % 4;
     const bool odd = quad % 2 != 0, high = quad / 2 != 0;
-    int column = n + (FOUR ? quad : quad % 2) * 8;
-    const auto is_inside = [&](int item, int column) { return row + item * 8 < p.pixels && column < p.out_channels; };
+    const int end = n + WIDTH;
+    int row = m + threadIdx.x % 32 / 4 + (FOUR ? 0 : quad / 2 * 8), column = n + (FOUR ? quad : quad % 2) * 8;
+    const auto is_inside = [&](int item) { return row + item * 8 < p.pixels && column < p.out_channels; };
 
     Eight<T> residuals[ITEMS];
-    const auto fetch = [&](int item, int column) {
-        const T* from = static_cast<const T*>(p.residual) + size_t(row + item * 8) * p.residual_stride + column;
-        if (p.residual_mode && is_inside(item, column)) residuals[item].load(from);
-    };
     float biases[8] = {};
-    const auto fetch_biases = [&](int column) {
-        if (p.bias && column < p.out_channels) load8(p.bias + column, biases);
+    const auto fetch = [&](int item) {
+        if (item == ITEMS - 1 && p.bias && column < p.out_channels) load8(p.bias + column, biases);
+        const T* from = static_cast<const T*>(p.residual) + size_t(row + item * 8) * p.residual_stride + column;
+        if (p.residual_mode && is_inside(item)) residuals[item].load(from);
     };
-    fetch_biases(column);
 #pragma unroll
-    for (int item = 0; item < ITEMS; ++item) fetch(item, column);
+    for (int item = 0; item < ITEMS; ++item) fetch(item);
 #pragma unroll 1
-    for (int j = 0; j < TN; j += GROUPS, column += GROUPS * 8) {
-        const bool is_last = j + GROUPS >= TN;
+    for (int turn = 0; turn < TM * TN; turn += GROUPS) {
+        T* to = static_cast<T*>(p.output) + size_t(row) * p.out_stride + column;
+        bool inside[ITEMS];
+#pragma unroll
+        for (int item = 0; item < ITEMS; ++item) inside[item] = is_inside(item);
+        column += GROUPS * 8;
+        if (column >= end) column -= WIDTH, row += ROWS;
 #pragma unroll
         for (int item = 0; item < ITEMS; ++item) {
             const auto own = [&](int unit, int l) {
-                return FOUR ? sums[unit][item * 2 + l] : sums[unit % 2][unit / 2 * 2 + l];
+                return FOUR ? group(unit)[item * 2 + l] : group(unit % 2)[unit / 2 * 2 + l];
             };
             float pairs[2][4], v[8], added[8];
 #pragma unroll
@@ -78,18 +82,14 @@ __device__ __forceinline__ void finish_rows(const Conv& p, float (&sums)[TN][4],
                 v[4 + l] = (high ? pairs[1][l] : found) + biases[4 + l];
             }
             residuals[item].widen(added);
-            if (!is_last) {
-                fetch(item, column + GROUPS * 8);
-                if (item == ITEMS - 1) fetch_biases(column + GROUPS * 8);
-            }
+            if (turn + GROUPS < TM * TN) fetch(item);
             finish8(v, added, p.residual_mode, p.activation);
-            T* to = static_cast<T*>(p.output) + size_t(row + item * 8) * p.out_stride + column;
-            if (is_inside(item, column)) store8(to, v);
+            if (inside[item]) store8(to + size_t(item * 8) * p.out_stride, v);
         }
 #pragma unroll
-        for (int group = 0; group + GROUPS < TN; ++group)
+        for (int index = 0; index + GROUPS < TM * TN; ++index)
 #pragma unroll
-            for (int l = 0; l < 4; ++l) sums[group][l] = sums[group + GROUPS][l];
+            for (int l = 0; l < 4; ++l) group(index)[l] = group(index + GROUPS)[l];
     }
 }
 
@@ -257,8 +257,7 @@ __device__ __forceinline__ void conv_at(const Conv& p, int m0, int n0) {
 #endif
     const int sums_m = WGMMA ? warp * 16 : warp_m, sums_n = WGMMA ? 0 : warp_n;
     if (p.splits == 1) {
-#pragma unroll
-        for (int i = 0; i < TM; ++i) finish_rows<T>(p, sums[i], m0 + sums_m + i * 16, n0 + sums_n);
+        finish_rows<T, 16>(p, sums, m0 + sums_m, n0 + sums_n);
         return;
     }
     await<0>();
@@ -281,20 +280,6 @@ template <typename T, int BM, int BN, int WM, int WN, int STAGES, bool POINT>
 __device__ __forceinline__ void conv(const Conv& p) {
     const int m0 = int(blockIdx.x) / p.column_tiles * BM, n0 = int(blockIdx.x) % p.column_tiles * BN;
     conv_at<T, BM, BN, WM, WN, STAGES, POINT>(p, m0, n0);
-}
-
-// How `conv_wide` is computed where there is no wgmma: its tiles in parts of 128×64 by such a block. `cuda::conv::portable`
-// is its launch.
-template <typename T, int BM, int BN, bool POINT>
-__device__ __forceinline__ void conv_in_parts(const Conv& p) {
-    const int tiles = (p.pixels + BM - 1) / BM * p.column_tiles;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x)
-        for (int part = 0; part < BM / 128 * (BN / 64); ++part) {
-            const int m0 = tile / p.column_tiles * BM + part / (BN / 64) * 128;
-            const int n0 = tile % p.column_tiles * BN + part % (BN / 64) * 64;
-            __syncthreads();
-            conv_at<T, 128, 64, 32, 32, 4, POINT>(p, m0, n0);
-        }
 }
 
 #if HAS_WGMMA
@@ -428,15 +413,28 @@ __device__ __forceinline__ void conv_wide(const Conv& p) {
             await_products<0>();
             release(last);
             const int m = tile / p.column_tiles * BM + group * (BM / 2) + warp % 4 * 16;
-#pragma unroll
-            for (int i = 0; i < TM; ++i) finish_rows<T>(p, sums[i], m + i * 64, tile % p.column_tiles * BN);
+            finish_rows<T, 64>(p, sums, m, tile % p.column_tiles * BN);
         }
     }
 }
 #else
+// The same by blocks of tiles of 128×64, as `cuda::conv::portable` launches them. One function for all tiles, since it is
+// there for the results alone.
+template <typename T, bool POINT>
+__device__ __noinline__ void conv_in_parts(const Conv& p, int rows, int columns) {
+    const int tiles = (p.pixels + rows - 1) / rows * p.column_tiles, parts_n = columns / 64;
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x)
+        for (int part = 0; part < rows / 128 * parts_n; ++part) {
+            const int m0 = tile / p.column_tiles * rows + part / parts_n * 128;
+            const int n0 = tile % p.column_tiles * columns + part % parts_n * 64;
+            __syncthreads();
+            conv_at<T, 128, 64, 32, 32, 4, POINT>(p, m0, n0);
+        }
+}
+
 template <typename T, int BM, int BN, int STAGES, bool POINT>
 __device__ __forceinline__ void conv_wide(const Conv& p) {
-    conv_in_parts<T, BM, BN, POINT>(p);
+    conv_in_parts<T, POINT>(p, BM, BN);
 }
 #endif
 }  // namespace
@@ -465,7 +463,7 @@ __device__ __forceinline__ void conv_wide(const Conv& p) {
     TILE(TYPE, T, 128, 32, 32, 16, 4, 3)  \
     TILE(TYPE, T, 64, 32, 32, 16, 8, 7)   \
     TILE(TYPE, T, 32, 64, 16, 16, 8, 4)   \
-    TILE(TYPE, T, 32, 32, 16, 16, 8, 8)   \
+    TILE(TYPE, T, 32, 32, 16, 16, 8, 7)   \
     WIDE(TYPE, T, 128, 256, 4)            \
     WIDE(TYPE, T, 128, 192, 5)            \
     WIDE(TYPE, T, 256, 128, 4)

@@ -87,6 +87,8 @@ pub struct Tile {
     stages: u32,
     /// Elements of the sum that are added between two barriers.
     pub depth: u32,
+    /// The most blocks that a multiprocessor has registers for.
+    pub blocks: u32,
     /// Whether blocks are as many as the GPU holds and go from tile to tile, whose sums nobody shares.
     pub wide: bool,
 }
@@ -101,14 +103,18 @@ pub const LARGEST_CLUSTER: u32 = 8;
 /// GPU runs them in turns, or leaves some of its multiprocessors without.
 pub const WIDE_BLOCKS: u32 = 132;
 
-/// Threads of a wide tile: a warpgroup that copies, and two that multiply.
+/// Threads of a block of a wide tile: a warpgroup that copies, and two that multiply.
 const WIDE_THREADS: u32 = 384;
 
-const fn tile(name: &'static str, point: &'static str, shape: [u32; 2], threads: u32, stages: u32) -> Tile {
-    let [rows, columns] = shape;
+const fn tile(
+    name: &'static str,
+    point: &'static str,
+    [rows, columns]: [u32; 2],
+    [threads, stages, blocks]: [u32; 3],
+) -> Tile {
     let depth = ROW_BYTES / element_bytes(name) as u32;
     let (stage_bytes, wide) = ((rows + columns) * ROW_BYTES, threads == WIDE_THREADS);
-    Tile { name, point, rows, columns, threads, stage_bytes, stages, depth, wide }
+    Tile { name, point, rows, columns, threads, stage_bytes, stages, depth, blocks, wide }
 }
 
 /// What a step has of each row of the operands, on matrix units.
@@ -116,36 +122,35 @@ const ROW_BYTES: u32 = 128;
 
 /// The tiles of f32 whose products round to tf32.
 pub const TILES_TF32: &[Tile] = &[
-    tile("cuda_conv_tf32_128x128", "cuda_conv_tf32_128x128_point", [128, 128], 256, 3),
-    tile("cuda_conv_tf32_128x64", "cuda_conv_tf32_128x64_point", [128, 64], 256, 4),
-    tile("cuda_conv_tf32_64x64", "cuda_conv_tf32_64x64_point", [64, 64], 128, 6),
-    tile("cuda_conv_tf32_32x32", "cuda_conv_tf32_32x32_point", [32, 32], 128, 8),
+    tile("cuda_conv_tf32_128x128", "cuda_conv_tf32_128x128_point", [128, 128], [256, 3, 2]),
+    tile("cuda_conv_tf32_128x64", "cuda_conv_tf32_128x64_point", [128, 64], [256, 4, 2]),
+    tile("cuda_conv_tf32_64x64", "cuda_conv_tf32_64x64_point", [64, 64], [128, 6, 4]),
+    tile("cuda_conv_tf32_32x32", "cuda_conv_tf32_32x32_point", [32, 32], [128, 8, 8]),
 ];
 
-/// The tiles of a type of 16 bits.
+/// The tiles of a type of 16 bits: rows and columns; threads, steps that are there at a time, and blocks.
 macro_rules! tiles {
-    ($ty:literal: $($size:literal $shape:expr, $threads:literal, $stages:literal;)*) => {
+    ($ty:literal: $($size:literal $shape:expr, $counts:expr;)*) => {
         &[$(tile(
             concat!("cuda_conv_", $ty, "_", $size),
             concat!("cuda_conv_", $ty, "_", $size, "_point"),
             $shape,
-            $threads,
-            $stages,
+            $counts,
         )),*]
     };
     ($ty:literal) => {
         tiles! { $ty:
-            "128x128" [128, 128], 256, 3;
-            "128x64" [128, 64], 256, 4;
-            "64x128" [64, 128], 128, 4;
-            "64x64" [64, 64], 128, 6;
-            "128x32" [128, 32], 256, 4;
-            "64x32" [64, 32], 128, 8;
-            "32x64" [32, 64], 256, 8;
-            "32x32" [32, 32], 128, 8;
-            "128x256" [128, 256], 384, 4;
-            "128x192" [128, 192], 384, 5;
-            "256x128" [256, 128], 384, 4;
+            "128x128" [128, 128], [256, 3, 2];
+            "128x64" [128, 64], [256, 4, 3];
+            "64x128" [64, 128], [128, 4, 4];
+            "64x64" [64, 64], [128, 6, 6];
+            "128x32" [128, 32], [256, 4, 3];
+            "64x32" [64, 32], [128, 8, 7];
+            "32x64" [32, 64], [256, 8, 4];
+            "32x32" [32, 32], [128, 8, 7];
+            "128x256" [128, 256], [384, 4, 1];
+            "128x192" [128, 192], [384, 5, 1];
+            "256x128" [256, 128], [384, 4, 1];
         }
     };
 }
@@ -167,6 +172,7 @@ impl Tile {
         stage_bytes: (64 + 4) * 2 * 16 * 4,
         stages: 2,
         depth: 16,
+        blocks: 8,
         wide: false,
     };
 

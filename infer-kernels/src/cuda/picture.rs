@@ -450,7 +450,7 @@ fn validate_padded(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid> {
     let [images, channels] = [positive(p.images)?, positive(p.plain_channels)?];
     let [in_h, in_w, rows, columns] =
         [positive(p.in_h)?, positive(p.in_w)?, positive(p.rows)?, positive(p.columns)?];
-    if channels > PADDED_CHANNELS as u64 || columns % 2 != 0 {
+    if channels > PADDED_CHANNELS as u64 || !columns.is_multiple_of(2) {
         return Err(Invalid("more channels than four, or an odd number of columns"));
     }
     for padding in [p.pad_h, p.pad_w] {
@@ -505,3 +505,34 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
     "from_plain_padded" validate_padded, launch_padded;
     "to_plain" |call: &_, bytes| validate_layout(call, 1, 0, bytes), launch_layout;
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padded_pictures_are_bounded_by_their_operands() {
+        let whole = Padded {
+            images: 2,
+            plain_channels: 3,
+            in_h: 5,
+            in_w: 7,
+            rows: 9,
+            columns: 12,
+            pad_h: 2,
+            pad_w: 2,
+        };
+        let valid = |params: Padded, sizes: [u64; 2]| {
+            let call = Call { params: bytemuck::bytes_of(&params), operand_bytes: &sizes };
+            validate_padded(&call, 2).is_ok()
+        };
+        let sizes = [2 * 3 * 5 * 7 * 4, 2 * 9 * 12 * 4 * 2];
+        assert!(valid(whole, sizes));
+        assert!(!valid(whole, [sizes[0] - 4, sizes[1]]));
+        assert!(!valid(whole, [sizes[0], sizes[1] - 2]));
+        assert!(!valid(Padded { columns: 11, ..whole }, sizes));
+        assert!(!valid(Padded { plain_channels: 5, ..whole }, [1 << 20; 2]));
+        assert!(!valid(Padded { pad_h: -1, ..whole }, sizes));
+        assert!(!valid(Padded { rows: 1 << 30, ..whole }, [u64::MAX; 2]));
+    }
+}
