@@ -13,6 +13,7 @@ mod pack;
 mod plain;
 mod products;
 mod rows;
+mod stem;
 pub mod tactics;
 mod transposed;
 
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use self::borrow::Lender;
 use self::pack::padded;
+use self::stem::Stem;
 use self::tactics::Tactic;
 use crate::calls::{BufferId, BufferKind, Calls, KernelCall, Span};
 use crate::diagnostic::{Diagnostic, Reason};
@@ -316,7 +318,8 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Vec<Refusal>> {
             continue;
         }
         // Some convolutions read an input as the caller has it.
-        let as_it_is = |&reader: &usize| nodes::stem_port(graph, &graph.nodes[reader]) == Some(port);
+        let as_it_is =
+            |&reader: &usize| Stem::of(graph, &graph.nodes[reader]).is_some_and(|stem| stem.port == port);
         if !graph.outputs.contains(&id) && readers[id.index()].iter().all(as_it_is) {
             continue;
         }

@@ -1,10 +1,11 @@
 //! What each operator is on the GPU.
 
 use infer_kernels::call::{Activation, residual};
-use infer_kernels::cuda::{Conv as ConvCall, MapKind, Resize as ResizeCall, Stem as StemCall};
+use infer_kernels::cuda::{Conv as ConvCall, MapKind, Resize as ResizeCall};
 use infer_kernels::cuda::{GroupNorm as GroupNormCall, MOST_GROUPED, Window as WindowCall};
 
 use super::pack::{self, Weights, padded};
+use super::stem::Stem;
 use super::{
     Form, Home, Lowering, Picture, channel_parts, extents, int, is_same_picture, tactics, transposed,
 };
@@ -21,22 +22,6 @@ use crate::ops::pool::{Pool, PoolKind};
 use crate::ops::resize::Resize;
 use crate::ops::unary::Unary;
 use crate::ops::window::Windows;
-
-/// Convolutions of an input of the graph run on the processors of f32, without a conversion, where they have no more
-/// channels and taps than these: matrix units would multiply padding for the most part.
-const STEM_CHANNELS: usize = 4;
-const STEM_TAPS: usize = 9;
-
-/// Whether a node reads an input of the graph as the caller has it; gives which.
-pub(super) fn stem_port(graph: &Graph, node: &Node) -> Option<usize> {
-    let conv = node.op_as::<Conv>()?;
-    let (input, weights) = (node.input(0)?, graph.constant(node.input(1))?);
-    let port = graph.inputs.iter().position(|&id| id == input)?;
-    let &[_, channels, ref kernel @ ..] = weights.ty().shape.as_slice() else { return None };
-    let taps: usize = kernel.iter().product();
-    let fits = channels <= STEM_CHANNELS && taps <= STEM_TAPS && kernel.len() <= 2;
-    (fits && conv.group == 1 && conv.residual_mode == residual::NONE).then_some(port)
-}
 
 /// Whether a node computes on pictures whatever its inputs are.
 pub(super) fn wants_pictures(graph: &Graph, node: &Node) -> bool {
@@ -216,39 +201,9 @@ impl Lowering<'_> {
         }
         let taps = windows.kernel[1] * windows.kernel[2];
         let bias = bias.map(|bias| self.data(pack::bias(&bias, 1.0)));
-        if let Some(port) = stem_port(self.graph, node) {
+        if let Some(stem) = Stem::of(self.graph, node) {
             let y = self.picture(output)?;
-            let [_, c, h, w] = extents(&shapes.0)?;
-            let weights = Weights {
-                values: &weights,
-                extents: [y.c, taps, c],
-                strides: [c * taps, 1, taps],
-                scale: 1.0,
-            };
-            let weights = self.data(weights.pack_stem());
-            let params = StemCall {
-                in_h: int(h)?,
-                in_w: int(w)?,
-                channels: int(c)?,
-                kernel_h: int(windows.kernel[1])?,
-                kernel_w: int(windows.kernel[2])?,
-                out_h: int(y.h)?,
-                out_w: int(y.w)?,
-                stride_h: int(windows.stride[1])?,
-                stride_w: int(windows.stride[2])?,
-                pad_h: int(windows.pad_begin[1])?,
-                pad_w: int(windows.pad_begin[2])?,
-                dilation_h: int(windows.dilation[1])?,
-                dilation_w: int(windows.dilation[2])?,
-                pixels: int(y.pixels())?,
-                out_channels: int(padded(y.c))?,
-                out_stride: int(y.stride)?,
-                activation: conv.activation,
-            };
-            let input = self.input(port);
-            let family = if windows.kernel[1..] == [3, 3] { "stem3" } else { "stem" };
-            self.call(family, &params, &[Some(input), Some(weights), bias, Some(y.span)], 1);
-            return Ok(());
+            return self.stem(&stem, conv, &weights, bias, &y);
         }
         let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
         let (added, residual_mode) = self.residual(node, conv.residual_mode)?;
@@ -267,7 +222,7 @@ impl Lowering<'_> {
             };
             let weights = self.filters(&weights);
             let params = conv_call(&windows, &x, &y, conv.activation)?;
-            return self.dense(params, &x, weights, bias, (added, residual_mode), &y);
+            return self.dense(params, x.span, weights, bias, (added, residual_mode), &y);
         }
         let weights =
             Weights { values: &weights, extents: [y.c, taps, 1], strides: [taps, 1, 0], scale: 1.0 };
@@ -311,14 +266,14 @@ impl Lowering<'_> {
             pad_end: [0; 3],
         };
         let params = conv_call(&windows, x, y, activation)?;
-        self.dense(params, x, weights, bias, residual, y)
+        self.dense(params, x.span, weights, bias, residual, y)
     }
 
     /// A convolution or product on packed weights. Its tactic is chosen later.
     pub(super) fn dense(
         &mut self,
         params: ConvCall,
-        x: &Picture,
+        x: Span,
         weights: Span,
         bias: Option<Span>,
         (added, residual_mode): (Option<Picture>, i32),
@@ -329,7 +284,7 @@ impl Lowering<'_> {
             residual_mode,
             ..params
         };
-        let operands = [Some(x.span), Some(weights), bias, added.map(|added| added.span), None, Some(y.span)];
+        let operands = [Some(x), Some(weights), bias, added.map(|added| added.span), None, Some(y.span)];
         self.call("conv", &params, &operands, 2);
         Ok(())
     }

@@ -151,24 +151,30 @@ __device__ __forceinline__ void activate(float (&v)[8], const Activation& act) {
 // `call::residual`.
 constexpr int RESIDUAL_BEFORE = 1, RESIDUAL_AFTER = 2;
 
-// What follows a finished sum: bias, residual and activation.
-template <typename T>
-__device__ __forceinline__ void finish8(float (&v)[8], const float* bias, const T* residual, int residual_mode,
+// Residual and activation of eight sums.
+__device__ __forceinline__ void finish8(float (&v)[8], const float (&residual)[8], int residual_mode,
                                         const Activation& act) {
-    float other[8];
-    if (bias) {
-        load8(bias, other);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] += other[i];
-    }
-    if (residual_mode) load8(residual, other);
     if (residual_mode == RESIDUAL_BEFORE) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] += other[i];
+        for (int i = 0; i < 8; ++i) v[i] += residual[i];
     }
     activate(v, act);
     if (residual_mode == RESIDUAL_AFTER) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] += other[i];
+        for (int i = 0; i < 8; ++i) v[i] += residual[i];
     }
+}
+
+// What follows a finished sum: bias, residual and activation.
+template <typename T>
+__device__ __forceinline__ void finish8(float (&v)[8], const float* bias, const T* residual, int residual_mode,
+                                        const Activation& act) {
+    float added[8];
+    if (bias) {
+        load8(bias, added);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] += added[i];
+    }
+    if (residual_mode) load8(residual, added);
+    finish8(v, added, residual_mode, act);
 }

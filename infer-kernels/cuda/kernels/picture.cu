@@ -429,6 +429,43 @@ __device__ __forceinline__ void to_plain(const Layout& p) {
 
 }  // namespace
 
+// `cuda::Padded` behind its operands: a row-major tensor of f32, `[N, C, in_h, in_w]`, C at most 4, as `[N, rows, columns, 4]`,
+// zeros around the tensor's pixels and beyond its channels.
+struct Padded {
+    const float* input;
+    void* output;
+    unsigned* counters;
+
+    int32_t images, plain_channels;
+    int32_t in_h, in_w;
+    int32_t rows, columns;
+    int32_t pad_h, pad_w;
+};
+
+namespace {
+
+// Two pixels a thread, which are a whole vector of 16 bits.
+template <typename T>
+__device__ __forceinline__ void from_plain_padded(const Padded& p) {
+    let_consumers_start();
+    wait_for_producers();
+    const unsigned index = blockIdx.x * blockDim.x + threadIdx.x, pairs = p.columns / 2;
+    if (index >= unsigned(p.images) * p.rows * pairs) return;
+    const int x = index % pairs * 2 - p.pad_w, rest = index / pairs;
+    const int y = rest % p.rows - p.pad_h, n = rest / p.rows;
+    const size_t plane = size_t(p.in_h) * p.in_w;
+    float v[8];
+#pragma unroll
+    for (int l = 0; l < 8; ++l) {
+        const int c = l % 4, column = x + l / 4;
+        const bool inside = c < p.plain_channels && unsigned(y) < unsigned(p.in_h) && unsigned(column) < unsigned(p.in_w);
+        v[l] = inside ? p.input[(size_t(n) * p.plain_channels + c) * plane + size_t(y) * p.in_w + column] : 0.0f;
+    }
+    store8(static_cast<T*>(p.output) + size_t(index) * 8, v);
+}
+
+}  // namespace
+
 #define KERNEL(NAME, ARGUMENTS, BODY) \
     extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ ARGUMENTS p) { BODY(p); }
 
@@ -445,6 +482,7 @@ __device__ __forceinline__ void to_plain(const Layout& p) {
     KERNEL(resize_##SUFFIX, Resize, resize<T>)                      \
     KERNEL(interleave_##SUFFIX, Interleave, interleave<T>)          \
     KERNEL(from_plain_##SUFFIX, Layout, from_plain<T>)              \
+    KERNEL(from_plain_padded_##SUFFIX, Padded, from_plain_padded<T>) \
     KERNEL(to_plain_##SUFFIX, Layout, to_plain<T>)
 
 KERNELS(f16, half)

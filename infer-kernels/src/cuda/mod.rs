@@ -16,9 +16,11 @@ mod retile;
 mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
-pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile};
+pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile, WIDE_BLOCKS};
 pub use norm::{GroupNorm, MOST_GROUPED};
-pub use picture::{Interleave, Layout, Map, MapKind, Resize, STEM_CHANNELS, Stem, Window};
+pub use picture::{
+    Interleave, Layout, Map, MapKind, PADDED_CHANNELS, Padded, Resize, STEM_CHANNELS, Stem, Window,
+};
 pub use retile::{Retile, Stored, round_to_tf32};
 pub use rows::{AXES, ElementOp, ElementType, Elementwise, Gather, Norm, Product, Reduction, ReductionKind};
 
@@ -123,6 +125,12 @@ impl CudaKernel {
     /// The name of the function in its module.
     pub fn symbol(&self) -> &'static str {
         self.name.strip_prefix("cuda_").unwrap_or(self.name)
+    }
+
+    /// The threads and the most dynamic shared memory of a block where the machine code is not that of architecture 9.0,
+    /// if they differ there.
+    pub fn portable(&self) -> Option<(u32, u32)> {
+        conv::portable(self.name)
     }
 
     /// Whether it may find a value that it cannot compute with, and set the counter behind [`COUNTERS`].

@@ -235,6 +235,34 @@ pub struct Layout {
     pub reserved: i32,
 }
 
+/// Channels of a [`Padded`] picture.
+pub const PADDED_CHANNELS: usize = 4;
+
+/// `cuda_from_plain_padded_*`: a row-major tensor of f32 as a picture of [`PADDED_CHANNELS`] channels, with the padding of a
+/// convolution around it, so that the pixels of a row that a window has are neighbours in memory, and all there.
+///
+/// Operands: input f32 `[images, plain_channels, in_h, in_w]`; output `[images, rows, columns, 4]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Padded {
+    /// Images.
+    pub images: i32,
+    /// Channels of the row-major tensor: those beyond them are written as zero.
+    pub plain_channels: i32,
+    /// Its rows.
+    pub in_h: i32,
+    /// Its columns.
+    pub in_w: i32,
+    /// Rows of the picture.
+    pub rows: i32,
+    /// Columns of the picture, an even number.
+    pub columns: i32,
+    /// Rows above the tensor's.
+    pub pad_h: i32,
+    /// Columns to the left of the tensor's.
+    pub pad_w: i32,
+}
+
 /// Eight channels of a pixel a thread.
 fn by_chunks(pixels: i32, channels: i32) -> Launch {
     Launch::flat(pixels as u64 * (channels as u64 / 8))
@@ -479,6 +507,30 @@ fn launch_layout(params: &[u8]) -> Launch {
     by_chunks(p.images * p.image_pixels, p.channels)
 }
 
+fn validate_padded(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid> {
+    let p: &Padded = call.params()?;
+    call.expect_operands(2)?;
+    let [images, channels] = [positive(p.images)?, positive(p.plain_channels)?];
+    let [in_h, in_w, rows, columns] =
+        [positive(p.in_h)?, positive(p.in_w)?, positive(p.rows)?, positive(p.columns)?];
+    if channels > PADDED_CHANNELS as u64 || !columns.is_multiple_of(2) {
+        return Err(Invalid("more channels than four, or an odd number of columns"));
+    }
+    for padding in [p.pad_h, p.pad_w] {
+        if !(0..1 << 15).contains(&padding) {
+            return Err(Invalid("a window out of range"));
+        }
+    }
+    call.expect_elements(0, Some(product(&[images, channels, in_h, in_w])?), 4)?;
+    let picture = product(&[images, rows, columns, PADDED_CHANNELS as u64])?;
+    call.expect_elements(1, Some(picture), element_bytes)
+}
+
+fn launch_padded(params: &[u8]) -> Launch {
+    let p: &Padded = bytemuck::from_bytes(params);
+    Launch::flat(p.images as u64 * p.rows as u64 * (p.columns as u64 / 2))
+}
+
 /// The kernels of a family for all types of elements.
 macro_rules! kernels {
     ($($family:literal $validate:expr, $launch:expr;)*) => {
@@ -514,5 +566,37 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
     "resize" validate_resize, launch_resize;
     "interleave" validate_interleave, launch_interleave;
     "from_plain" |call: &_, bytes| validate_layout(call, 0, 1, bytes), launch_layout;
+    "from_plain_padded" validate_padded, launch_padded;
     "to_plain" |call: &_, bytes| validate_layout(call, 1, 0, bytes), launch_layout;
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padded_pictures_are_bounded_by_their_operands() {
+        let whole = Padded {
+            images: 2,
+            plain_channels: 3,
+            in_h: 5,
+            in_w: 7,
+            rows: 9,
+            columns: 12,
+            pad_h: 2,
+            pad_w: 2,
+        };
+        let valid = |params: Padded, sizes: [u64; 2]| {
+            let call = Call { params: bytemuck::bytes_of(&params), operand_bytes: &sizes };
+            validate_padded(&call, 2).is_ok()
+        };
+        let sizes = [2 * 3 * 5 * 7 * 4, 2 * 9 * 12 * 4 * 2];
+        assert!(valid(whole, sizes));
+        assert!(!valid(whole, [sizes[0] - 4, sizes[1]]));
+        assert!(!valid(whole, [sizes[0], sizes[1] - 2]));
+        assert!(!valid(Padded { columns: 11, ..whole }, sizes));
+        assert!(!valid(Padded { plain_channels: 5, ..whole }, [1 << 20; 2]));
+        assert!(!valid(Padded { pad_h: -1, ..whole }, sizes));
+        assert!(!valid(Padded { rows: 1 << 30, ..whole }, [u64::MAX; 2]));
+    }
+}
