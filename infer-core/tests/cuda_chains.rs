@@ -17,7 +17,7 @@ use infer_core::passes;
 use infer_core::plan::ModelInfo;
 use infer_core::tensor_type::DataType;
 use infer_kernels::call::{Activation, ActivationKind};
-use infer_kernels::cuda::{AXES, CHAIN_INPUTS, Chain, ElementOp, ElementType, Elementwise, step};
+use infer_kernels::cuda::{AXES, CHAIN_INPUTS, Chain, ElementOp, ElementType, Elementwise, find, step};
 use support::gpu::{PRECISIONS, assert_valid, open, outputs};
 use support::{assert_close, inputs, model, numbers, reference};
 
@@ -49,8 +49,11 @@ fn check(text: &str) {
         let what = format!("{precision:?}\n{text}");
         if let Some(found) = Processor::run(&lowered, &inputs) {
             let types = expected.iter().map(|constant| constant.ty().clone());
-            let found: Vec<Constant> =
-                found.into_iter().zip(types).map(|(bytes, ty)| Constant::new(ty, bytes.into()).unwrap()).collect();
+            let found: Vec<Constant> = found
+                .into_iter()
+                .zip(types)
+                .map(|(bytes, ty)| Constant::new(ty, bytes.into()).unwrap())
+                .collect();
             assert_close(&found, &expected, tolerance, &format!("as written, {what}"));
         }
         let Some(engine) = open(lowered.plan().unwrap()) else { continue };
@@ -211,7 +214,13 @@ fn apply(operation: u8, [a, b, c]: [f32; 3], [alpha, _]: [f32; 2]) -> f32 {
         _ if is(ElementOp::Not) => truth(a == 0.0),
         _ if is(ElementOp::Abs) => a.abs(),
         _ if is(ElementOp::Neg) => -a,
-        _ if is(ElementOp::Elu) => if a >= 0.0 { a } else { alpha * a.exp_m1() },
+        _ if is(ElementOp::Elu) => {
+            if a >= 0.0 {
+                a
+            } else {
+                alpha * a.exp_m1()
+            }
+        }
         _ if is(ElementOp::Exp) => a.exp(),
         _ if is(ElementOp::Softsign) => a / (1.0 + a.abs()),
         _ => panic!("operation {operation}"),
@@ -223,7 +232,13 @@ fn activate(activation: Activation, x: f32) -> f32 {
     match kind {
         0 => x,
         _ if kind == ActivationKind::Relu as u32 => x.max(0.0),
-        _ if kind == ActivationKind::LeakyRelu as u32 => if x >= 0.0 { x } else { alpha * x },
+        _ if kind == ActivationKind::LeakyRelu as u32 => {
+            if x >= 0.0 {
+                x
+            } else {
+                alpha * x
+            }
+        }
         _ if kind == ActivationKind::Clip as u32 => x.max(alpha).min(beta),
         _ if kind == ActivationKind::Sigmoid as u32 => 1.0 / (1.0 + (-x).exp()),
         _ if kind == ActivationKind::Silu as u32 => x / (1.0 + (-x).exp()),
@@ -334,6 +349,55 @@ fn chains_of_pictures() {
             assert!(found[3].starts_with("chain8") && found[4].starts_with(conv), "{found:?}");
         }
         check(&text);
+    }
+}
+
+#[test]
+fn chains_that_reach_beyond_what_is_there_are_refused() {
+    let lowered = lowered(
+        "input x 3,16
+         input y 16
+         a = Mul(x, y)
+         b = Tanh(a)
+         output b",
+        Precision::Fp32,
+    );
+    let [call] = &lowered.calls.calls[..] else { panic!("{:?}", lowered.calls.calls) };
+    let good: Chain = bytemuck::pod_read_unaligned(&call.params);
+    let is_valid = |change: &dyn Fn(&mut Chain)| {
+        let mut chain = good;
+        change(&mut chain);
+        let operand_bytes: Vec<u64> =
+            call.operands.iter().map(|span| span.map_or(0, |span| span.bytes)).collect();
+        let params = bytemuck::bytes_of(&chain);
+        let call = infer_kernels::Call { params, operand_bytes: &operand_bytes };
+        ["cuda_chain", "cuda_chain8"].map(|name| (find(name).unwrap().validate)(&call).is_ok())
+    };
+    let last = AXES - 1;
+    assert_eq!(is_valid(&|_| ()), [true, true]);
+    // What the kernel of eights cannot read, the other can.
+    assert_eq!(is_valid(&|chain| chain.strides[1][last] = 0), [true, true]);
+    assert_eq!(is_valid(&|chain| chain.types[1] = ElementType::Bool as i32), [true, true]);
+    assert_eq!(is_valid(&|chain| (chain.extents[last], chain.elements) = (12, 36)), [true, false]);
+    let bad: [&dyn Fn(&mut Chain); 15] = [
+        &|chain| chain.elements += 1,
+        &|chain| chain.extents[0] = 2,
+        &|chain| chain.strides[0][last] = 2,
+        &|chain| chain.strides[0][last] = -1,
+        &|chain| chain.offsets[1] = 8,
+        &|chain| chain.out_offsets[0] = 8,
+        &|chain| chain.out_strides[0][last - 1] = 24,
+        &|chain| chain.types[0] = ElementType::I64 as i32,
+        &|chain| chain.out_types[0] = 99,
+        &|chain| chain.input_count = 3,
+        &|chain| chain.output_count = 2,
+        &|chain| chain.step_count = 33,
+        &|chain| chain.slots = 13,
+        &|chain| chain.steps[0].operands[0] = chain.slots as u8,
+        &|chain| chain.steps[1].operation = 25,
+    ];
+    for (index, change) in bad.iter().enumerate() {
+        assert_eq!(is_valid(change), [false, false], "change {index}");
     }
 }
 

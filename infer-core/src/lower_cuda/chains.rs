@@ -12,8 +12,8 @@ use std::collections::{BTreeSet, HashMap};
 use half::{bf16, f16};
 use infer_kernels::call::Activation;
 use infer_kernels::cuda::{
-    AXES, CHAIN_INPUTS, CHAIN_OUTPUTS, CHAIN_SLOTS, CHAIN_STEPS, Chain, ElementOp, ElementType, Elementwise, Map, MapKind,
-    Step, step,
+    AXES, CHAIN_INPUTS, CHAIN_OUTPUTS, CHAIN_SLOTS, CHAIN_STEPS, Chain, ElementOp, ElementType, Elementwise,
+    Map, MapKind, Step, step,
 };
 
 use crate::calls::{BufferKind, Calls, KernelCall, Span};
@@ -66,7 +66,9 @@ struct Access {
 impl Access {
     /// The element that stands for all, where it is known.
     fn constant(&self, calls: &Calls) -> Option<f32> {
-        let BufferKind::Constant(data) = &calls.buffers[self.span.buffer.0 as usize].kind else { return None };
+        let BufferKind::Constant(data) = &calls.buffers[self.span.buffer.0 as usize].kind else {
+            return None;
+        };
         if self.strides.iter().any(|&stride| stride > 0) {
             return None;
         }
@@ -138,7 +140,8 @@ impl Part {
         if function.integer != 0 {
             // f32 is exact for truth values; other integers stay alone.
             use ElementOp::{And, Equal, First, Not, Or, Where, Xor};
-            let is_logic = [And, Equal, First, Not, Or, Where, Xor].iter().any(|&op| op as i32 == function.operation);
+            let is_logic =
+                [And, Equal, First, Not, Or, Where, Xor].iter().any(|&op| op as i32 == function.operation);
             if !is_logic || reads.iter().chain([&write]).any(|access| access.ty != ElementType::Bool) {
                 return None;
             }
@@ -171,9 +174,13 @@ impl Part {
             reads.push(access(1, params.right_stride, share)?);
         }
         let write = access(2, params.out_stride, 1)?;
-        let operation = [ElementOp::First, ElementOp::Add, ElementOp::Mul, ElementOp::Sub].get(params.kind as usize)?;
-        let function =
-            Elementwise { operation: *operation as i32, activation: params.activation, ..Elementwise::default() };
+        let operation =
+            [ElementOp::First, ElementOp::Add, ElementOp::Mul, ElementOp::Sub].get(params.kind as usize)?;
+        let function = Elementwise {
+            operation: *operation as i32,
+            activation: params.activation,
+            ..Elementwise::default()
+        };
         let extents = extents.into_iter().filter(|&extent| extent > 1).collect();
         Some(Part { extents, reads, write, function, rounds })
     }
@@ -236,7 +243,8 @@ impl Groups<'_> {
             joined = more;
         }
         // Neighbours that nothing connects gain a launch alone: neither is to lose its way of access.
-        let before = position.checked_sub(1).and_then(|before| self.of[before]).filter(|group| !read.contains(group));
+        let before =
+            position.checked_sub(1).and_then(|before| self.of[before]).filter(|group| !read.contains(group));
         if let Some((index, beside)) = before.and_then(|index| Some((index, self.all[index].as_ref()?)))
             && let Some(both) = self.joined(joined.members.clone(), &[index])
             && [beside, &joined].iter().all(|group| group.chain.kernel() == both.chain.kernel())
@@ -300,7 +308,13 @@ impl Group {
             count => format!("{} and {} before it", last.node, count - 1),
         };
         let params = bytemuck::bytes_of(&self.chain).to_vec();
-        Some(KernelCall { kernel: kernel.to_owned(), params, operands: self.operands, outputs: CHAIN_OUTPUTS, node })
+        Some(KernelCall {
+            kernel: kernel.to_owned(),
+            params,
+            operands: self.operands,
+            outputs: CHAIN_OUTPUTS,
+            node,
+        })
     }
 }
 
@@ -384,9 +398,12 @@ impl Builder {
                 self.steps.push((Action::Store(self.outputs.len()), vec![number]));
                 self.outputs.push(write.clone());
             }
-            let is_read = parts.iter().flat_map(|part| &part.reads).any(|read| read.span.buffer == write.span.buffer);
+            let is_read =
+                parts.iter().flat_map(|part| &part.reads).any(|read| read.span.buffer == write.span.buffer);
             let number = match write.ty {
-                ElementType::Bool if is_read && !part.is_truth() => Some(self.step(Action::Truth, vec![number])),
+                ElementType::Bool if is_read && !part.is_truth() => {
+                    Some(self.step(Action::Truth, vec![number]))
+                }
                 ElementType::Bool => Some(number),
                 // Integers are cut off where they are stored.
                 ty => ty.is_common_float().then_some(number),
@@ -459,7 +476,12 @@ impl Builder {
         // Neighbouring axes that every operand walks as one are one.
         let mut axes: Vec<(usize, Vec<usize>)> = Vec::new();
         for (axis, &extent) in extents.iter().enumerate() {
-            let strides = self.inputs.iter().chain(&self.outputs).map(|access| access.strides[axis]).collect::<Vec<_>>();
+            let strides = self
+                .inputs
+                .iter()
+                .chain(&self.outputs)
+                .map(|access| access.strides[axis])
+                .collect::<Vec<_>>();
             match axes.last_mut() {
                 Some((outer, last)) if last.iter().zip(&strides).all(|(last, s)| *last == s * extent) => {
                     *outer *= extent;

@@ -132,7 +132,12 @@ impl CudaKernel {
 /// Every kernel.
 pub fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
     let pictures = conv::KERNELS.iter().chain(norm::KERNELS).chain(picture::KERNELS);
-    attention::KERNELS.iter().chain(pictures).chain(chain::KERNELS).chain(rows::KERNELS).chain(plain::kernels())
+    attention::KERNELS
+        .iter()
+        .chain(pictures)
+        .chain(chain::KERNELS)
+        .chain(rows::KERNELS)
+        .chain(plain::kernels())
 }
 
 /// The kernel of that name.
