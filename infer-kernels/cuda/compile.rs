@@ -9,6 +9,7 @@ pub const NVCC_VERSION: &str = "V13.0.88";
 /// The source files, without their extension.
 pub const MODULES: &[&str] = &[
     "attention",
+    "chain",
     "conv_bf16",
     "conv_f16",
     "conv_f32",

@@ -8,6 +8,7 @@
 //! A node that has no kernels of its own here (`nodes`, `products`, `rows`) is lowered as for the processor (`plain`).
 
 pub mod borrow;
+mod chains;
 mod nodes;
 mod pack;
 mod plain;
@@ -115,6 +116,7 @@ impl Lowered {
         };
         let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
         let mut calls = lower(graph, precision)?;
+        chains::join(&mut calls);
         tactics::assign(&mut calls, precision, tactics::choose);
         Ok(Lowered { calls, precision, inputs, outputs, info })
     }
@@ -473,6 +475,8 @@ impl Lowering<'_> {
     }
 
     /// Calls a kernel of the family for the precision; all but the last `outputs` operands are read.
+    ///
+    /// Pictures in tf32 are rounded to it by whatever computes them: convolutions cut off what is not.
     fn call<P: bytemuck::Pod>(
         &mut self,
         family: &str,
@@ -480,7 +484,12 @@ impl Lowering<'_> {
         operands: &[Option<Span>],
         outputs: usize,
     ) {
-        self.call_named(&format!("cuda_{family}_{}", self.float.name()), params, operands, outputs);
+        let rounded = format!("cuda_{family}_tf32");
+        let kernel = match self.precision {
+            Precision::Tf32 if infer_kernels::cuda::find(&rounded).is_some() => rounded,
+            _ => format!("cuda_{family}_{}", self.float.name()),
+        };
+        self.call_named(&kernel, params, operands, outputs);
     }
 
     /// Calls a kernel; all but the last `outputs` operands are read.

@@ -469,22 +469,30 @@ __device__ __forceinline__ void from_plain_padded(const Padded& p) {
 #define KERNEL(NAME, ARGUMENTS, BODY) \
     extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ ARGUMENTS p) { BODY(p); }
 
+// What computes pictures anew. Tf32: for convolutions that round their products to it.
 #define KERNELS(SUFFIX, T)                                          \
     KERNEL(depthwise_##SUFFIX, Window, depthwise<T>)                \
     KERNEL(depthwise3_##SUFFIX, Window, depthwise3<T>)              \
-    KERNEL(max_pool_##SUFFIX, Window, (pool<T, true>))              \
     KERNEL(average_pool_##SUFFIX, Window, (pool<T, false>))         \
-    KERNEL(max_pool_all_##SUFFIX, Window, (pool_all<T, true>))      \
     KERNEL(average_pool_all_##SUFFIX, Window, (pool_all<T, false>)) \
     KERNEL(stem_##SUFFIX, Stem, (stem<T, 0>))                       \
     KERNEL(stem3_##SUFFIX, Stem, (stem<T, 3>))                      \
     KERNEL(map_##SUFFIX, Map, map<T>)                               \
     KERNEL(resize_##SUFFIX, Resize, resize<T>)                      \
-    KERNEL(interleave_##SUFFIX, Interleave, interleave<T>)          \
     KERNEL(from_plain_##SUFFIX, Layout, from_plain<T>)              \
-    KERNEL(from_plain_padded_##SUFFIX, Padded, from_plain_padded<T>) \
+    KERNEL(from_plain_padded_##SUFFIX, Padded, from_plain_padded<T>)
+
+// What gives back elements as they are.
+#define MOVES(SUFFIX, T)                                    \
+    KERNEL(max_pool_##SUFFIX, Window, (pool<T, true>))         \
+    KERNEL(max_pool_all_##SUFFIX, Window, (pool_all<T, true>)) \
+    KERNEL(interleave_##SUFFIX, Interleave, interleave<T>)     \
     KERNEL(to_plain_##SUFFIX, Layout, to_plain<T>)
 
 KERNELS(f16, half)
 KERNELS(bf16, bf16)
 KERNELS(f32, float)
+KERNELS(tf32, Tf32)
+MOVES(f16, half)
+MOVES(bf16, bf16)
+MOVES(f32, float)

@@ -8,6 +8,7 @@
 //! the next, so that a picture may be some of the channels of a wider one.
 
 mod attention;
+mod chain;
 mod conv;
 mod norm;
 mod picture;
@@ -16,6 +17,7 @@ mod retile;
 mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
+pub use chain::{CHAIN_INPUTS, CHAIN_OUTPUTS, CHAIN_SLOTS, CHAIN_STEPS, Chain, Step, step};
 pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile, WIDE_BLOCKS};
 pub use norm::{GroupNorm, MOST_GROUPED};
 pub use picture::{
@@ -57,6 +59,8 @@ macro_rules! modules {
 modules! {
     /// Attention.
     ATTENTION = "attention";
+    /// Chains of elementwise functions.
+    CHAIN = "chain";
     /// Convolution of bf16.
     CONV_BF16 = "conv_bf16";
     /// Convolution of f16.
@@ -142,8 +146,8 @@ impl CudaKernel {
 /// Every kernel.
 pub fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
     let pictures = conv::KERNELS.iter().chain(norm::KERNELS).chain(picture::KERNELS);
-    let others = retile::KERNELS.iter().chain(rows::KERNELS).chain(plain::kernels());
-    attention::KERNELS.iter().chain(pictures).chain(others)
+    let others = [chain::KERNELS, retile::KERNELS, rows::KERNELS].into_iter().flatten();
+    attention::KERNELS.iter().chain(pictures).chain(others).chain(plain::kernels())
 }
 
 /// The kernel of that name.

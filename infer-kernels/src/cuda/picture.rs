@@ -531,10 +531,11 @@ fn launch_padded(params: &[u8]) -> Launch {
     Launch::flat(p.images as u64 * p.rows as u64 * (p.columns as u64 / 2))
 }
 
-/// The kernels of a family for all types of elements.
+/// The kernels of a family for all types of elements, and some for f32 that is rounded to tf32 where it is written.
 macro_rules! kernels {
-    ($($family:literal $validate:expr, $launch:expr;)*) => {
+    ($($family:literal $validate:expr, $launch:expr $(, and $rounded:literal)?;)*) => {
         &[$(
+            $(kernels!(@one concat!("cuda_", $family, "_", $rounded), $validate, $launch),)?
             kernels!(@one concat!("cuda_", $family, "_f16"), $validate, $launch),
             kernels!(@one concat!("cuda_", $family, "_bf16"), $validate, $launch),
             kernels!(@one concat!("cuda_", $family, "_f32"), $validate, $launch),
@@ -554,19 +555,19 @@ macro_rules! kernels {
 
 /// The kernels of this file.
 pub(super) static KERNELS: &[CudaKernel] = kernels! {
-    "depthwise" |call: &_, bytes| validate_depthwise(call, 0, bytes), launch_window;
-    "depthwise3" |call: &_, bytes| validate_depthwise(call, 3, bytes), launch_window;
+    "depthwise" |call: &_, bytes| validate_depthwise(call, 0, bytes), launch_window, and "tf32";
+    "depthwise3" |call: &_, bytes| validate_depthwise(call, 3, bytes), launch_window, and "tf32";
     "max_pool" validate_pool, launch_window;
-    "average_pool" validate_pool, launch_window;
+    "average_pool" validate_pool, launch_window, and "tf32";
     "max_pool_all" validate_pool_all, launch_pool_all;
-    "average_pool_all" validate_pool_all, launch_pool_all;
-    "stem" |call: &_, bytes| validate_stem(call, 0, bytes), launch_stem;
-    "stem3" |call: &_, bytes| validate_stem(call, 3, bytes), launch_stem;
-    "map" validate_map, launch_map;
-    "resize" validate_resize, launch_resize;
+    "average_pool_all" validate_pool_all, launch_pool_all, and "tf32";
+    "stem" |call: &_, bytes| validate_stem(call, 0, bytes), launch_stem, and "tf32";
+    "stem3" |call: &_, bytes| validate_stem(call, 3, bytes), launch_stem, and "tf32";
+    "map" validate_map, launch_map, and "tf32";
+    "resize" validate_resize, launch_resize, and "tf32";
     "interleave" validate_interleave, launch_interleave;
-    "from_plain" |call: &_, bytes| validate_layout(call, 0, 1, bytes), launch_layout;
-    "from_plain_padded" validate_padded, launch_padded;
+    "from_plain" |call: &_, bytes| validate_layout(call, 0, 1, bytes), launch_layout, and "tf32";
+    "from_plain_padded" validate_padded, launch_padded, and "tf32";
     "to_plain" |call: &_, bytes| validate_layout(call, 1, 0, bytes), launch_layout;
 };
 
