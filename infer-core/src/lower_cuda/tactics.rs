@@ -34,7 +34,7 @@ const STEPS: [[f64; 2]; 8] = [
     [100.0, 164.0],
 ];
 /// For each of [`TILES`] that is wide the nanoseconds of a step, and of the end of a tile.
-const WIDE_STEPS: [[f64; 2]; 3] = [[900.0, 2000.0], [720.0, 1500.0], [900.0, 2000.0]];
+const WIDE_STEPS: [[f64; 2]; 3] = [[900.0, 9000.0], [700.0, 7000.0], [800.0, 9000.0]];
 /// The same for [`Tile::F32`].
 const STEP_F32: [f64; 2] = [300.0, 350.0];
 /// How much longer both are where there are several taps: the picture is gathered, not read in a row.
@@ -73,8 +73,8 @@ fn steps(tile: &Tile, call: &Conv) -> u64 {
     (call.taps as u64 * call.channels as u64).div_ceil(tile.depth.into()).max(1)
 }
 
-/// The constants of a wide tile.
-fn tiles_wide(tile: &Tile) -> Option<[f64; 2]> {
+/// The constants of a tile, where it is wide.
+fn wide_step(tile: &Tile) -> Option<[f64; 2]> {
     let same = |wide: &Tile| (wide.rows, wide.columns) == (tile.rows, tile.columns);
     let place = TILES.iter().filter(|tile| tile.wide).position(same);
     place.filter(|_| tile.wide).map(|place| WIDE_STEPS[place])
@@ -85,8 +85,8 @@ fn cost(tactic: Tactic, call: &Conv) -> f64 {
     let Tactic { tile, splits } = tactic;
     let tiles = tile.count(call.pixels as u64, call.out_channels as u64) as f64;
     let steps = steps(tile, call).div_ceil(splits.into());
-    if let Some(wide) = tiles_wide(tile) {
-        let taps = if call.taps > 1 { TAPS[0] } else { 1.0 };
+    if let Some(wide) = wide_step(tile) {
+        let taps = if call.taps > 1 { TAPS[1] } else { 1.0 };
         return BLOCK + (tiles / f64::from(WIDE_BLOCKS)).ceil() * (steps as f64 * wide[0] * taps + wide[1]);
     }
     let bytes = f64::from(tile.shared_bytes(steps as u32, splits)) + BLOCK_BYTES;
