@@ -292,8 +292,7 @@ fn tune(engine: &CudaEngine, lowered: &Lowered, file: &str) -> Result<HashMap<Ke
     let mut rows = String::from("pixels,out_channels,channels,taps,in_h,stride,residual,tile,splits,us\n");
     for tile in tactics::tiles(lowered.precision) {
         let mut tried: HashMap<Key, Vec<u32>> = HashMap::new();
-        let splits: &[u32] = if tile.wide { &[1] } else { &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32] };
-        for &splits in splits {
+        for splits in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32] {
             let tuned = lowered.with_tactics(|call, _| Tactic::fitted(tile, splits, call));
             let engine = engine.retuned(&tuned.tables()?)?;
             let mut context = engine.context();

@@ -65,8 +65,7 @@ fn check(text: &str) {
 /// Every tile, alone and shared.
 fn every_tactic() -> Vec<(&'static Tile, u32)> {
     let tiles = TILES.iter().chain(TILES_BF16).chain(TILES_TF32).chain([&Tile::F32]);
-    let shares = |tile: &'static Tile| if tile.wide { &[1][..] } else { &[1, 2, 3, 7][..] };
-    tiles.flat_map(|tile| shares(tile).iter().map(move |&splits| (tile, splits))).collect()
+    tiles.flat_map(|tile| [1, 2, 3, 7].map(move |splits| (tile, splits))).collect()
 }
 
 #[test]
@@ -91,27 +90,6 @@ fn convolutions_by_every_tile() {
                  output y"
             ),
             &every,
-        );
-    }
-}
-
-#[test]
-fn blocks_go_from_tile_to_tile() {
-    // More tiles than blocks, the last of each row and column in part, of one step, two, and more than there are stages.
-    let wide: Vec<_> =
-        TILES.iter().chain(TILES_BF16).filter(|tile| tile.wide).map(|tile| (tile, 1)).collect();
-    for (c, m, extent, attributes) in
-        [(16, 280, "1,1", ""), (72, 8, "1,1", ""), (40, 24, "3,3", "pads=[1,1,1,1]")]
-    {
-        check_tactics(
-            &format!(
-                "input x 1,{c},190,181
-                 random w {m},{c},{extent}
-                 random b {m}
-                 y = Conv(x, w, b) {attributes}
-                 output y"
-            ),
-            &wide,
         );
     }
 }

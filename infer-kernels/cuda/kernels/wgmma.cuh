@@ -73,66 +73,9 @@ __device__ __forceinline__ void multiply_groups(float (&d)[16][4], uint64_t a, u
     BY_TYPE(PRODUCT_128)
 }
 
-#define PRODUCT_192(INSTRUCTION, TAIL) \
-    MULTIPLY("192", INSTRUCTION, ONES TEN(1) TEN(2) TEN(3) TEN(4) TEN(5) TEN(6) TEN(7) TEN(8) "%90, %91, %92, %93, %94, %95", \
-            "%96, %97", TAIL, GROUPS(0), GROUPS(4), GROUPS(8), GROUPS(12), GROUPS(16), GROUPS(20))
-
-template <typename T>
-__device__ __forceinline__ void multiply_groups(float (&d)[24][4], uint64_t a, uint64_t b) {
-    BY_TYPE(PRODUCT_192)
-}
-
-#define PRODUCT_256(INSTRUCTION, TAIL) \
-    MULTIPLY("256", INSTRUCTION, ONES TEN(1) TEN(2) TEN(3) TEN(4) TEN(5) TEN(6) TEN(7) TEN(8) TEN(9) TEN(10) TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127", \
-            "%128, %129", TAIL, GROUPS(0), GROUPS(4), GROUPS(8), GROUPS(12), GROUPS(16), GROUPS(20), GROUPS(24), GROUPS(28))
-
-template <typename T>
-__device__ __forceinline__ void multiply_groups(float (&d)[32][4], uint64_t a, uint64_t b) {
-    BY_TYPE(PRODUCT_256)
-}
-
 #undef TEN
 #undef ONES
 #undef GROUP
 #undef GROUPS
 #undef MULTIPLY
 #undef BY_TYPE
-
-// A barrier in shared memory between those who fill a stage of the pipeline and those who read it (sm_90).
-
-__device__ __forceinline__ void init_barrier(uint32_t barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-
-__device__ __forceinline__ void arrive(uint32_t barrier) {
-    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-// Arrives once all copies that the thread has begun are there, without waiting for them.
-__device__ __forceinline__ void arrive_with_copies(uint32_t barrier) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
-}
-
-// Waits for the end of the phase of that parity.
-__device__ __forceinline__ void await_phase(uint32_t barrier, uint32_t parity) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "AGAIN:\n"
-        "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
-        "@!done bra AGAIN;\n"
-        "}" ::"r"(barrier),
-        "r"(parity)
-        : "memory");
-}
-
-// How many registers each thread of the warpgroup has from here on.
-template <int COUNT>
-__device__ __forceinline__ void take_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
-}
-
-template <int COUNT>
-__device__ __forceinline__ void leave_registers() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
-}

@@ -18,7 +18,7 @@ mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
 pub use chain::{CHAIN_INPUTS, CHAIN_OUTPUTS, CHAIN_SLOTS, CHAIN_STEPS, Chain, Step, step};
-pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile, WIDE_BLOCKS};
+pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile};
 pub use norm::{GroupNorm, MOST_GROUPED};
 pub use picture::{
     Interleave, Layout, Map, MapKind, PADDED_CHANNELS, Padded, Resize, STEM_CHANNELS, Stem, Window,
@@ -129,12 +129,6 @@ impl CudaKernel {
     /// The name of the function in its module.
     pub fn symbol(&self) -> &'static str {
         self.name.strip_prefix("cuda_").unwrap_or(self.name)
-    }
-
-    /// The threads and the most dynamic shared memory of a block where the machine code is not that of architecture 9.0,
-    /// if they differ there.
-    pub fn portable(&self) -> Option<(u32, u32)> {
-        conv::portable(self.name)
     }
 
     /// Whether it may find a value that it cannot compute with, and set the counter behind [`COUNTERS`].

@@ -297,8 +297,6 @@ pub(super) struct Function {
     /// Whether it was compiled for architecture 9.0 or later. That of a GPU does not tell: where there is no machine
     /// code for it, the driver compiles the PTX for 8.0.
     pub hopper: bool,
-    /// Threads and dynamic shared memory of a block, where they are not those that the launch says.
-    block: Option<(u32, u32)>,
 }
 
 // SAFETY: the handles name objects of the driver, which any thread may use.
@@ -332,8 +330,7 @@ impl LoadedModule {
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION as VERSION;
         // SAFETY: a place for the number, and a function that was just found.
         check(unsafe { sys::cuFuncGetAttribute(&raw mut version, VERSION, function) }, &what())?;
-        let block = if version == 90 { None } else { kernel.portable() };
-        let shared_bytes = block.map_or(kernel.most_shared_bytes, |(_, bytes)| bytes);
+        let shared_bytes = kernel.most_shared_bytes;
         if shared_bytes > 0 {
             use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as LIMIT;
             // SAFETY: a function that was just found.
@@ -345,7 +342,7 @@ impl LoadedModule {
             }
             check(result, &what())?;
         }
-        Ok(Function { handle: function, hopper: version >= 90, block })
+        Ok(Function { handle: function, hopper: version >= 90 })
     }
 }
 
@@ -504,15 +501,14 @@ impl Stream {
             (true, ..=1) => 1,
             (true, _) => 2,
         };
-        let (threads, shared_bytes) = function.block.unwrap_or((launch.threads, launch.shared_bytes));
         let config = sys::CUlaunchConfig {
             gridDimX: launch.grid[0],
             gridDimY: launch.grid[1],
             gridDimZ: 1,
-            blockDimX: threads,
+            blockDimX: launch.threads,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: shared_bytes,
+            sharedMemBytes: launch.shared_bytes,
             hStream: self.handle,
             attrs: attributes.as_mut_ptr(),
             numAttrs: count,
