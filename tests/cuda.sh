@@ -18,7 +18,7 @@ if command -v cargo >/dev/null; then
         path=$(cargo test --release "$@" --test "$name" --no-run 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p')
         cp "$path" "$bin/$name"
     }
-    for name in cuda cuda_plain cuda_parts cuda_borrow cuda_driver; do
+    for name in cuda cuda_chains cuda_plain cuda_parts cuda_borrow cuda_driver; do
         test_program $name -p infer-core --features compiler,cuda
     done
     test_program backends -p infer-embed --features cuda,dynamic
@@ -38,7 +38,7 @@ try() {
 }
 
 echo "== kernels, plans, errors"
-for name in cuda cuda_plain cuda_parts cuda_borrow cuda_driver backends; do
+for name in cuda cuda_chains cuda_plain cuda_parts cuda_borrow cuda_driver backends; do
     try "$bin/$name" --test-threads 8 --quiet
 done
 
@@ -78,7 +78,7 @@ done | xargs -P 5 -L 1 sh -c \
 
 if [ "${MEMCHECK:-0}" = 1 ]; then
     echo "== memory errors"
-    for name in cuda cuda_plain cuda_borrow; do
+    for name in cuda cuda_chains cuda_plain cuda_borrow; do
         "$bin/$name" --list 2>/dev/null | sed -n "s/: test\$/ $name/p"
     done | xargs -P 8 -L 1 sh -c \
         'compute-sanitizer --report-api-errors no "$bin/$1" --exact "$0" --test-threads 1 >"$models/memcheck.$0.txt" 2>&1

@@ -92,7 +92,7 @@ fn main() -> Result<(), Error> {
         println!("{title}: {callers} callers, {rate:.1} inferences/s with copies");
     }
     if let Some(file) = sweep {
-        let best = tune(&lowered, &file)?;
+        let best = tune(&engine, &lowered, &file)?;
         let tuned = lowered.with_tactics(|call, precision| {
             best.get(&key(call)).map_or_else(|| tactics::choose(call, precision), |(_, tactic)| *tactic)
         });
@@ -287,14 +287,15 @@ fn key(c: &Conv) -> Key {
 }
 
 /// Times every tile and split; gives the best for each kind of convolution.
-fn tune(lowered: &Lowered, file: &str) -> Result<HashMap<Key, (f32, Tactic)>, Error> {
+fn tune(engine: &CudaEngine, lowered: &Lowered, file: &str) -> Result<HashMap<Key, (f32, Tactic)>, Error> {
     let mut best: HashMap<Key, (f32, Tactic)> = HashMap::new();
     let mut rows = String::from("pixels,out_channels,channels,taps,in_h,stride,residual,tile,splits,us\n");
     for tile in tactics::tiles(lowered.precision) {
         let mut tried: HashMap<Key, Vec<u32>> = HashMap::new();
-        for splits in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32] {
+        let splits: &[u32] = if tile.wide { &[1] } else { &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32] };
+        for &splits in splits {
             let tuned = lowered.with_tactics(|call, _| Tactic::fitted(tile, splits, call));
-            let engine = open(&tuned)?;
+            let engine = engine.retuned(&tuned.tables()?)?;
             let mut context = engine.context();
             let times = context.time_steps(10)?;
             for (index, time) in times.iter().enumerate() {

@@ -25,6 +25,8 @@ use support::{assert_close, inputs, model, reference};
 
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
+#[path = "cuda/transposed.rs"]
+mod transposed;
 
 /// Compares a graph in every precision with the reference, with the tactics of the cost model and with each of `more`.
 fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {
@@ -35,16 +37,22 @@ fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {
     for (precision, tolerance) in PRECISIONS {
         let lowered = Lowered::of(&graph, precision, ModelInfo::default())
             .unwrap_or_else(|failures| panic!("{}\n{text}", failures.into_diagnostic("test")));
-        let check = |lowered: &Lowered, what: &str| {
-            let Some(engine) = open(lowered.plan().unwrap()) else { return };
+        let first = open(lowered.plan().unwrap());
+        let check = |engine: &CudaEngine, what: &str| {
             let what = format!("{precision:?} {what}\n{text}\n{}", graph.to_text());
-            assert_close(&outputs(&engine, &inputs).unwrap(), &expected, tolerance, &what);
+            assert_close(&outputs(engine, &inputs).unwrap(), &expected, tolerance, &what);
         };
-        check(&lowered, "");
+        if let Some(first) = &first {
+            check(first, "");
+        }
         for &(tile, splits) in more {
             if tactics::tiles(precision).contains(tile) {
                 let tuned = lowered.with_tactics(|call, _| Tactic::fitted(tile, splits, call));
-                check(&tuned, &format!("{} in {splits}", tile.name));
+                assert_valid(&tuned, text);
+                if let Some(first) = &first {
+                    let engine = first.retuned(&tuned.tables().unwrap()).unwrap();
+                    check(&engine, &format!("{} in {splits}", tile.name));
+                }
             }
         }
     }
@@ -57,7 +65,8 @@ fn check(text: &str) {
 /// Every tile, alone and shared.
 fn every_tactic() -> Vec<(&'static Tile, u32)> {
     let tiles = TILES.iter().chain(TILES_BF16).chain(TILES_TF32).chain([&Tile::F32]);
-    tiles.flat_map(|tile| [1, 2, 3, 7].map(|splits| (tile, splits))).collect()
+    let shares = |tile: &'static Tile| if tile.wide { &[1][..] } else { &[1, 2, 3, 7][..] };
+    tiles.flat_map(|tile| shares(tile).iter().map(move |&splits| (tile, splits))).collect()
 }
 
 #[test]
@@ -87,12 +96,37 @@ fn convolutions_by_every_tile() {
 }
 
 #[test]
+fn blocks_go_from_tile_to_tile() {
+    // More tiles than blocks, the last of each row and column in part, of one step, two, and more than there are stages.
+    let wide: Vec<_> =
+        TILES.iter().chain(TILES_BF16).filter(|tile| tile.wide).map(|tile| (tile, 1)).collect();
+    for (c, m, extent, attributes) in
+        [(16, 280, "1,1", ""), (72, 8, "1,1", ""), (40, 24, "3,3", "pads=[1,1,1,1]")]
+    {
+        check_tactics(
+            &format!(
+                "input x 1,{c},190,181
+                 random w {m},{c},{extent}
+                 random b {m}
+                 y = Conv(x, w, b) {attributes}
+                 output y"
+            ),
+            &wide,
+        );
+    }
+}
+
+#[test]
 fn convolutions_of_few_channels() {
     for (n, c, m, extent, attributes) in [
         (1, 3, 16, "3,3", "pads=[1,1,1,1]"),
         (2, 3, 33, "3,3", "pads=[1,0,1,1] strides=[2,2]"),
         (1, 1, 8, "4,2", "dilations=[2,1]"),
         (2, 4, 70, "2,3", "pads=[1,1,1,1] strides=[2,2]"),
+        (1, 3, 16, "7,7", "pads=[3,3,3,3] strides=[2,2]"),
+        (2, 1, 33, "5,4", "pads=[0,4,1,3] strides=[1,2] dilations=[2,3]"),
+        (2, 4, 24, "3,5", "pads=[2,0,0,1] strides=[3,4]"),
+        (1, 2, 8, "5,3", "pads=[1,1,1,1]"),
     ] {
         check(&format!(
             "input x {n},{c},29,17
@@ -133,7 +167,16 @@ fn residuals_and_activations() {
                  y = {activation}
                  output y"
             ),
-            &[(&TILES[3], 1), (&TILES[3], 3), (&TILES_TF32[1], 3), (&Tile::F32, 3)],
+            &[
+                (&TILES[3], 1),
+                (&TILES[3], 3),
+                (&TILES[7], 1),
+                (&TILES[8], 1),
+                (&TILES_BF16[10], 1),
+                (&TILES_TF32[1], 3),
+                (&TILES_TF32[3], 1),
+                (&Tile::F32, 3),
+            ],
         );
     }
 }

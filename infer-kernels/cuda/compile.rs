@@ -9,6 +9,7 @@ pub const NVCC_VERSION: &str = "V13.0.88";
 /// The source files, without their extension.
 pub const MODULES: &[&str] = &[
     "attention",
+    "chain",
     "conv_bf16",
     "conv_f16",
     "conv_f32",
@@ -17,6 +18,7 @@ pub const MODULES: &[&str] = &[
     "picture",
     "plain_elements",
     "plain_index",
+    "plain_recurrent",
     "plain_rows",
     "plain_windows",
     "retile",

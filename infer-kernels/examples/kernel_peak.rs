@@ -23,10 +23,11 @@ fn measure(name: &str, kernel: &Kernel, isa: Isa, threads: usize, p: &Conv, lens
     measure_call(name, kernel, isa, threads, p, bytemuck::bytes_of(p), &[lens[0], lens[1], 0, 0, lens[2]]);
 }
 
-/// [`measure_call`] of a 3×3 convolution by Winograd's tiles of `tile`, and of the preparation of its weights.
-fn measure_winograd(name: &str, isa: Isa, threads: usize, p: &Conv, lens: [usize; 3], tiles: [u64; 2]) {
-    let [tile, block_tiles] = tiles;
-    let w = Winograd { conv: *p, tile, block_tiles, block_pairs: 1 };
+/// [`measure_call`] of a 3×3 convolution by Winograd's algorithm, and of the preparation of its weights. `blocks`: the size of
+/// tiles, how many of them, and how many pairs of output blocks are worked on together.
+fn measure_winograd(name: &str, isa: Isa, threads: usize, p: &Conv, lens: [usize; 3], blocks: [u64; 3]) {
+    let [tile, block_tiles, block_pairs] = blocks;
+    let w = Winograd { conv: *p, tile, block_tiles, block_pairs };
     let weights =
         WinogradWeights { groups: p.groups, in_channels: p.in_channels, out_channels: p.out_channels, tile };
     let prepared = weights.elements().expect("a size") as usize;
@@ -209,14 +210,15 @@ fn main() {
         ("197x768x768", matrix(197, 768, 768, false), 1),
     ];
     let winograd = [
-        ("3x3 64 @56", picture(false, [64, 64], 3, 56, 1), 4, 56),
-        ("3x3 128-256 @52", picture(false, [128, 256], 3, 52, 1), 4, 28),
-        ("3x3 128 @28", picture(false, [128, 128], 3, 28, 1), 4, 28),
-        ("3x3 256-512 @26", picture(false, [256, 512], 3, 26, 1), 4, 14),
-        ("3x3 256 @14", picture(false, [256, 256], 3, 14, 1), 4, 14),
-        ("3x3 256 @14", picture(false, [256, 256], 3, 14, 1), 2, 28),
-        ("3x3 512-1024 @13", picture(false, [512, 1024], 3, 13, 1), 4, 14),
-        ("3x3 512 @7", picture(false, [512, 512], 3, 7, 1), 2, 14),
+        ("3x3 64 @56", picture(false, [64, 64], 3, 56, 1), [4, 49, 1]),
+        ("3x3 128-256 @52", picture(false, [128, 256], 3, 52, 1), [4, 25, 1]),
+        ("3x3 128 @28", picture(false, [128, 128], 3, 28, 1), [4, 25, 1]),
+        ("3x3 256-512 @26", picture(false, [256, 512], 3, 26, 1), [4, 49, 8]),
+        ("3x3 256 @14", picture(false, [256, 256], 3, 14, 1), [4, 16, 4]),
+        ("3x3 256 @14", picture(false, [256, 256], 3, 14, 1), [2, 25, 1]),
+        ("3x3 512-1024 @13", picture(false, [512, 1024], 3, 13, 1), [4, 16, 4]),
+        ("3x3 512-1024 @13", picture(false, [512, 1024], 3, 13, 1), [2, 49, 4]),
+        ("3x3 512 @7", picture(false, [512, 512], 3, 7, 1), [2, 16, 1]),
     ];
     let depthwise = [
         ("depthwise 3x3 32 @112", picture(true, [32, 32], 3, 112, 1)),
@@ -234,8 +236,8 @@ fn main() {
         for (name, (p, lens), parts) in &strassen {
             measure_strassen(name, isa, threads, p, *lens, *parts);
         }
-        for (name, (p, lens), tile, block_tiles) in &winograd {
-            measure_winograd(name, isa, threads, p, *lens, [*tile, *block_tiles]);
+        for (name, (p, lens), blocks) in &winograd {
+            measure_winograd(name, isa, threads, p, *lens, *blocks);
         }
         for (name, (p, lens)) in &depthwise {
             measure(name, &kernels::DEPTHWISE_F32, isa, threads, p, *lens);

@@ -38,8 +38,8 @@ const BYTES: f64 = 16.0;
 /// The largest share of the time of direct convolution.
 const WORTHWHILE: f64 = 0.75;
 
-/// The most that one layer prepares: what a last-level cache may keep beside the pictures.
-const LAYER_BYTES: u64 = 24 << 20;
+/// The most that one layer prepares: more would come from memory for longer than the products take.
+const LAYER_BYTES: u64 = 32 << 20;
 
 /// What may be prepared however small the model is.
 const FREE_BYTES: u64 = 16 << 20;
@@ -214,7 +214,8 @@ mod tests {
         assert_eq!(best([256, 256], 14), Some(2));
         assert_eq!(best([64, 64], 7), None);
         assert_eq!(best([512, 512], 7), None);
-        assert_eq!(best([512, 1024], 13), None);
+        assert_eq!(best([512, 1024], 13), Some(2));
+        assert_eq!(best([1024, 1024], 13), None);
         assert_eq!(best([8, 64], 56), None);
     }
 

@@ -8,12 +8,15 @@
 //! A node that has no kernels of its own here (`nodes`, `products`, `rows`) is lowered as for the processor (`plain`).
 
 pub mod borrow;
+mod chains;
 mod nodes;
 mod pack;
 mod plain;
 mod products;
 mod rows;
+mod stem;
 pub mod tactics;
+mod transposed;
 
 use infer_kernels::call::Activation;
 use infer_kernels::cuda::{ElementType, Map, MapKind};
@@ -21,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use self::borrow::Lender;
 use self::pack::padded;
+use self::stem::Stem;
 use self::tactics::Tactic;
 use crate::calls::{BufferId, BufferKind, Calls, KernelCall, Span};
 use crate::diagnostic::{Diagnostic, Reason};
@@ -112,6 +116,7 @@ impl Lowered {
         };
         let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
         let mut calls = lower(graph, precision)?;
+        chains::join(&mut calls);
         tactics::assign(&mut calls, precision, tactics::choose);
         Ok(Lowered { calls, precision, inputs, outputs, info })
     }
@@ -315,7 +320,8 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Vec<Refusal>> {
             continue;
         }
         // Some convolutions read an input as the caller has it.
-        let as_it_is = |&reader: &usize| nodes::stem_port(graph, &graph.nodes[reader]) == Some(port);
+        let as_it_is =
+            |&reader: &usize| Stem::of(graph, &graph.nodes[reader]).is_some_and(|stem| stem.port == port);
         if !graph.outputs.contains(&id) && readers[id.index()].iter().all(as_it_is) {
             continue;
         }
@@ -469,6 +475,8 @@ impl Lowering<'_> {
     }
 
     /// Calls a kernel of the family for the precision; all but the last `outputs` operands are read.
+    ///
+    /// Pictures in tf32 are rounded to it by whatever computes them: convolutions cut off what is not.
     fn call<P: bytemuck::Pod>(
         &mut self,
         family: &str,
@@ -476,7 +484,12 @@ impl Lowering<'_> {
         operands: &[Option<Span>],
         outputs: usize,
     ) {
-        self.call_named(&format!("cuda_{family}_{}", self.float.name()), params, operands, outputs);
+        let rounded = format!("cuda_{family}_tf32");
+        let kernel = match self.precision {
+            Precision::Tf32 if infer_kernels::cuda::find(&rounded).is_some() => rounded,
+            _ => format!("cuda_{family}_{}", self.float.name()),
+        };
+        self.call_named(&kernel, params, operands, outputs);
     }
 
     /// Calls a kernel; all but the last `outputs` operands are read.

@@ -1,40 +1,27 @@
 //! What each operator is on the GPU.
 
 use infer_kernels::call::{Activation, residual};
-use infer_kernels::cuda::{Conv as ConvCall, MapKind, Resize as ResizeCall, Stem as StemCall};
+use infer_kernels::cuda::{Conv as ConvCall, MapKind, Resize as ResizeCall};
 use infer_kernels::cuda::{GroupNorm as GroupNormCall, MOST_GROUPED, Window as WindowCall};
 
 use super::pack::{self, Weights, padded};
-use super::{Form, Home, Lowering, Picture, channel_parts, extents, int, is_same_picture, tactics};
+use super::stem::Stem;
+use super::{
+    Form, Home, Lowering, Picture, channel_parts, extents, int, is_same_picture, tactics, transposed,
+};
 use crate::calls::{BufferKind, Span};
 use crate::diagnostic::Reason;
 use crate::graph::{Graph, Node, ValueId};
 use crate::ops::binary::{Binary, BinaryKind};
 use crate::ops::clip::Clip;
 use crate::ops::concat::Concat;
-use crate::ops::conv::Conv;
+use crate::ops::conv::{Conv, ConvTranspose};
 use crate::ops::matmul::MatMul;
 use crate::ops::normalization::GroupNormalization;
 use crate::ops::pool::{Pool, PoolKind};
 use crate::ops::resize::Resize;
 use crate::ops::unary::Unary;
 use crate::ops::window::Windows;
-
-/// Convolutions of an input of the graph run on the processors of f32, without a conversion, where they have no more
-/// channels and taps than these: matrix units would multiply padding for the most part.
-const STEM_CHANNELS: usize = 4;
-const STEM_TAPS: usize = 9;
-
-/// Whether a node reads an input of the graph as the caller has it; gives which.
-pub(super) fn stem_port(graph: &Graph, node: &Node) -> Option<usize> {
-    let conv = node.op_as::<Conv>()?;
-    let (input, weights) = (node.input(0)?, graph.constant(node.input(1))?);
-    let port = graph.inputs.iter().position(|&id| id == input)?;
-    let &[_, channels, ref kernel @ ..] = weights.ty().shape.as_slice() else { return None };
-    let taps: usize = kernel.iter().product();
-    let fits = channels <= STEM_CHANNELS && taps <= STEM_TAPS && kernel.len() <= 2;
-    (fits && conv.group == 1 && conv.residual_mode == residual::NONE).then_some(port)
-}
 
 /// Whether a node computes on pictures whatever its inputs are.
 pub(super) fn wants_pictures(graph: &Graph, node: &Node) -> bool {
@@ -45,6 +32,9 @@ pub(super) fn wants_pictures(graph: &Graph, node: &Node) -> bool {
     if node.op_as::<Conv>().is_some() {
         let is_known = |index: usize| graph.constant(node.input(index)).is_some();
         return is_known(1) && (node.input(2).is_none() || is_known(2));
+    }
+    if let Some(conv) = node.op_as::<ConvTranspose>() {
+        return transposed::windows(graph, node, conv).is_some();
     }
     if let Some(pool) = node.op_as::<Pool>() {
         return pool.kind != PoolKind::Lp && node.output(1).is_none();
@@ -144,6 +134,8 @@ impl Lowering<'_> {
         }
         if let Some(conv) = node.op_as::<Conv>() {
             self.conv(conv, node, output)
+        } else if let Some(conv) = node.op_as::<ConvTranspose>() {
+            self.conv_transpose(conv, node, output)
         } else if let Some(product) = node.op_as::<MatMul>() {
             self.product(product, node, output)
         } else if let Some(pool) = node.op_as::<Pool>() {
@@ -167,7 +159,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn operand(&mut self, node: &Node, index: usize) -> Result<Picture, Reason> {
+    pub(super) fn operand(&mut self, node: &Node, index: usize) -> Result<Picture, Reason> {
         let id = node.input(index).ok_or_else(|| Reason::new(format!("input {index} is missing")))?;
         self.picture(id)
     }
@@ -209,39 +201,9 @@ impl Lowering<'_> {
         }
         let taps = windows.kernel[1] * windows.kernel[2];
         let bias = bias.map(|bias| self.data(pack::bias(&bias, 1.0)));
-        if let Some(port) = stem_port(self.graph, node) {
+        if let Some(stem) = Stem::of(self.graph, node) {
             let y = self.picture(output)?;
-            let [_, c, h, w] = extents(&shapes.0)?;
-            let weights = Weights {
-                values: &weights,
-                extents: [y.c, taps, c],
-                strides: [c * taps, 1, taps],
-                scale: 1.0,
-            };
-            let weights = self.data(weights.pack_stem());
-            let params = StemCall {
-                in_h: int(h)?,
-                in_w: int(w)?,
-                channels: int(c)?,
-                kernel_h: int(windows.kernel[1])?,
-                kernel_w: int(windows.kernel[2])?,
-                out_h: int(y.h)?,
-                out_w: int(y.w)?,
-                stride_h: int(windows.stride[1])?,
-                stride_w: int(windows.stride[2])?,
-                pad_h: int(windows.pad_begin[1])?,
-                pad_w: int(windows.pad_begin[2])?,
-                dilation_h: int(windows.dilation[1])?,
-                dilation_w: int(windows.dilation[2])?,
-                pixels: int(y.pixels())?,
-                out_channels: int(padded(y.c))?,
-                out_stride: int(y.stride)?,
-                activation: conv.activation,
-            };
-            let input = self.input(port);
-            let family = if windows.kernel[1..] == [3, 3] { "stem3" } else { "stem" };
-            self.call(family, &params, &[Some(input), Some(weights), bias, Some(y.span)], 1);
-            return Ok(());
+            return self.stem(&stem, conv, &weights, bias, &y);
         }
         let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
         let (added, residual_mode) = self.residual(node, conv.residual_mode)?;
@@ -260,7 +222,7 @@ impl Lowering<'_> {
             };
             let weights = self.filters(&weights);
             let params = conv_call(&windows, &x, &y, conv.activation)?;
-            return self.dense(params, &x, weights, bias, (added, residual_mode), &y);
+            return self.dense(params, x.span, weights, bias, (added, residual_mode), &y);
         }
         let weights =
             Weights { values: &weights, extents: [y.c, taps, 1], strides: [taps, 1, 0], scale: 1.0 };
@@ -304,14 +266,14 @@ impl Lowering<'_> {
             pad_end: [0; 3],
         };
         let params = conv_call(&windows, x, y, activation)?;
-        self.dense(params, x, weights, bias, residual, y)
+        self.dense(params, x.span, weights, bias, residual, y)
     }
 
     /// A convolution or product on packed weights. Its tactic is chosen later.
-    fn dense(
+    pub(super) fn dense(
         &mut self,
         params: ConvCall,
-        x: &Picture,
+        x: Span,
         weights: Span,
         bias: Option<Span>,
         (added, residual_mode): (Option<Picture>, i32),
@@ -322,7 +284,7 @@ impl Lowering<'_> {
             residual_mode,
             ..params
         };
-        let operands = [Some(x.span), Some(weights), bias, added.map(|added| added.span), None, Some(y.span)];
+        let operands = [Some(x), Some(weights), bias, added.map(|added| added.span), None, Some(y.span)];
         self.call("conv", &params, &operands, 2);
         Ok(())
     }
@@ -505,7 +467,12 @@ pub(super) fn unsupported() -> Reason {
 }
 
 /// A convolution without its residual and its tactic.
-fn conv_call(w: &Windows, x: &Picture, y: &Picture, activation: Activation) -> Result<ConvCall, Reason> {
+pub(super) fn conv_call(
+    w: &Windows,
+    x: &Picture,
+    y: &Picture,
+    activation: Activation,
+) -> Result<ConvCall, Reason> {
     Ok(ConvCall {
         in_h: int(x.h)?,
         in_w: int(x.w)?,

@@ -8,6 +8,7 @@
 
 use infer_kernels::cuda::{
     Attention, COUNTERS, Conv, HEADS, Heads, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile,
+    WIDE_BLOCKS,
 };
 
 use super::Lowered;
@@ -20,9 +21,6 @@ pub const MULTIPROCESSORS: f64 = 132.0;
 /// Shared memory of a multiprocessor, and what each block takes beside what it asks for.
 const SHARED_BYTES: f64 = 227.0 * 1024.0;
 const BLOCK_BYTES: f64 = 2048.0;
-/// Threads of a multiprocessor, and the most blocks that are counted on.
-const THREADS: f64 = 2048.0;
-const BLOCKS: f64 = 8.0;
 
 /// For each of [`TILES`] the nanoseconds of a step that others share a multiprocessor with, and of one alone.
 const STEPS: [[f64; 2]; 8] = [
@@ -35,6 +33,8 @@ const STEPS: [[f64; 2]; 8] = [
     [191.0, 190.0],
     [100.0, 164.0],
 ];
+/// For each of [`TILES`] that is wide the nanoseconds of a step, and of the end of a tile.
+const WIDE_STEPS: [[f64; 2]; 3] = [[900.0, 9000.0], [700.0, 7000.0], [800.0, 9000.0]];
 /// The same for [`Tile::F32`].
 const STEP_F32: [f64; 2] = [300.0, 350.0];
 /// How much longer both are where there are several taps: the picture is gathered, not read in a row.
@@ -62,7 +62,8 @@ impl Tactic {
         let steps = steps(tile, call);
         let each = steps.div_ceil(u64::from(splits).clamp(1, steps));
         let tiles = tile.count(call.pixels as u64, call.out_channels as u64);
-        let splits = if tiles > COUNTERS as u64 { 1 } else { steps.div_ceil(each) as u32 };
+        let is_whole = tile.wide || tiles > COUNTERS as u64;
+        let splits = if is_whole { 1 } else { steps.div_ceil(each) as u32 };
         Tactic { tile, splits }
     }
 }
@@ -72,13 +73,24 @@ fn steps(tile: &Tile, call: &Conv) -> u64 {
     (call.taps as u64 * call.channels as u64).div_ceil(tile.depth.into()).max(1)
 }
 
+/// The constants of a tile, where it is wide.
+fn wide_step(tile: &Tile) -> Option<[f64; 2]> {
+    let same = |wide: &Tile| (wide.rows, wide.columns) == (tile.rows, tile.columns);
+    let place = TILES.iter().filter(|tile| tile.wide).position(same);
+    place.filter(|_| tile.wide).map(|place| WIDE_STEPS[place])
+}
+
 /// The time of a call in nanoseconds, by the model.
 fn cost(tactic: Tactic, call: &Conv) -> f64 {
     let Tactic { tile, splits } = tactic;
     let tiles = tile.count(call.pixels as u64, call.out_channels as u64) as f64;
     let steps = steps(tile, call).div_ceil(splits.into());
-    let bytes = f64::from(tile.shared_bytes(steps as u32)) + BLOCK_BYTES;
-    let resident = (SHARED_BYTES / bytes).min(THREADS / f64::from(tile.threads)).floor().clamp(1.0, BLOCKS);
+    if let Some(wide) = wide_step(tile) {
+        let taps = if call.taps > 1 { TAPS[1] } else { 1.0 };
+        return BLOCK + (tiles / f64::from(WIDE_BLOCKS)).ceil() * (steps as f64 * wide[0] * taps + wide[1]);
+    }
+    let bytes = f64::from(tile.shared_bytes(steps as u32, splits)) + BLOCK_BYTES;
+    let resident = (SHARED_BYTES / bytes).floor().clamp(1.0, tile.blocks.into());
     let share = (tiles * f64::from(splits) / MULTIPROCESSORS).ceil();
     let together = share.min(resident);
 

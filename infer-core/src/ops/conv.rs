@@ -531,6 +531,12 @@ impl ConvTranspose {
         }
         Ok(Geometry { n, groups: self.group, in_channels, out_channels, windows })
     }
+
+    /// The window with all that the types decide.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn windows(&self, node: &NodeTypes<'_>) -> Result<Windows, Reason> {
+        Ok(self.geometry(node)?.windows)
+    }
 }
 
 /// One phase along one axis: outputs `first + stride·q`, and the taps that reach them.

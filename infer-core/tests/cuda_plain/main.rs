@@ -12,6 +12,7 @@ use support::gpu::{PRECISIONS, assert_valid, open, outputs};
 use support::{assert_close, inputs, model, reference};
 
 mod elements;
+mod recurrent;
 mod rows;
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 #[path = "../support/mod.rs"]

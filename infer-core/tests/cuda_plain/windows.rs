@@ -1,4 +1,4 @@
-//! What walks over pictures and through time.
+//! What walks over pictures.
 
 use super::Checks;
 
@@ -24,18 +24,18 @@ fn windows_of_any_rank() {
             ),
         );
         checks.by("", &format!("input x {shape}\ny = GlobalLpPool(x) p=3\noutput y"));
+        // Weights that the run computes.
         checks.by(
             "conv_transpose_nd",
             &format!(
                 "input x {shape}
-                 random w {channels},5,{kernel}
+                 input w {channels},5,{kernel}
                  random b 5
                  y = ConvTranspose(x, w, b) {attributes}
                  z = Relu(y)
                  output z"
             ),
         );
-        // Weights that the run computes.
         checks.by(
             "conv_nd",
             &format!(
@@ -71,10 +71,10 @@ fn windows_of_any_rank() {
         "conv_transpose_nd",
         "input x 2,11,13,9
          random w 24,11,3,3
-         random v 24,12,2,2
+         random v 24,6,2,2
          random u 19,12,3,3
          a = Conv(x, w) pads=[1,1,1,1]
-         b = ConvTranspose(a, v) strides=[2,2]
+         b = ConvTranspose(a, v) group=2 strides=[2,2]
          c = LRN(b) size=5 alpha=0.1
          y = Conv(c, u)
          output y
@@ -93,38 +93,4 @@ fn windows_of_any_rank() {
          y = Resize(x, _, s) mode=linear
          output y",
     );
-}
-
-#[test]
-fn networks_that_walk_through_time() {
-    let mut checks = Checks::default();
-    for (hidden, batch, steps, direction, directions) in [
-        (5, 3, 4, "forward", 1),
-        (33, 2, 7, "reverse", 1),
-        (16, 1, 5, "bidirectional", 2),
-        (300, 2, 3, "forward", 1),
-    ] {
-        for (cell, gates, extra) in
-            [("LSTM", 4, ""), ("GRU", 3, "linear_before_reset=1"), ("GRU", 3, ""), ("RNN", 1, "")]
-        {
-            let (rows, both) = (gates * hidden, 2 * gates * hidden);
-            let (c, outputs) = if cell == "LSTM" { (", c", "y, h, l") } else { ("", "y, h") };
-            let last = if cell == "LSTM" { "output l" } else { "" };
-            checks.by(
-                &cell.to_lowercase(),
-                &format!(
-                    "input x {steps},{batch},11
-                     random wl {directions},{rows},11
-                     random rl {directions},{rows},{hidden}
-                     random b {directions},{both}
-                     input h0 {directions},{batch},{hidden}
-                     input c {directions},{batch},{hidden}
-                     {outputs} = {cell}(x, wl, rl, b, _, h0{c}) hidden_size={hidden} direction={direction} {extra}
-                     output y
-                     output h
-                     {last}"
-                ),
-            );
-        }
-    }
 }

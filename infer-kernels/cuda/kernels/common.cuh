@@ -87,6 +87,30 @@ __device__ __forceinline__ void store8(float* to, const float (&v)[8]) {
     reinterpret_cast<float4*>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
 }
 
+// An f32. What is written is rounded to tf32: the matrix units that read it cut it off, always towards zero.
+struct Tf32 {
+    float value;
+
+    __device__ __forceinline__ operator float() const { return value; }
+};
+
+__device__ __forceinline__ float round_tf32(float v) {
+    uint32_t bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
+    return __uint_as_float(bits);
+}
+
+__device__ __forceinline__ void load8(const Tf32* from, float (&v)[8]) {
+    load8(reinterpret_cast<const float*>(from), v);
+}
+
+__device__ __forceinline__ void store8(Tf32* to, const float (&v)[8]) {
+    float rounded[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) rounded[i] = round_tf32(v[i]);
+    store8(reinterpret_cast<float*>(to), rounded);
+}
+
 // Eight channels as they lie in memory.
 template <typename T>
 struct Eight {
@@ -100,6 +124,11 @@ struct Eight {
     __device__ __forceinline__ void load(const T* from) {
 #pragma unroll
         for (int i = 0; i < int(sizeof(T) / 2); ++i) bits[i] = reinterpret_cast<const uint4*>(from)[i];
+    }
+
+    __device__ __forceinline__ void store(T* to) const {
+#pragma unroll
+        for (int i = 0; i < int(sizeof(T) / 2); ++i) reinterpret_cast<uint4*>(to)[i] = bits[i];
     }
 
     __device__ __forceinline__ void widen(float (&v)[8]) const {
@@ -118,9 +147,10 @@ __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(__expf(x)); }
 
 // `ActivationKind` by number.
-__device__ __forceinline__ void activate(float (&v)[8], const Activation& act) {
+template <int N>
+__device__ __forceinline__ void activate(float (&v)[N], const Activation& act) {
 #define EACH(expression)                      \
-    _Pragma("unroll") for (int i = 0; i < 8; ++i) { \
+    _Pragma("unroll") for (int i = 0; i < N; ++i) { \
         const float x = v[i];                 \
         v[i] = (expression);                  \
     }                                         \
@@ -146,24 +176,30 @@ __device__ __forceinline__ void activate(float (&v)[8], const Activation& act) {
 // `call::residual`.
 constexpr int RESIDUAL_BEFORE = 1, RESIDUAL_AFTER = 2;
 
-// What follows a finished sum: bias, residual and activation.
-template <typename T>
-__device__ __forceinline__ void finish8(float (&v)[8], const float* bias, const T* residual, int residual_mode,
+// Residual and activation of eight sums.
+__device__ __forceinline__ void finish8(float (&v)[8], const float (&residual)[8], int residual_mode,
                                         const Activation& act) {
-    float other[8];
-    if (bias) {
-        load8(bias, other);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] += other[i];
-    }
-    if (residual_mode) load8(residual, other);
     if (residual_mode == RESIDUAL_BEFORE) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] += other[i];
+        for (int i = 0; i < 8; ++i) v[i] += residual[i];
     }
     activate(v, act);
     if (residual_mode == RESIDUAL_AFTER) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] += other[i];
+        for (int i = 0; i < 8; ++i) v[i] += residual[i];
     }
+}
+
+// What follows a finished sum: bias, residual and activation.
+template <typename T>
+__device__ __forceinline__ void finish8(float (&v)[8], const float* bias, const T* residual, int residual_mode,
+                                        const Activation& act) {
+    float added[8];
+    if (bias) {
+        load8(bias, added);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] += added[i];
+    }
+    if (residual_mode) load8(residual, added);
+    finish8(v, added, residual_mode, act);
 }

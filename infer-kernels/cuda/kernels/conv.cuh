@@ -9,6 +9,7 @@
 // each leaves its sums in memory, and the last to arrive adds them. Both add in the order of the ranges.
 #pragma once
 
+#include "cluster.cuh"
 #include "common.cuh"
 
 // `cuda::Conv` behind its operands.
@@ -83,24 +84,12 @@ __device__ __forceinline__ void finish_item(const Conv& p, float (&v)[8], int m,
 }
 
 #if __CUDA_ARCH__ >= 900
-__device__ __forceinline__ int cluster_blocks() {
-    int count;
-    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(count));
-    return count;
-}
-
-__device__ __forceinline__ void cluster_barrier() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 // Four floats of the shared memory of another block of the cluster, at the address that they have in one's own.
 __device__ __forceinline__ float4 load_from(int block, const float* mine) {
-    uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(mine));
     float4 v;
-    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(block));
     asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
                  : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "r"(address)
+                 : "r"(address_in(block, mine))
                  : "memory");
     return v;
 }

@@ -2,22 +2,4 @@
 
 #include "conv_matrix.cuh"
 
-// The tiles of `cuda::conv::TILES_BF16`.
-#define TILE(BM, BN, WM, WN, STAGES)                                                                      \
-    extern "C" __global__ void __launch_bounds__((BM / WM) * (BN / WN) * 32)                              \
-        conv_bf16_##BM##x##BN(const __grid_constant__ Conv p) {                                            \
-        conv<bf16, BM, BN, WM, WN, STAGES, false>(p);                                                           \
-    }                                                                                                     \
-    extern "C" __global__ void __launch_bounds__((BM / WM) * (BN / WN) * 32)                              \
-        conv_bf16_##BM##x##BN##_point(const __grid_constant__ Conv p) {                                    \
-        conv<bf16, BM, BN, WM, WN, STAGES, true>(p);                                                            \
-    }
-
-TILE(128, 128, 64, 32, 3)
-TILE(128, 64, 32, 32, 4)
-TILE(64, 128, 32, 64, 4)
-TILE(64, 64, 32, 32, 6)
-TILE(128, 32, 32, 16, 4)
-TILE(64, 32, 32, 16, 8)
-TILE(32, 64, 16, 16, 8)
-TILE(32, 32, 16, 16, 8)
+TILES(bf16, bf16)

@@ -351,6 +351,37 @@ __device__ __forceinline__ void resize(const Resize& p) {
 
 }  // namespace
 
+// `cuda::Interleave` behind its operands: the phases of a pixel become pixels side by side and below each other.
+struct Interleave {
+    const void* input;
+    void* output;
+    unsigned* counters;
+
+    int32_t in_h, in_w, in_stride;
+    int32_t phases_h, phases_w, crop_h, crop_w;
+    int32_t out_h, out_w, out_stride;
+    int32_t pixels, channels;
+};
+
+namespace {
+
+template <typename T>
+__device__ __forceinline__ void interleave(const Interleave& p) {
+    let_consumers_start();
+    wait_for_producers();
+    int m, c;
+    if (!place(p.pixels, p.channels / 8, m, c)) return;
+    const int x = m % p.out_w + p.crop_w, rest = m / p.out_w, y = rest % p.out_h + p.crop_h, n = rest / p.out_h;
+    const int row = y / p.phases_h, column = x / p.phases_w;
+    const int phase = (y - row * p.phases_h) * p.phases_w + x - column * p.phases_w;
+    const size_t pixel = (size_t(n) * p.in_h + row) * p.in_w + column;
+    Eight<T> v;
+    v.load(static_cast<const T*>(p.input) + pixel * p.in_stride + size_t(phase) * p.channels + c);
+    v.store(static_cast<T*>(p.output) + size_t(m) * p.out_stride + c);
+}
+
+}  // namespace
+
 // `cuda::Layout` behind its operands: a row-major tensor of f32, `[N, C, pixels of an image]`, and a picture of
 // `channels` channels, those beyond C zeros.
 struct Layout {
@@ -398,23 +429,70 @@ __device__ __forceinline__ void to_plain(const Layout& p) {
 
 }  // namespace
 
+// `cuda::Padded` behind its operands: a row-major tensor of f32, `[N, C, in_h, in_w]`, C at most 4, as `[N, rows, columns, 4]`,
+// zeros around the tensor's pixels and beyond its channels.
+struct Padded {
+    const float* input;
+    void* output;
+    unsigned* counters;
+
+    int32_t images, plain_channels;
+    int32_t in_h, in_w;
+    int32_t rows, columns;
+    int32_t pad_h, pad_w;
+};
+
+namespace {
+
+// Two pixels a thread, which are a whole vector of 16 bits.
+template <typename T>
+__device__ __forceinline__ void from_plain_padded(const Padded& p) {
+    let_consumers_start();
+    wait_for_producers();
+    const unsigned index = blockIdx.x * blockDim.x + threadIdx.x, pairs = p.columns / 2;
+    if (index >= unsigned(p.images) * p.rows * pairs) return;
+    const int x = index % pairs * 2 - p.pad_w, rest = index / pairs;
+    const int y = rest % p.rows - p.pad_h, n = rest / p.rows;
+    const size_t plane = size_t(p.in_h) * p.in_w;
+    float v[8];
+#pragma unroll
+    for (int l = 0; l < 8; ++l) {
+        const int c = l % 4, column = x + l / 4;
+        const bool inside = c < p.plain_channels && unsigned(y) < unsigned(p.in_h) && unsigned(column) < unsigned(p.in_w);
+        v[l] = inside ? p.input[(size_t(n) * p.plain_channels + c) * plane + size_t(y) * p.in_w + column] : 0.0f;
+    }
+    store8(static_cast<T*>(p.output) + size_t(index) * 8, v);
+}
+
+}  // namespace
+
 #define KERNEL(NAME, ARGUMENTS, BODY) \
     extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ ARGUMENTS p) { BODY(p); }
 
+// What computes pictures anew. Tf32: for convolutions that round their products to it.
 #define KERNELS(SUFFIX, T)                                          \
     KERNEL(depthwise_##SUFFIX, Window, depthwise<T>)                \
     KERNEL(depthwise3_##SUFFIX, Window, depthwise3<T>)              \
-    KERNEL(max_pool_##SUFFIX, Window, (pool<T, true>))              \
     KERNEL(average_pool_##SUFFIX, Window, (pool<T, false>))         \
-    KERNEL(max_pool_all_##SUFFIX, Window, (pool_all<T, true>))      \
     KERNEL(average_pool_all_##SUFFIX, Window, (pool_all<T, false>)) \
     KERNEL(stem_##SUFFIX, Stem, (stem<T, 0>))                       \
     KERNEL(stem3_##SUFFIX, Stem, (stem<T, 3>))                      \
     KERNEL(map_##SUFFIX, Map, map<T>)                               \
     KERNEL(resize_##SUFFIX, Resize, resize<T>)                      \
     KERNEL(from_plain_##SUFFIX, Layout, from_plain<T>)              \
+    KERNEL(from_plain_padded_##SUFFIX, Padded, from_plain_padded<T>)
+
+// What gives back elements as they are.
+#define MOVES(SUFFIX, T)                                    \
+    KERNEL(max_pool_##SUFFIX, Window, (pool<T, true>))         \
+    KERNEL(max_pool_all_##SUFFIX, Window, (pool_all<T, true>)) \
+    KERNEL(interleave_##SUFFIX, Interleave, interleave<T>)     \
     KERNEL(to_plain_##SUFFIX, Layout, to_plain<T>)
 
 KERNELS(f16, half)
 KERNELS(bf16, bf16)
 KERNELS(f32, float)
+KERNELS(tf32, Tf32)
+MOVES(f16, half)
+MOVES(bf16, bf16)
+MOVES(f32, float)

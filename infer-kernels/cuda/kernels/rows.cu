@@ -4,14 +4,7 @@
 
 #include <math_constants.h>
 
-#include <type_traits>
-
-#include "common.cuh"
-
-constexpr int AXES = 6;
-
-// `cuda::ElementType` by number.
-enum ElementType { F32, F16, I64, I32, BOOL, BF16 = 6 };
+#include "elements.cuh"
 
 // `cuda::Elementwise` behind its operands.
 struct Elementwise {
@@ -30,113 +23,6 @@ struct Elementwise {
     float alpha, beta;
     Activation activation;
 };
-
-namespace {
-
-__device__ __forceinline__ float load_float(const void* from, int type, int64_t at) {
-    switch (type) {
-        case F16: return __half2float(static_cast<const half*>(from)[at]);
-        case BF16: return __bfloat162float(static_cast<const bf16*>(from)[at]);
-        case I64: return float(static_cast<const long long*>(from)[at]);
-        case I32: return float(static_cast<const int*>(from)[at]);
-        case BOOL: return static_cast<const unsigned char*>(from)[at] ? 1.0f : 0.0f;
-        default: return static_cast<const float*>(from)[at];
-    }
-}
-
-__device__ __forceinline__ long long load_integer(const void* from, int type, int64_t at) {
-    switch (type) {
-        case F16: return (long long)__half2float(static_cast<const half*>(from)[at]);
-        case BF16: return (long long)__bfloat162float(static_cast<const bf16*>(from)[at]);
-        case I64: return static_cast<const long long*>(from)[at];
-        case I32: return static_cast<const int*>(from)[at];
-        case BOOL: return static_cast<const unsigned char*>(from)[at] != 0;
-        default: return (long long)static_cast<const float*>(from)[at];
-    }
-}
-
-// Finite numbers stay finite: what masks hide is often the least f32.
-template <typename T>
-__device__ __forceinline__ T narrow(float v) {
-    constexpr float MOST = std::is_same_v<T, half> ? 65504.0f : 3.38953139e38f;
-    return T(isinf(v) ? v : fminf(fmaxf(v, -MOST), MOST) + (v != v ? v : 0.0f));
-}
-
-__device__ __forceinline__ void store_float(void* to, int type, int64_t at, float v) {
-    switch (type) {
-        case F16: static_cast<half*>(to)[at] = narrow<half>(v); break;
-        case BF16: static_cast<bf16*>(to)[at] = narrow<bf16>(v); break;
-        case I64: static_cast<long long*>(to)[at] = (long long)v; break;
-        case I32: static_cast<int*>(to)[at] = int(v); break;
-        case BOOL: static_cast<unsigned char*>(to)[at] = v != 0.0f; break;
-        default: static_cast<float*>(to)[at] = v; break;
-    }
-}
-
-__device__ __forceinline__ void store_integer(void* to, int type, int64_t at, long long v) {
-    switch (type) {
-        case F16: static_cast<half*>(to)[at] = narrow<half>(float(v)); break;
-        case BF16: static_cast<bf16*>(to)[at] = narrow<bf16>(float(v)); break;
-        case I64: static_cast<long long*>(to)[at] = v; break;
-        case I32: static_cast<int*>(to)[at] = int(v); break;
-        case BOOL: static_cast<unsigned char*>(to)[at] = v != 0; break;
-        default: static_cast<float*>(to)[at] = float(v); break;
-    }
-}
-
-// `cuda::ElementOp` by number, on numbers of type N.
-template <typename N>
-__device__ __forceinline__ N combine(int operation, N a, N b, N c) {
-    switch (operation) {
-        case 1: return a + b;
-        case 2: return a - b;
-        case 3: return a * b;
-        case 5: return N(a != N(0) && b != N(0));
-        case 6: return N(a != N(0) || b != N(0));
-        case 7: return N((a != N(0)) != (b != N(0)));
-        case 8: return N(a == b);
-        case 9: return N(a > b);
-        case 10: return N(a >= b);
-        case 11: return N(a < b);
-        case 12: return N(a <= b);
-        case 13: return a != N(0) ? b : c;
-        case 14: return a > b || a != a ? a : b;
-        case 15: return a < b || a != a ? a : b;
-        case 16: return N(a == N(0));
-        case 17: return a < N(0) ? -a : a;
-        case 18: return -a;
-        case 19: return N((a > N(0)) - (a < N(0)));
-        default: return a;
-    }
-}
-
-__device__ __forceinline__ float apply(const Elementwise& p, float a, float b, float c) {
-    switch (p.operation) {
-        case 4: return a / b;
-        case 19: return a != a ? a : float((a > 0.0f) - (a < 0.0f));
-        case 20: return powf(a, b);
-        case 21: return a >= 0.0f ? a : a * b;
-        case 32: return ceilf(a);
-        case 33: return cosf(a);
-        case 34: return a >= 0.0f ? a : p.alpha * expm1f(a);
-        case 35: return erff(a);
-        case 36: return expf(a);
-        case 37: return floorf(a);
-        case 38: return float(a != a);
-        case 39: return logf(a);
-        case 40: return 1.0f / a;
-        case 41: return rintf(a);
-        case 42: return p.beta * (a >= 0.0f ? a : p.alpha * expm1f(a));
-        case 43: return sinf(a);
-        case 44: return a / (1.0f + fabsf(a));
-        case 45: return sqrtf(a);
-        case 46: return a > p.alpha ? a : 0.0f;
-        case 47: return a / (1.0f + expf(-p.alpha * a));
-        default: return combine(p.operation, a, b, c);
-    }
-}
-
-}  // namespace
 
 extern "C" __global__ void __launch_bounds__(256) elementwise(const __grid_constant__ Elementwise p) {
     let_consumers_start();
@@ -164,7 +50,8 @@ extern "C" __global__ void __launch_bounds__(256) elementwise(const __grid_const
         const float a = load_float(p.inputs[0], p.types[0], at[0]);
         const float b = p.operands > 1 ? load_float(p.inputs[1], p.types[1], at[1]) : 0.0f;
         const float c = p.operands > 2 ? load_float(p.inputs[2], p.types[2], at[2]) : 0.0f;
-        float v[8] = {apply(p, a, b, c)};
+        float v[1] = {a};
+        apply<1>(p.operation, p.alpha, p.beta, v, {b}, {c});
         activate(v, p.activation);
         store_float(p.output, p.out_type, to, v[0]);
     }
@@ -585,3 +472,4 @@ __device__ __forceinline__ void to_rows(const Layout& p) {
 KERNELS(f16, half)
 KERNELS(bf16, bf16)
 KERNELS(f32, float)
+KERNEL(from_rows_tf32, Layout, from_rows<Tf32>)

@@ -35,15 +35,20 @@ __device__ __forceinline__ void await_products() {
         PRODUCT("k16.f32.f16.f16", ", 0, 0");                   \
     }
 
+// The registers of the sums by their numbers, and the sums of four groups of eight columns.
+#define TEN(T) "%" #T "0, %" #T "1, %" #T "2, %" #T "3, %" #T "4, %" #T "5, %" #T "6, %" #T "7, %" #T "8, %" #T "9, "
+#define ONES "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, "
+#define GROUP(J) "+f"(d[J][0]), "+f"(d[J][1]), "+f"(d[J][2]), "+f"(d[J][3])
+#define GROUPS(J) GROUP(J), GROUP(J + 1), GROUP(J + 2), GROUP(J + 3)
+#define MULTIPLY(COLUMNS, INSTRUCTION, REGISTERS, OPERANDS, TAIL, ...)                       \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" COLUMNS INSTRUCTION " {" REGISTERS "}, " \
+                 OPERANDS ", 1, 1, 1" TAIL ";"                                               \
+                 : __VA_ARGS__                                                               \
+                 : "l"(a), "l"(b))
+
 #define PRODUCT_32(INSTRUCTION, TAIL) \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n32" INSTRUCTION " {" \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
-    "}, %16, %17, 1, 1, 1" TAIL ";" : \
-    "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), \
-    "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), \
-    "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), \
-    "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]) \
-    : "l"(a), "l"(b))
+    MULTIPLY("32", INSTRUCTION, ONES "%10, %11, %12, %13, %14, %15", \
+            "%16, %17", TAIL, GROUPS(0))
 
 template <typename T>
 __device__ __forceinline__ void multiply_groups(float (&d)[4][4], uint64_t a, uint64_t b) {
@@ -51,19 +56,8 @@ __device__ __forceinline__ void multiply_groups(float (&d)[4][4], uint64_t a, ui
 }
 
 #define PRODUCT_64(INSTRUCTION, TAIL) \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64" INSTRUCTION " {" \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
-    "}, %32, %33, 1, 1, 1" TAIL ";" : \
-    "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), \
-    "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), \
-    "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), \
-    "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), \
-    "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), \
-    "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), \
-    "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), \
-    "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]) \
-    : "l"(a), "l"(b))
+    MULTIPLY("64", INSTRUCTION, ONES TEN(1) TEN(2) "%30, %31", \
+            "%32, %33", TAIL, GROUPS(0), GROUPS(4))
 
 template <typename T>
 __device__ __forceinline__ void multiply_groups(float (&d)[8][4], uint64_t a, uint64_t b) {
@@ -71,31 +65,74 @@ __device__ __forceinline__ void multiply_groups(float (&d)[8][4], uint64_t a, ui
 }
 
 #define PRODUCT_128(INSTRUCTION, TAIL) \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128" INSTRUCTION " {" \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63" \
-    "}, %64, %65, 1, 1, 1" TAIL ";" : \
-    "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), \
-    "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), \
-    "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), \
-    "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), \
-    "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), \
-    "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), \
-    "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), \
-    "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]), \
-    "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]), \
-    "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]), \
-    "+f"(d[10][0]), "+f"(d[10][1]), "+f"(d[10][2]), "+f"(d[10][3]), \
-    "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3]), \
-    "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]), \
-    "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]), \
-    "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), \
-    "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3]) \
-    : "l"(a), "l"(b))
+    MULTIPLY("128", INSTRUCTION, ONES TEN(1) TEN(2) TEN(3) TEN(4) TEN(5) "%60, %61, %62, %63", \
+            "%64, %65", TAIL, GROUPS(0), GROUPS(4), GROUPS(8), GROUPS(12))
 
 template <typename T>
 __device__ __forceinline__ void multiply_groups(float (&d)[16][4], uint64_t a, uint64_t b) {
     BY_TYPE(PRODUCT_128)
+}
+
+#define PRODUCT_192(INSTRUCTION, TAIL) \
+    MULTIPLY("192", INSTRUCTION, ONES TEN(1) TEN(2) TEN(3) TEN(4) TEN(5) TEN(6) TEN(7) TEN(8) "%90, %91, %92, %93, %94, %95", \
+            "%96, %97", TAIL, GROUPS(0), GROUPS(4), GROUPS(8), GROUPS(12), GROUPS(16), GROUPS(20))
+
+template <typename T>
+__device__ __forceinline__ void multiply_groups(float (&d)[24][4], uint64_t a, uint64_t b) {
+    BY_TYPE(PRODUCT_192)
+}
+
+#define PRODUCT_256(INSTRUCTION, TAIL) \
+    MULTIPLY("256", INSTRUCTION, ONES TEN(1) TEN(2) TEN(3) TEN(4) TEN(5) TEN(6) TEN(7) TEN(8) TEN(9) TEN(10) TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127", \
+            "%128, %129", TAIL, GROUPS(0), GROUPS(4), GROUPS(8), GROUPS(12), GROUPS(16), GROUPS(20), GROUPS(24), GROUPS(28))
+
+template <typename T>
+__device__ __forceinline__ void multiply_groups(float (&d)[32][4], uint64_t a, uint64_t b) {
+    BY_TYPE(PRODUCT_256)
+}
+
+#undef TEN
+#undef ONES
+#undef GROUP
+#undef GROUPS
+#undef MULTIPLY
+#undef BY_TYPE
+
+// A barrier in shared memory between those who fill a stage of the pipeline and those who read it (sm_90).
+
+__device__ __forceinline__ void init_barrier(uint32_t barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void arrive(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Arrives once all copies that the thread has begun are there, without waiting for them.
+__device__ __forceinline__ void arrive_with_copies(uint32_t barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+// Waits for the end of the phase of that parity.
+__device__ __forceinline__ void await_phase(uint32_t barrier, uint32_t parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "AGAIN:\n"
+        "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
+        "@!done bra AGAIN;\n"
+        "}" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+}
+
+// How many registers each thread of the warpgroup has from here on.
+template <int COUNT>
+__device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+template <int COUNT>
+__device__ __forceinline__ void leave_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }

@@ -7,7 +7,8 @@ use super::{BLOCK, Conv};
 /// `winograd_f32`: a 3×3 convolution of stride 1 with few multiplications, on NCHW16c; input with halo as for [`Conv`].
 ///
 /// Operands: input, prepared weights (see [`WinogradWeights`]), bias and residual as for [`Conv`]; output, and memory
-/// to work in: at least [`Winograd::slot`] elements, and as many times that as chunks are to run at once.
+/// to work in: at least [`Winograd::slot`] elements, and as many times that as chunks are to run at once, or less where these
+/// share the tiles.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 pub struct Winograd {
@@ -22,7 +23,7 @@ pub struct Winograd {
 }
 
 impl Winograd {
-    /// The elements that one chunk works in; `None` on overflow. Every plane is followed by a cache line, so that
+    /// The elements that one chunk works in at most; `None` on overflow. Every plane is followed by a cache line, so that
     /// the planes of one tile do not compete for the same lines of a cache.
     pub fn slot(&self) -> Option<u64> {
         let block = BLOCK as u64;

@@ -25,6 +25,10 @@ pub(crate) const MAX_PANELS: usize = 4;
 /// The most terms of a sum that is made of b while it is read.
 pub(crate) const MAX_TERMS: usize = 4;
 
+/// How many steps of k ahead of its use a panel is fetched into the nearest cache: long panels come from the second level, at
+/// whose latency the products would wait.
+const B_AHEAD: usize = 8;
+
 /// A number of segments, three deep, each of `length` elements; strides in elements of a.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Nest {
@@ -222,6 +226,9 @@ unsafe fn tile<
                             let mut weights = start;
                             for p in 0..P {
                                 weights[p] = W::load::<V>(b[p]);
+                                if TERMS == 1 {
+                                    fetch_near(b[p].wrapping_add(16 * B_AHEAD).cast());
+                                }
                                 for (term, &at) in t.sum.terms[..TERMS - 1].iter().enumerate() {
                                     let other = W::load::<V>(b[p].offset(at));
                                     weights[p] =

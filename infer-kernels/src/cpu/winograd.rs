@@ -8,7 +8,7 @@
 //! transforms is small enough for the second-level cache or, where there are many channels, is read plane by plane,
 //! in long rows. The weights are one stream for each pair, plane after plane, each time fetched one plane ahead.
 //! Chunks split tiles and pairs in two dimensions and share nothing: the inputs of a tile are transformed once for
-//! each part of the pairs.
+//! each part of the pairs. The more parts the tiles are split into, the less memory a chunk works in.
 
 use half::f16;
 
@@ -107,8 +107,6 @@ struct Geometry {
     planes: usize,
     block_tiles: usize,
     block_pairs: usize,
-    /// Elements that a chunk works in.
-    slot: usize,
 }
 
 impl Geometry {
@@ -128,8 +126,14 @@ impl Geometry {
             planes: crate::call::winograd_planes(w.tile) as usize,
             block_tiles: w.block_tiles as usize,
             block_pairs: w.block_pairs as usize,
-            slot: w.slot().unwrap_or(0) as usize,
         }
+    }
+
+    /// Elements that a chunk works in, one of so many parts of the tiles: at most [`Winograd::slot`].
+    fn slot(&self, parts: usize) -> usize {
+        let tiles = self.block_tiles.min(self.tiles.div_ceil(parts));
+        let lines = (self.in_blocks + PAIR * self.block_pairs) * tiles + 2;
+        lines * BLOCK * self.planes
     }
 
     /// Multiplications in all.
@@ -139,11 +143,24 @@ impl Geometry {
             .fold(self.planes, usize::saturating_mul)
     }
 
+    /// As many of the chunks as `room` elements hold, as a grid of parts of the tiles × parts of the pairs.
+    fn split(&self, mut chunks: usize, room: usize) -> (usize, usize) {
+        loop {
+            match self.grid(chunks, room) {
+                Some(grid) => return grid,
+                None if chunks <= 1 => return (1, 1),
+                None => chunks /= 2,
+            }
+        }
+    }
+
     /// Chunks as a grid of parts of the tiles × parts of the pairs: the least work in the largest chunk, with what
-    /// is transformed several times and the weights that are read for each block of tiles.
-    fn grid(&self, chunks: usize) -> (usize, usize) {
-        let mut best = (usize::MAX, 1);
-        for parts in (1..=chunks).filter(|parts| chunks.is_multiple_of(*parts)) {
+    /// is transformed several times and the weights that are read for each block of tiles. `None` where no such grid
+    /// works in `room` elements.
+    fn grid(&self, chunks: usize, room: usize) -> Option<(usize, usize)> {
+        let mut best: Option<(usize, usize)> = None;
+        let fits = |parts: usize| self.slot(parts).checked_mul(chunks).is_some_and(|needed| needed <= room);
+        for parts in (1..=chunks).filter(|&parts| chunks.is_multiple_of(parts) && fits(parts)) {
             let tiles = self.tiles.div_ceil(parts);
             let pairs = (self.groups * self.pairs).div_ceil(chunks / parts);
             let blocks = tiles.div_ceil(self.block_tiles);
@@ -153,11 +170,11 @@ impl Geometry {
             let transforms = tiles * self.planes * 6 * (self.in_blocks + pairs * PAIR);
             let weights = blocks * pairs * PAIR * self.in_channels * self.planes * BLOCK * 4 / 8;
             let cost = products.saturating_add(transforms).saturating_add(weights);
-            if cost < best.0 {
-                best = (cost, parts);
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, parts));
             }
         }
-        (best.1, chunks / best.1)
+        best.map(|(_, parts)| (parts, chunks / parts))
     }
 
     /// Image, row and column of a tile.
@@ -170,10 +187,10 @@ impl Geometry {
 
 fn chunks(args: &Args<'_>, threads: usize) -> usize {
     let geometry = Geometry::new(args.params());
-    let slots = args.operands[5].bytes / 4 / geometry.slot.max(1);
     // Of a thread's share two parts at most, since each has memory of its own to work in.
     let worthwhile = chunks_for(geometry.work() as u64, threads).min(2 * threads);
-    worthwhile.min(slots).max(1)
+    let (parts_t, parts_p) = geometry.split(worthwhile, args.operands[5].bytes / 4);
+    parts_t * parts_p
 }
 
 #[inline(always)]
@@ -207,15 +224,17 @@ unsafe fn winograd<V: Tiles + Finishing, T: Algorithm<IN, OUT>, const IN: usize,
     let w: &Winograd = args.params();
     let g = Geometry::new(w);
     let work_in = args.operands[5];
-    // Every chunk needs a slot of its own; where there are fewer, some chunks have nothing to do.
-    let chunks = chunks.min(work_in.bytes / 4 / g.slot.max(1));
-    if g.tiles == 0 || g.pairs == 0 || g.groups == 0 || chunk >= chunks {
+    if g.tiles == 0 || g.pairs == 0 || g.groups == 0 {
         return;
     }
-    let (parts_t, parts_p) = g.grid(chunks);
+    let (parts_t, parts_p) = g.split(chunks, work_in.bytes / 4);
+    // Every chunk has memory of its own; where there is less, some chunks have nothing to do.
+    if chunk >= parts_t * parts_p {
+        return;
+    }
     let my_tiles = share(g.tiles, chunk % parts_t, parts_t);
     let my_pairs = share(g.groups * g.pairs, chunk / parts_t, parts_p);
-    let slot = work_in.ptr::<f32>().wrapping_add(chunk * g.slot);
+    let slot = work_in.ptr::<f32>().wrapping_add(chunk * g.slot(parts_t));
     let blocks = my_tiles.len().div_ceil(g.block_tiles);
     for block in 0..blocks {
         let part = share(my_tiles.len(), block, blocks);

@@ -87,6 +87,10 @@ pub struct Tile {
     stages: u32,
     /// Elements of the sum that are added between two barriers.
     pub depth: u32,
+    /// The most blocks that a multiprocessor has registers for.
+    pub blocks: u32,
+    /// Whether blocks are as many as the GPU holds and go from tile to tile, whose sums nobody shares.
+    pub wide: bool,
 }
 
 /// Finished sums lie in shared memory with so many columns between rows beside the tile's own.
@@ -95,10 +99,22 @@ const TILE_PADDING: u32 = 8;
 /// Blocks that share a tile are a cluster where they are no more than these, which every GPU with clusters takes.
 pub const LARGEST_CLUSTER: u32 = 8;
 
-const fn tile(name: &'static str, point: &'static str, shape: [u32; 2], threads: u32, stages: u32) -> Tile {
-    let [rows, columns] = shape;
+/// Blocks of a [`wide`](Tile::wide) tile, one a multiprocessor: those of the GPU that plans are made for. Another
+/// GPU runs them in turns, or leaves some of its multiprocessors without.
+pub const WIDE_BLOCKS: u32 = 132;
+
+/// Threads of a block of a wide tile: a warpgroup that copies, and two that multiply.
+const WIDE_THREADS: u32 = 384;
+
+const fn tile(
+    name: &'static str,
+    point: &'static str,
+    [rows, columns]: [u32; 2],
+    [threads, stages, blocks]: [u32; 3],
+) -> Tile {
     let depth = ROW_BYTES / element_bytes(name) as u32;
-    Tile { name, point, rows, columns, threads, stage_bytes: (rows + columns) * ROW_BYTES, stages, depth }
+    let (stage_bytes, wide) = ((rows + columns) * ROW_BYTES, threads == WIDE_THREADS);
+    Tile { name, point, rows, columns, threads, stage_bytes, stages, depth, blocks, wide }
 }
 
 /// What a step has of each row of the operands, on matrix units.
@@ -106,33 +122,35 @@ const ROW_BYTES: u32 = 128;
 
 /// The tiles of f32 whose products round to tf32.
 pub const TILES_TF32: &[Tile] = &[
-    tile("cuda_conv_tf32_128x128", "cuda_conv_tf32_128x128_point", [128, 128], 256, 3),
-    tile("cuda_conv_tf32_128x64", "cuda_conv_tf32_128x64_point", [128, 64], 256, 4),
-    tile("cuda_conv_tf32_64x64", "cuda_conv_tf32_64x64_point", [64, 64], 128, 6),
-    tile("cuda_conv_tf32_32x32", "cuda_conv_tf32_32x32_point", [32, 32], 128, 8),
+    tile("cuda_conv_tf32_128x128", "cuda_conv_tf32_128x128_point", [128, 128], [256, 3, 2]),
+    tile("cuda_conv_tf32_128x64", "cuda_conv_tf32_128x64_point", [128, 64], [256, 4, 2]),
+    tile("cuda_conv_tf32_64x64", "cuda_conv_tf32_64x64_point", [64, 64], [128, 6, 4]),
+    tile("cuda_conv_tf32_32x32", "cuda_conv_tf32_32x32_point", [32, 32], [128, 8, 8]),
 ];
 
-/// The tiles of a type of 16 bits.
+/// The tiles of a type of 16 bits: rows and columns; threads, steps that are there at a time, and blocks.
 macro_rules! tiles {
-    ($ty:literal: $($size:literal $shape:expr, $threads:literal, $stages:literal;)*) => {
+    ($ty:literal: $($size:literal $shape:expr, $counts:expr;)*) => {
         &[$(tile(
             concat!("cuda_conv_", $ty, "_", $size),
             concat!("cuda_conv_", $ty, "_", $size, "_point"),
             $shape,
-            $threads,
-            $stages,
+            $counts,
         )),*]
     };
     ($ty:literal) => {
         tiles! { $ty:
-            "128x128" [128, 128], 256, 3;
-            "128x64" [128, 64], 256, 4;
-            "64x128" [64, 128], 128, 4;
-            "64x64" [64, 64], 128, 6;
-            "128x32" [128, 32], 256, 4;
-            "64x32" [64, 32], 128, 8;
-            "32x64" [32, 64], 256, 8;
-            "32x32" [32, 32], 128, 8;
+            "128x128" [128, 128], [256, 3, 2];
+            "128x64" [128, 64], [256, 4, 3];
+            "64x128" [64, 128], [128, 4, 4];
+            "64x64" [64, 64], [128, 6, 6];
+            "128x32" [128, 32], [256, 4, 3];
+            "64x32" [64, 32], [128, 8, 7];
+            "32x64" [32, 64], [256, 8, 4];
+            "32x32" [32, 32], [128, 8, 7];
+            "128x256" [128, 256], [384, 4, 1];
+            "128x192" [128, 192], [384, 5, 1];
+            "256x128" [256, 128], [384, 4, 1];
         }
     };
 }
@@ -154,15 +172,24 @@ impl Tile {
         stage_bytes: (64 + 4) * 2 * 16 * 4,
         stages: 2,
         depth: 16,
+        blocks: 8,
+        wide: false,
     };
 
     /// The dynamic shared memory of a block that adds so many steps: their operands, as far as they are there at a
-    /// time, and then the finished sums in their place.
-    pub const fn shared_bytes(&self, steps: u32) -> u32 {
-        let is_pipeline = self.depth != Tile::F32.depth;
-        let stages = if steps < self.stages && is_pipeline { steps } else { self.stages };
-        let (pipeline, sums) = (stages * self.stage_bytes, self.rows * (self.columns + TILE_PADDING) * 4);
+    /// time, and then, in their place, finished sums that others share.
+    pub const fn shared_bytes(&self, steps: u32, splits: u32) -> u32 {
+        let is_f32 = self.depth == Tile::F32.depth;
+        let stages = if steps < self.stages && !is_f32 && !self.wide { steps } else { self.stages };
+        let shares_sums = splits > 1 || is_f32;
+        let sums = if shares_sums { self.rows * (self.columns + TILE_PADDING) * 4 } else { 0 };
+        let pipeline = stages * self.stage_bytes;
         if pipeline > sums { pipeline } else { sums }
+    }
+
+    /// The most that [`Tile::shared_bytes`] gives.
+    const fn most_shared_bytes(&self) -> u32 {
+        self.shared_bytes(u32::MAX, if self.wide { 1 } else { u32::MAX })
     }
 
     /// How many tiles a call has.
@@ -176,12 +203,13 @@ impl Tile {
     }
 
     const fn launch(&self, params: &Conv) -> Launch {
-        let rows = (params.pixels as u32).div_ceil(self.rows);
+        let tiles = (params.pixels as u32).div_ceil(self.rows) * params.column_tiles as u32;
+        let splits = params.splits as u32;
         Launch {
-            grid: [rows * params.column_tiles as u32, params.splits as u32],
-            cluster: if params.splits as u32 <= LARGEST_CLUSTER { params.splits as u32 } else { 1 },
+            grid: [if self.wide && tiles > WIDE_BLOCKS { WIDE_BLOCKS } else { tiles }, splits],
+            cluster: if splits <= LARGEST_CLUSTER { splits } else { 1 },
             threads: self.threads,
-            shared_bytes: self.shared_bytes(params.depth_per_split as u32 / self.depth),
+            shared_bytes: self.shared_bytes(params.depth_per_split as u32 / self.depth, splits),
         }
     }
 
@@ -257,6 +285,9 @@ impl Tile {
         {
             return Err(Invalid("splits that do not cover the sum"));
         }
+        if self.wide && splits > 1 {
+            return Err(Invalid("splits of a tile that takes none"));
+        }
         let tiles = self.count(pixels, out_channels);
         product(&[tiles, self.threads.into()])?;
         if splits > 1 {
@@ -272,6 +303,13 @@ impl Tile {
         }
         Ok(())
     }
+}
+
+/// How blocks of a wide tile are launched where its machine code is not that of architecture 9.0: threads and dynamic
+/// shared memory of a tile of 128×64, which they go through it by.
+pub(super) fn portable(name: &str) -> Option<(u32, u32)> {
+    let tile = TILES.iter().chain(TILES_BF16).find(|tile| [tile.name, tile.point].contains(&name))?;
+    tile.wide.then_some((TILES[1].threads, TILES[1].shared_bytes(u32::MAX, 1)))
 }
 
 /// Both kernels of each tile on matrix units.
@@ -294,17 +332,90 @@ macro_rules! kernel {
             module: $module,
             validate: |call| $tile.validate(call, $point, const { element_bytes($name) }),
             launch: |params| $tile.launch(bytemuck::from_bytes(params)),
-            most_shared_bytes: $tile.shared_bytes(u32::MAX),
+            most_shared_bytes: $tile.most_shared_bytes(),
         }
     };
 }
 
 /// The kernels of this file.
 pub(super) static KERNELS: &[CudaKernel] = kernels! {
-    "conv_f16" [TILES[0], TILES[1], TILES[2], TILES[3], TILES[4], TILES[5], TILES[6], TILES[7]]
+    "conv_f16" [
+        TILES[0], TILES[1], TILES[2], TILES[3], TILES[4], TILES[5], TILES[6], TILES[7], TILES[8], TILES[9], TILES[10]
+    ]
     "conv_bf16" [
         TILES_BF16[0], TILES_BF16[1], TILES_BF16[2], TILES_BF16[3], TILES_BF16[4], TILES_BF16[5], TILES_BF16[6],
-        TILES_BF16[7]
+        TILES_BF16[7], TILES_BF16[8], TILES_BF16[9], TILES_BF16[10]
     ]
     "conv_tf32" [TILES_TF32[0], TILES_TF32[1], TILES_TF32[2], TILES_TF32[3]]
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A product of so many pixels by 64×256 weights, whole.
+    fn product_by(tile: &Tile, pixels: i32) -> Conv {
+        Conv {
+            in_h: 1,
+            in_w: 1,
+            in_stride_n: 64,
+            in_stride_h: 64,
+            in_stride_w: 64,
+            channels: 64,
+            taps: 1,
+            kernel_w: 1,
+            out_h: 1,
+            out_w: 1,
+            stride_h: 1,
+            stride_w: 1,
+            dilation_h: 1,
+            dilation_w: 1,
+            pixels,
+            out_channels: 256,
+            out_stride: 256,
+            splits: 1,
+            depth_per_split: 64,
+            column_tiles: 256 / tile.columns as i32 + i32::from(256 % tile.columns > 0),
+            ..Conv::default()
+        }
+    }
+
+    fn validate(tile: &Tile, params: &Conv) -> Result<(), Invalid> {
+        let pixels = params.pixels as u64;
+        let partials = tile.partial_bytes(tile.count(pixels, 256), params.splits as u64);
+        let operand_bytes = [pixels * 64 * 2, 256 * 64 * 2, 0, 0, partials, pixels * 256 * 2];
+        tile.validate(&Call { params: bytemuck::bytes_of(params), operand_bytes: &operand_bytes }, true, 2)
+    }
+
+    #[test]
+    fn sums_of_wide_tiles_are_not_shared() {
+        for tile in TILES {
+            let whole = product_by(tile, 300);
+            assert_eq!(validate(tile, &whole), Ok(()), "{}", tile.name);
+            let shared = Conv { splits: 2, ..whole };
+            assert_eq!(validate(tile, &shared).is_ok(), !tile.wide, "{}", tile.name);
+        }
+    }
+
+    #[test]
+    fn blocks_of_wide_tiles_are_no_more_than_multiprocessors() {
+        for tile in TILES {
+            let launch = tile.launch(&product_by(tile, 1 << 16));
+            assert_eq!(launch.grid[0] <= WIDE_BLOCKS, tile.wide, "{}", tile.name);
+            assert!(tile.launch(&product_by(tile, 300)).grid[0] < WIDE_BLOCKS);
+        }
+    }
+
+    #[test]
+    fn shared_memory_is_what_gpus_have() {
+        // A block of architecture 9.0 has 227 KB, of 8.6 and 8.9 99 KB, barriers and the like included.
+        const STATIC: u32 = 5 << 10;
+        for tile in TILES.iter().chain(TILES_BF16).chain(TILES_TF32) {
+            let bytes = tile.most_shared_bytes();
+            let elsewhere = portable(tile.name).map_or(bytes, |(_, bytes)| bytes);
+            assert!(bytes + STATIC <= 227 << 10, "{}", tile.name);
+            assert!(elsewhere + 1024 <= 99 << 10, "{}", tile.name);
+            assert_eq!(portable(tile.point).is_some(), tile.wide);
+        }
+    }
+}

@@ -8,6 +8,7 @@
 //! the next, so that a picture may be some of the channels of a wider one.
 
 mod attention;
+mod chain;
 mod conv;
 mod norm;
 mod picture;
@@ -16,9 +17,12 @@ mod retile;
 mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
-pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile};
+pub use chain::{CHAIN_INPUTS, CHAIN_OUTPUTS, CHAIN_SLOTS, CHAIN_STEPS, Chain, Step, step};
+pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile, WIDE_BLOCKS};
 pub use norm::{GroupNorm, MOST_GROUPED};
-pub use picture::{Layout, Map, MapKind, Resize, STEM_CHANNELS, Stem, Window};
+pub use picture::{
+    Interleave, Layout, Map, MapKind, PADDED_CHANNELS, Padded, Resize, STEM_CHANNELS, Stem, Window,
+};
 pub use retile::{Retile, Stored, round_to_tf32};
 pub use rows::{AXES, ElementOp, ElementType, Elementwise, Gather, Norm, Product, Reduction, ReductionKind};
 
@@ -55,6 +59,8 @@ macro_rules! modules {
 modules! {
     /// Attention.
     ATTENTION = "attention";
+    /// Chains of elementwise functions.
+    CHAIN = "chain";
     /// Convolution of bf16.
     CONV_BF16 = "conv_bf16";
     /// Convolution of f16.
@@ -71,9 +77,11 @@ modules! {
     PLAIN_ELEMENTS = "plain_elements";
     /// Row-major calls whose elements are placed by others.
     PLAIN_INDEX = "plain_index";
+    /// Row-major recurrent networks.
+    PLAIN_RECURRENT = "plain_recurrent";
     /// Row-major calls along axes.
     PLAIN_ROWS = "plain_rows";
-    /// Row-major convolutions, pools and recurrent networks.
+    /// Row-major convolutions and pools.
     PLAIN_WINDOWS = "plain_windows";
     /// Weights of the processor's plan in another order.
     RETILE = "retile";
@@ -123,6 +131,12 @@ impl CudaKernel {
         self.name.strip_prefix("cuda_").unwrap_or(self.name)
     }
 
+    /// The threads and the most dynamic shared memory of a block where the machine code is not that of architecture 9.0,
+    /// if they differ there.
+    pub fn portable(&self) -> Option<(u32, u32)> {
+        conv::portable(self.name)
+    }
+
     /// Whether it may find a value that it cannot compute with, and set the counter behind [`COUNTERS`].
     pub fn may_fail(&self) -> bool {
         self.name.starts_with("cuda_gather") || plain::may_fail(self.name)
@@ -132,8 +146,8 @@ impl CudaKernel {
 /// Every kernel.
 pub fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
     let pictures = conv::KERNELS.iter().chain(norm::KERNELS).chain(picture::KERNELS);
-    let others = retile::KERNELS.iter().chain(rows::KERNELS).chain(plain::kernels());
-    attention::KERNELS.iter().chain(pictures).chain(others)
+    let others = [chain::KERNELS, retile::KERNELS, rows::KERNELS].into_iter().flatten();
+    attention::KERNELS.iter().chain(pictures).chain(others).chain(plain::kernels())
 }
 
 /// The kernel of that name.

@@ -107,4 +107,5 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
     "cuda_group_norm_f16" validate_norm;
     "cuda_group_norm_bf16" validate_norm;
     "cuda_group_norm_f32" validate_norm;
+    "cuda_group_norm_tf32" validate_norm;
 };

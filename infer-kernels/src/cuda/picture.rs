@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{CudaKernel, Launch, element_bytes, expect_picture, positive, product};
+use super::{CudaKernel, Launch, element_bytes, expect_picture, extent, positive, product};
 use crate::call::Activation;
 use crate::{Call, Invalid};
 
@@ -180,6 +180,41 @@ pub struct Resize {
     pub channels: i32,
 }
 
+/// `cuda_interleave_*`: pixels whose channels lie in phases, each phase a pixel of the output.
+///
+/// `out[n, y, x, c] = in[n, (y + crop_h) / phases_h, (x + crop_w) / phases_w, phase, c]`, phases counted by the remainders,
+/// those of rows outermost.
+///
+/// Operands: input; output.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Interleave {
+    /// Input rows.
+    pub in_h: i32,
+    /// Input columns.
+    pub in_w: i32,
+    /// Elements from one input pixel to the next.
+    pub in_stride: i32,
+    /// Output rows of an input row.
+    pub phases_h: i32,
+    /// Output columns of an input column.
+    pub phases_w: i32,
+    /// Rows before the first of the output.
+    pub crop_h: i32,
+    /// Columns before the first of the output.
+    pub crop_w: i32,
+    /// Output rows.
+    pub out_h: i32,
+    /// Output columns.
+    pub out_w: i32,
+    /// Elements from one output pixel to the next.
+    pub out_stride: i32,
+    /// Output pixels of all images.
+    pub pixels: i32,
+    /// Channels of a phase.
+    pub channels: i32,
+}
+
 /// `cuda_from_plain_*`, `cuda_to_plain_*`: between a row-major tensor of f32 and a picture.
 ///
 /// Operands: input; output.
@@ -198,6 +233,34 @@ pub struct Layout {
     pub stride: i32,
     /// Zero.
     pub reserved: i32,
+}
+
+/// Channels of a [`Padded`] picture.
+pub const PADDED_CHANNELS: usize = 4;
+
+/// `cuda_from_plain_padded_*`: a row-major tensor of f32 as a picture of [`PADDED_CHANNELS`] channels, with the padding of a
+/// convolution around it, so that the pixels of a row that a window has are neighbours in memory, and all there.
+///
+/// Operands: input f32 `[images, plain_channels, in_h, in_w]`; output `[images, rows, columns, 4]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Padded {
+    /// Images.
+    pub images: i32,
+    /// Channels of the row-major tensor: those beyond them are written as zero.
+    pub plain_channels: i32,
+    /// Its rows.
+    pub in_h: i32,
+    /// Its columns.
+    pub in_w: i32,
+    /// Rows of the picture.
+    pub rows: i32,
+    /// Columns of the picture, an even number.
+    pub columns: i32,
+    /// Rows above the tensor's.
+    pub pad_h: i32,
+    /// Columns to the left of the tensor's.
+    pub pad_w: i32,
 }
 
 /// Eight channels of a pixel a thread.
@@ -400,6 +463,34 @@ fn launch_resize(params: &[u8]) -> Launch {
     by_chunks(p.pixels, p.channels)
 }
 
+fn validate_interleave(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid> {
+    let p: &Interleave = call.params()?;
+    call.expect_operands(2)?;
+    let [out_h, out_w, pixels] = [positive(p.out_h)?, positive(p.out_w)?, positive(p.pixels)?];
+    let image = product(&[out_h, out_w])?;
+    if !pixels.is_multiple_of(image) {
+        return Err(Invalid("a part of an image"));
+    }
+    let (channels, [in_h, in_w]) = (positive(p.channels)?, [positive(p.in_h)?, positive(p.in_w)?]);
+    let phases = [positive(p.phases_h)?, positive(p.phases_w)?];
+    let axes = [(in_h, phases[0], p.crop_h, out_h), (in_w, phases[1], p.crop_w, out_w)];
+    for (input, phases, crop, output) in axes {
+        if extent(crop)? + output > product(&[input, phases])? {
+            return Err(Invalid("more output than there are phases"));
+        }
+    }
+    let (in_pixels, width) =
+        (product(&[pixels / image, in_h, in_w])?, product(&[phases[0], phases[1], channels])?);
+    product(&[pixels, channels])?;
+    expect_picture(call, 0, in_pixels, p.in_stride, width, element_bytes)?;
+    expect_picture(call, 1, pixels, p.out_stride, channels, element_bytes)
+}
+
+fn launch_interleave(params: &[u8]) -> Launch {
+    let p: &Interleave = bytemuck::from_bytes(params);
+    by_chunks(p.pixels, p.channels)
+}
+
 /// `plain` and `picture`: the positions of the operands.
 fn validate_layout(call: &Call<'_>, plain: usize, picture: usize, element_bytes: u64) -> Result<(), Invalid> {
     let p: &Layout = call.params()?;
@@ -416,10 +507,35 @@ fn launch_layout(params: &[u8]) -> Launch {
     by_chunks(p.images * p.image_pixels, p.channels)
 }
 
-/// The kernels of a family for all types of elements.
+fn validate_padded(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid> {
+    let p: &Padded = call.params()?;
+    call.expect_operands(2)?;
+    let [images, channels] = [positive(p.images)?, positive(p.plain_channels)?];
+    let [in_h, in_w, rows, columns] =
+        [positive(p.in_h)?, positive(p.in_w)?, positive(p.rows)?, positive(p.columns)?];
+    if channels > PADDED_CHANNELS as u64 || !columns.is_multiple_of(2) {
+        return Err(Invalid("more channels than four, or an odd number of columns"));
+    }
+    for padding in [p.pad_h, p.pad_w] {
+        if !(0..1 << 15).contains(&padding) {
+            return Err(Invalid("a window out of range"));
+        }
+    }
+    call.expect_elements(0, Some(product(&[images, channels, in_h, in_w])?), 4)?;
+    let picture = product(&[images, rows, columns, PADDED_CHANNELS as u64])?;
+    call.expect_elements(1, Some(picture), element_bytes)
+}
+
+fn launch_padded(params: &[u8]) -> Launch {
+    let p: &Padded = bytemuck::from_bytes(params);
+    Launch::flat(p.images as u64 * p.rows as u64 * (p.columns as u64 / 2))
+}
+
+/// The kernels of a family for all types of elements, and some for f32 that is rounded to tf32 where it is written.
 macro_rules! kernels {
-    ($($family:literal $validate:expr, $launch:expr;)*) => {
+    ($($family:literal $validate:expr, $launch:expr $(, and $rounded:literal)?;)*) => {
         &[$(
+            $(kernels!(@one concat!("cuda_", $family, "_", $rounded), $validate, $launch),)?
             kernels!(@one concat!("cuda_", $family, "_f16"), $validate, $launch),
             kernels!(@one concat!("cuda_", $family, "_bf16"), $validate, $launch),
             kernels!(@one concat!("cuda_", $family, "_f32"), $validate, $launch),
@@ -439,16 +555,49 @@ macro_rules! kernels {
 
 /// The kernels of this file.
 pub(super) static KERNELS: &[CudaKernel] = kernels! {
-    "depthwise" |call: &_, bytes| validate_depthwise(call, 0, bytes), launch_window;
-    "depthwise3" |call: &_, bytes| validate_depthwise(call, 3, bytes), launch_window;
+    "depthwise" |call: &_, bytes| validate_depthwise(call, 0, bytes), launch_window, and "tf32";
+    "depthwise3" |call: &_, bytes| validate_depthwise(call, 3, bytes), launch_window, and "tf32";
     "max_pool" validate_pool, launch_window;
-    "average_pool" validate_pool, launch_window;
+    "average_pool" validate_pool, launch_window, and "tf32";
     "max_pool_all" validate_pool_all, launch_pool_all;
-    "average_pool_all" validate_pool_all, launch_pool_all;
-    "stem" |call: &_, bytes| validate_stem(call, 0, bytes), launch_stem;
-    "stem3" |call: &_, bytes| validate_stem(call, 3, bytes), launch_stem;
-    "map" validate_map, launch_map;
-    "resize" validate_resize, launch_resize;
-    "from_plain" |call: &_, bytes| validate_layout(call, 0, 1, bytes), launch_layout;
+    "average_pool_all" validate_pool_all, launch_pool_all, and "tf32";
+    "stem" |call: &_, bytes| validate_stem(call, 0, bytes), launch_stem, and "tf32";
+    "stem3" |call: &_, bytes| validate_stem(call, 3, bytes), launch_stem, and "tf32";
+    "map" validate_map, launch_map, and "tf32";
+    "resize" validate_resize, launch_resize, and "tf32";
+    "interleave" validate_interleave, launch_interleave;
+    "from_plain" |call: &_, bytes| validate_layout(call, 0, 1, bytes), launch_layout, and "tf32";
+    "from_plain_padded" validate_padded, launch_padded, and "tf32";
     "to_plain" |call: &_, bytes| validate_layout(call, 1, 0, bytes), launch_layout;
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padded_pictures_are_bounded_by_their_operands() {
+        let whole = Padded {
+            images: 2,
+            plain_channels: 3,
+            in_h: 5,
+            in_w: 7,
+            rows: 9,
+            columns: 12,
+            pad_h: 2,
+            pad_w: 2,
+        };
+        let valid = |params: Padded, sizes: [u64; 2]| {
+            let call = Call { params: bytemuck::bytes_of(&params), operand_bytes: &sizes };
+            validate_padded(&call, 2).is_ok()
+        };
+        let sizes = [2 * 3 * 5 * 7 * 4, 2 * 9 * 12 * 4 * 2];
+        assert!(valid(whole, sizes));
+        assert!(!valid(whole, [sizes[0] - 4, sizes[1]]));
+        assert!(!valid(whole, [sizes[0], sizes[1] - 2]));
+        assert!(!valid(Padded { columns: 11, ..whole }, sizes));
+        assert!(!valid(Padded { plain_channels: 5, ..whole }, [1 << 20; 2]));
+        assert!(!valid(Padded { pad_h: -1, ..whole }, sizes));
+        assert!(!valid(Padded { rows: 1 << 30, ..whole }, [u64::MAX; 2]));
+    }
+}

@@ -20,12 +20,14 @@ use crate::cpu::{
 };
 use crate::{Call, Invalid};
 
+mod spread;
 mod work;
 
 use work::Work;
 
 /// The modules that have the kernels.
-pub const MODULES: &[&str] = &["plain_elements", "plain_index", "plain_rows", "plain_windows"];
+pub const MODULES: &[&str] =
+    &["plain_elements", "plain_index", "plain_recurrent", "plain_rows", "plain_windows"];
 
 /// Which kernel of a family is meant. It follows the parameters of the processor's kernel.
 #[repr(C)]
@@ -123,13 +125,13 @@ enum Shape {
     Team,
     /// A block of 256 threads an item.
     Block,
-    /// A block an item, of as many threads as are useful.
+    /// Blocks an item, of as many threads as are useful.
     Sequence,
 }
 
 /// Threads of a block, but for [`Shape::Sequence`], and the most of one.
 const THREADS: u32 = 256;
-const MOST_THREADS: u64 = 1024;
+const MOST_THREADS: u64 = 512;
 
 /// Elements of a state and of what is computed from it for all gates of a sequence: at most so many times the state.
 const STATES: u64 = 5;
@@ -159,8 +161,7 @@ impl Shape {
             Shape::Flat => return Launch::flat(code.items.into()),
             Shape::Sequence => {
                 let p: &Recurrent = bytemuck::from_bytes(&params[..size_of::<Recurrent>()]);
-                let shared_bytes = (p.hidden * STATES) as u32 * 4;
-                return Launch { grid: [code.items, 1], cluster: 1, threads: code.to, shared_bytes };
+                return spread::launch(p, code.items, code.to);
             }
             _ => code.items.div_ceil(THREADS / code.to.clamp(1, THREADS)),
         };
@@ -610,11 +611,11 @@ families! {
         |call, code| expect_code(code, 1).and_then(|()| pool::validate_lp(call));
     "resize" "windows" Resize, Flat, work::resize; |name| only(name, "resize_f32"),
         |call, code| expect_code(code, 1).and_then(|()| resize::validate(call));
-    "lstm" "windows" Recurrent, Sequence, work::recurrent::<4>; |name| only(name, "lstm_f32"),
+    "lstm" "recurrent" Recurrent, Sequence, |p| spread::work(p, 4); |name| only(name, "lstm_f32"),
         |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_lstm(call));
-    "gru" "windows" Recurrent, Sequence, work::recurrent::<3>; |name| only(name, "gru_f32"),
+    "gru" "recurrent" Recurrent, Sequence, |p| spread::work(p, 3); |name| only(name, "gru_f32"),
         |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_gru(call));
-    "rnn" "windows" Recurrent, Sequence, work::recurrent::<1>; |name| only(name, "rnn_f32"),
+    "rnn" "recurrent" Recurrent, Sequence, |p| spread::work(p, 1); |name| only(name, "rnn_f32"),
         |call, code| expect_code(code, 1).and_then(|()| recurrent::validate_rnn(call));
 }
 

@@ -84,7 +84,7 @@ impl ElementType {
         ElementType::ALL[self as usize].1
     }
 
-    fn from_number(number: i32) -> Result<Self, Invalid> {
+    pub(super) fn from_number(number: i32) -> Result<Self, Invalid> {
         let common = ElementType::ALL.iter().map(|(ty, _)| *ty).filter(|ty| ty.is_common());
         common.into_iter().find(|ty| *ty as i32 == number).ok_or(Invalid("an unknown element type"))
     }
@@ -331,7 +331,7 @@ pub struct Product {
 }
 
 /// The elements an operand needs that is walked like this.
-fn reach(offset: i32, axes: impl IntoIterator<Item = (i32, i32)>) -> Result<u64, Invalid> {
+pub(super) fn reach(offset: i32, axes: impl IntoIterator<Item = (i32, i32)>) -> Result<u64, Invalid> {
     let mut last = extent(offset)?;
     for (count, stride) in axes {
         last = last
@@ -342,16 +342,16 @@ fn reach(offset: i32, axes: impl IntoIterator<Item = (i32, i32)>) -> Result<u64,
     Ok(last + 1)
 }
 
-fn axes<const N: usize>(extents: [i32; N], strides: [i32; N]) -> impl Iterator<Item = (i32, i32)> {
+pub(super) fn axes<const N: usize>(extents: [i32; N], strides: [i32; N]) -> impl Iterator<Item = (i32, i32)> {
     extents.into_iter().zip(strides)
 }
 
-fn count(extents: &[i32]) -> Result<u64, Invalid> {
+pub(super) fn count(extents: &[i32]) -> Result<u64, Invalid> {
     let extents = extents.iter().map(|&extent| positive(extent)).collect::<Result<Vec<_>, _>>()?;
     product(&extents)
 }
 
-fn expect_count(found: i32, expected: u64) -> Result<(), Invalid> {
+pub(super) fn expect_count(found: i32, expected: u64) -> Result<(), Invalid> {
     if u64::try_from(found) == Ok(expected) { Ok(()) } else { Err(Invalid("a wrong number of elements")) }
 }
 
@@ -562,7 +562,8 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
         kernel!("cuda_gather_b2", |call| validate_gather(call, 2), launch_gather),
         kernel!("cuda_gather_b4", |call| validate_gather(call, 4), launch_gather),
         kernel!("cuda_gather_b8", |call| validate_gather(call, 8), launch_gather),
-        kernel!("cuda_gather_b16", |call| validate_gather(call, 16), launch_gather)
+        kernel!("cuda_gather_b16", |call| validate_gather(call, 16), launch_gather),
+        kernel!("cuda_from_rows_tf32", |call| validate_layout(call, 0, 1, 4), launch_layout)
     ]
     "layer_norm" validate_norm, launch_norm;
     "softmax" validate_norm, launch_norm;

@@ -9,11 +9,15 @@ use crate::calls::{LowerNode, Span};
 use crate::node_types::NodeTypes;
 use crate::ops::pack::Dense;
 
-/// Transformed inputs of a block of tiles: half of a second-level cache of 1 MiB.
-const BLOCK_BYTES: u64 = 528 << 10;
+/// What stays in a second-level cache of 1 MiB beside other things: the transformed inputs of a block, or its products.
+const NEAR_BYTES: u64 = 528 << 10;
 
-/// Tiles come in multiples of what the widest microkernel takes.
+/// The weights of a plane that may lie ready in that cache for their use.
+const AHEAD_BYTES: u64 = 256 << 10;
+
+/// The tiles that the widest microkernel takes, and the most that are worked on together.
 const TILE_STEP: u64 = 14;
+const MOST_TILES: u64 = 56;
 
 /// A 3×3 convolution that the kernel can compute: stride and dilation 1, whole blocks of input channels or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +51,31 @@ impl Square {
     }
 }
 
-/// How many tiles are worked on together.
-fn block_tiles(planes: u64, in_channels: u64, tiles: u64) -> u64 {
-    let tile_bytes = planes * in_channels.next_multiple_of(BLOCK as u64) * size_of::<f32>() as u64;
-    let fit = BLOCK_BYTES / tile_bytes.max(1) / TILE_STEP * TILE_STEP;
-    fit.max(TILE_STEP).min(tiles.max(1))
+/// How many of `tiles`, and how many pairs of output blocks, are worked on together: those of which least comes from
+/// beyond the second-level cache. Weights come for each block of tiles; transformed inputs that do not stay there, for each block of
+/// pairs; and products, once.
+fn blocks(weights: &WinogradWeights, tiles: u64) -> [u64; 2] {
+    let planes = winograd_planes(weights.tile);
+    let plane_bytes = |channels: u64| planes * channels * size_of::<f32>() as u64;
+    let in_channels = weights.in_channels.next_multiple_of(BLOCK as u64);
+    let pair = 2 * BLOCK as u64;
+    let pairs = weights.out_channels.div_ceil(pair).max(1);
+    let traffic = |block_tiles: u64, block_pairs: u64| {
+        let mut bytes = tiles.div_ceil(block_tiles) * plane_bytes(in_channels) * pairs * pair;
+        if block_tiles * plane_bytes(in_channels) > NEAR_BYTES {
+            bytes += tiles * plane_bytes(in_channels) * (1 + pairs.div_ceil(block_pairs));
+        }
+        if block_tiles * plane_bytes(block_pairs * pair) > NEAR_BYTES {
+            bytes += tiles * plane_bytes(pairs * pair) * 2;
+        }
+        bytes
+    };
+    let least = tiles.div_ceil(MOST_TILES).max(1);
+    let tile_blocks = (least..=tiles.div_ceil(TILE_STEP).max(1)).map(|count| tiles.div_ceil(count).max(1));
+    let fits = |count: &u64| *count == 1 || *count <= pairs && count * in_channels * pair * 4 <= AHEAD_BYTES;
+    let pair_blocks = [1, 2, 4, 8].into_iter().filter(fits);
+    let all = tile_blocks.flat_map(|tiles| pair_blocks.clone().map(move |pairs| [tiles, pairs]));
+    all.min_by_key(|&[tiles, pairs]| traffic(tiles, pairs)).unwrap_or([1; 2])
 }
 
 /// The weights that the kernel multiplies, of `panels`: pair of panels by pair.
@@ -103,8 +127,8 @@ pub fn lower(
     };
 
     let tiles = conv.n * conv.out_h.div_ceil(tile) * conv.out_w.div_ceil(tile);
-    let block_tiles = block_tiles(winograd_planes(tile), conv.in_channels, tiles);
-    let params = Winograd { conv: *conv, tile, block_tiles, block_pairs: 1 };
+    let [block_tiles, block_pairs] = blocks(&weights, tiles);
+    let params = Winograd { conv: *conv, tile, block_tiles, block_pairs };
     let slot = params.slot().unwrap_or(0) * size_of::<f32>() as u64;
     let pairs = conv.groups * conv.out_channels.div_ceil(2 * BLOCK as u64);
     let scratch = node.scratch_slots(slot, tiles * pairs);

@@ -170,7 +170,7 @@ impl CudaCalls {
                 Entry::Occupied(loaded) => loaded.into_mut(),
                 Entry::Vacant(place) => place.insert(LoadedModule::load(&self.device, module)?),
             };
-            let function = loaded.function(kernel.symbol(), kernel.most_shared_bytes)?;
+            let function = loaded.function(kernel)?;
             functions.insert(kernel.name, function);
             Ok(function)
         };

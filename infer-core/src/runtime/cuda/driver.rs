@@ -7,7 +7,7 @@ use std::ptr;
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{self, CUresult};
-use infer_kernels::cuda::Launch;
+use infer_kernels::cuda::{CudaKernel, Launch};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -297,6 +297,8 @@ pub(super) struct Function {
     /// Whether it was compiled for architecture 9.0 or later. That of a GPU does not tell: where there is no machine
     /// code for it, the driver compiles the PTX for 8.0.
     pub hopper: bool,
+    /// Threads and dynamic shared memory of a block, where they are not those that the launch says.
+    block: Option<(u32, u32)>,
 }
 
 // SAFETY: the handles name objects of the driver, which any thread may use.
@@ -319,13 +321,19 @@ impl LoadedModule {
         Ok(LoadedModule { device: device.clone(), handle })
     }
 
-    /// The function of that name, for launches with so much dynamic shared memory.
-    pub fn function(&self, name: &str, shared_bytes: u32) -> Result<Function> {
-        let what = || format!("finding the kernel `{name}`");
-        let symbol = CString::new(name).map_err(|_| Error::new(ErrorKind::Plan, what()))?;
+    /// The function of a kernel.
+    pub fn function(&self, kernel: &CudaKernel) -> Result<Function> {
+        let what = || format!("finding the kernel `{}`", kernel.symbol());
+        let symbol = CString::new(kernel.symbol()).map_err(|_| Error::new(ErrorKind::Plan, what()))?;
         let mut function = ptr::null_mut();
         // SAFETY: a place for the handle, a module that is loaded, and a name that ends in zero.
         check(unsafe { sys::cuModuleGetFunction(&raw mut function, self.handle, symbol.as_ptr()) }, &what())?;
+        let mut version = 0;
+        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION as VERSION;
+        // SAFETY: a place for the number, and a function that was just found.
+        check(unsafe { sys::cuFuncGetAttribute(&raw mut version, VERSION, function) }, &what())?;
+        let block = if version == 90 { None } else { kernel.portable() };
+        let shared_bytes = block.map_or(kernel.most_shared_bytes, |(_, bytes)| bytes);
         if shared_bytes > 0 {
             use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as LIMIT;
             // SAFETY: a function that was just found.
@@ -337,11 +345,7 @@ impl LoadedModule {
             }
             check(result, &what())?;
         }
-        let mut version = 0;
-        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION as VERSION;
-        // SAFETY: a place for the number, and a function that was just found.
-        check(unsafe { sys::cuFuncGetAttribute(&raw mut version, VERSION, function) }, &what())?;
-        Ok(Function { handle: function, hopper: version >= 90 })
+        Ok(Function { handle: function, hopper: version >= 90, block })
     }
 }
 
@@ -500,14 +504,15 @@ impl Stream {
             (true, ..=1) => 1,
             (true, _) => 2,
         };
+        let (threads, shared_bytes) = function.block.unwrap_or((launch.threads, launch.shared_bytes));
         let config = sys::CUlaunchConfig {
             gridDimX: launch.grid[0],
             gridDimY: launch.grid[1],
             gridDimZ: 1,
-            blockDimX: launch.threads,
+            blockDimX: threads,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: launch.shared_bytes,
+            sharedMemBytes: shared_bytes,
             hStream: self.handle,
             attrs: attributes.as_mut_ptr(),
             numAttrs: count,

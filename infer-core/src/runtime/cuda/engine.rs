@@ -101,7 +101,7 @@ impl<'p> Calls<'p> {
                 let what = format!("the kernels `{}` are not on the GPU", kernel.module);
                 Error::new(ErrorKind::Plan, what)
             })?;
-            let function = module.function(kernel.symbol(), kernel.most_shared_bytes)?;
+            let function = module.function(kernel)?;
             let (params, operands, node) = (params.clone(), operands.clone(), node.to_owned());
             Ok(ResolvedStep { kernel, function, launch, params, operands, node })
         });

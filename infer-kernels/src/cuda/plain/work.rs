@@ -1,10 +1,9 @@
 //! How much the calls have to do, which says how many threads they are launched with.
 
-use super::{SHARED_BYTES, STATES};
 use crate::call::{
     Attention, Axis, BLOCK, Col2Im, Conv, ConvNd, Elementwise, Gather, GridSample, GroupNorm, IndexMap,
-    LayerNorm, Lrn, MatMul, MaxRoiPool, NonMaxSuppression, PackB, PoolNd, Recurrent, Reduce, Reorder, Resize,
-    RoiAlign, Scan, ScatterElements, ScatterNd, TopK,
+    LayerNorm, Lrn, MatMul, MaxRoiPool, NonMaxSuppression, PackB, PoolNd, Reduce, Reorder, Resize, RoiAlign,
+    Scan, ScatterElements, ScatterNd, TopK,
 };
 use crate::cpu::bounds::product;
 
@@ -168,10 +167,4 @@ pub(super) fn pool(p: &PoolNd) -> Work {
 pub(super) fn resize(p: &Resize) -> Work {
     let items = product(&[p.n, p.blocks, p.out_h, p.out_w, p.lanes])?;
     Some((items, product(&[p.taps_h, p.taps_w])?.max(p.in_h).max(p.in_w), 1))
-}
-
-pub(super) fn recurrent<const GATES: u64>(p: &Recurrent) -> Work {
-    let most = u64::from(SHARED_BYTES) / 4 / STATES;
-    let rows = if p.hidden == 0 { 0 } else { product(&[p.directions, p.batch])? };
-    (p.hidden <= most && p.steps <= i32::MAX as u64).then_some((rows, p.hidden * GATES, 1))
 }
