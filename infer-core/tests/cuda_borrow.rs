@@ -6,15 +6,17 @@
 
 extern crate infer_core;
 
-use infer_core::ErrorKind;
+use infer_core::calls::{BufferKind, KernelCall};
 use infer_core::compile::Compiled;
 use infer_core::constant::Constant;
+use infer_core::lower_cuda::Lowered;
 use infer_core::options::{Backends, Options, Precision};
-use infer_core::plan::{AlignedBytes, Location, PlanView};
+use infer_core::plan::{AlignedBytes, Location, ModelInfo, PlanView};
 use infer_core::runtime::cuda::{CudaEngine, CudaOptions};
 use infer_core::runtime::{Backend, Engine, EngineOptions, PlanBytes};
 use infer_core::tactics::Tactics;
 use infer_core::value::Value;
+use infer_core::{ErrorKind, passes};
 use infer_kernels::cuda::{MODULES, Retile, Stored};
 use support::gpu::{PRECISIONS, compiled_with, on_gpu, session};
 use support::{inputs, model};
@@ -186,6 +188,23 @@ fn a_plan_borrows_from_its_own_lender_alone() {
     }
     let error = Engine::open(aligned(&plan), &[], EngineOptions::default()).unwrap_err();
     assert!(error.to_string().contains("borrows weights, which plans for the processor do not"), "{error}");
+}
+
+#[test]
+fn kernels_of_inferences_do_not_prepare() {
+    let mut graph = model("input x 1,8,5,7\ny = Relu(x)\noutput y");
+    passes::simplify(&mut graph, |_, _| {}).unwrap();
+    let mut lowered = Lowered::of(&graph, Precision::Fp32, ModelInfo::default()).unwrap();
+    let calls = &mut lowered.calls;
+    let call = calls.calls[0].clone();
+    let [from, to] = [call.operands.first(), call.operands.last()].map(|span| span.unwrap().unwrap().bytes);
+    let from = calls.add_constant(vec![0; from as usize].into());
+    let to = calls.add_buffer(BufferKind::Prepared, to);
+    let mut operands = vec![None; call.operands.len()];
+    (operands[0], operands[call.operands.len() - 1]) = (Some(calls.whole(from)), Some(calls.whole(to)));
+    calls.prepare.push(KernelCall { operands, ..call });
+    let error = CudaEngine::open(lowered.plan().unwrap(), MODULES, CudaOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("while the plan is opened, which it cannot"), "{error}");
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub struct CudaOptions {
     pub device: usize,
 }
 
+/// The module whose kernels may prepare. Those of others may use counters, which inferences alone have.
+const PREPARING: &str = "retile";
+
 /// A step, ready to be launched.
 #[derive(Debug)]
 pub(super) struct ResolvedStep {
@@ -142,7 +145,7 @@ impl<'p> Calls<'p> {
                     _ => 0,
                 });
             }
-            // Kernels that prepare count nothing.
+            // In place of counters.
             argument.push(0);
             argument.extend(&step.params);
             // SAFETY: `Calls::of` had the kernel validate the call; the argument is made of its parameters and of memory
@@ -255,6 +258,13 @@ impl CudaEngine {
         };
         let calls = Calls::of(&view, view.steps())?;
         let preparation = Calls::of(&view, view.prepare_steps())?;
+        if let Some(Step { kernel, node, .. }) =
+            preparation.steps.iter().find(|step| step.kernel.module != PREPARING)
+        {
+            let what =
+                format!("node `{node}` calls {} while the plan is opened, which it cannot", kernel.name);
+            return Err(Error::new(ErrorKind::Plan, what));
+        }
         let device = Device::open(options.device)?;
         let mut modules: Vec<(&'static str, LoadedModule)> = Vec::new();
         for Step { kernel, .. } in preparation.steps.iter().chain(&calls.steps) {
