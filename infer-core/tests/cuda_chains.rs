@@ -136,9 +136,9 @@ impl Processor {
         let p: Elementwise = bytemuck::pod_read_unaligned(&call.params);
         for element in 0..p.elements {
             let mut operands = [0.0; 3];
-            for k in 0..p.operands as usize {
+            for (k, operand) in operands.iter_mut().enumerate().take(p.operands as usize) {
                 let at = walk(element, &p.extents, &p.strides[k], p.offsets[k]);
-                operands[k] = self.load(call.operands[k].unwrap(), p.types[k], at);
+                *operand = self.load(call.operands[k].unwrap(), p.types[k], at);
             }
             let value = activate(p.activation, apply(p.operation as u8, operands, [p.alpha, p.beta]));
             let at = walk(element, &p.extents, &p.out_strides, p.out_offset);
@@ -150,9 +150,9 @@ impl Processor {
         let p: Chain = bytemuck::pod_read_unaligned(&call.params);
         for element in 0..p.elements {
             let mut slots = vec![f32::NAN; p.slots as usize];
-            for k in 0..p.input_count as usize {
+            for (k, slot) in slots.iter_mut().enumerate().take(p.input_count as usize) {
                 let at = walk(element, &p.extents, &p.strides[k], p.offsets[k]);
-                slots[k] = self.load(call.operands[k].unwrap(), p.types[k], at);
+                *slot = self.load(call.operands[k].unwrap(), p.types[k], at);
             }
             let mut last = f32::NAN;
             for s in &p.steps[..p.step_count as usize] {

@@ -107,7 +107,7 @@ impl Lowering<'_> {
             pad_end: [0; 3],
         };
         let params = conv_call(&windows, &x, &sums, conv.activation)?;
-        self.dense(params, &x, weights, bias, (None, residual::NONE as i32), &sums)?;
+        self.dense(params, x.span, weights, bias, (None, residual::NONE as i32), &sums)?;
         let params = Interleave {
             in_h: int(rows.count)?,
             in_w: int(columns.count)?,
