@@ -148,9 +148,9 @@ fn residuals_and_activations() {
             &[
                 (&TILES[3], 1),
                 (&TILES[3], 3),
+                (&TILES[0], 1),
                 (&TILES[7], 1),
-                (&TILES[8], 1),
-                (&TILES_BF16[10], 1),
+                (&TILES_BF16[1], 1),
                 (&TILES_TF32[1], 3),
                 (&TILES_TF32[3], 1),
                 (&Tile::F32, 3),

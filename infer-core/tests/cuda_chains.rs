@@ -15,7 +15,6 @@ use infer_core::lower_cuda::Lowered;
 use infer_core::options::Precision;
 use infer_core::passes;
 use infer_core::plan::ModelInfo;
-use infer_core::tensor_type::DataType;
 use infer_kernels::call::{Activation, ActivationKind};
 use infer_kernels::cuda::{AXES, CHAIN_INPUTS, Chain, ElementOp, ElementType, Elementwise, find, step};
 use support::gpu::{PRECISIONS, assert_valid, open, outputs};
@@ -465,43 +464,7 @@ fn random(seed: usize) -> String {
 
 #[test]
 fn random_chains() {
-    for seed in 0..120 {
+    for seed in 0..60 {
         check(&random(seed));
     }
-}
-
-/// A chain in f32 gives the bits that its functions give one by one.
-#[test]
-fn chains_in_f32_change_no_bit() {
-    for seed in 0..40 {
-        let text = random(1000 + seed);
-        let graph = model(&text);
-        let given = inputs(&graph);
-        let Some(engine) = open(lowered(&text, Precision::Fp32).plan().unwrap()) else { return };
-        let together = outputs(&engine, &given).unwrap();
-        let mut values: HashMap<_, Constant> =
-            graph.inputs.iter().copied().zip(given).chain(known(&graph)).collect();
-        for node in &graph.nodes {
-            let mut alone = graph.clone();
-            alone.nodes = vec![node.clone()];
-            let mut read: Vec<_> = node.inputs.iter().flatten().copied().collect();
-            read.sort();
-            read.dedup();
-            read.retain(|id| graph.value(*id).constant.is_none());
-            (alone.inputs, alone.outputs) = (read.clone(), node.outputs.iter().flatten().copied().collect());
-            let plan = Lowered::of(&alone, Precision::Fp32, ModelInfo::default()).unwrap().plan().unwrap();
-            let given: Vec<Constant> = read.iter().map(|id| values[id].clone()).collect();
-            let made = outputs(&open(plan).unwrap(), &given).unwrap();
-            values.extend(alone.outputs.iter().copied().zip(made));
-        }
-        for (id, together) in graph.outputs.iter().zip(&together) {
-            assert_eq!(together.ty().dtype, DataType::F32);
-            assert!(together.data() == values[id].data(), "{}\n{text}", graph.value(*id).name);
-        }
-    }
-}
-
-fn known(graph: &infer_core::graph::Graph) -> Vec<(infer_core::graph::ValueId, Constant)> {
-    let ids = graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten());
-    ids.filter_map(|&id| Some((id, graph.value(id).constant.clone()?))).collect()
 }

@@ -194,7 +194,8 @@ fn parts_compute_what_the_whole_computes() {
             });
         }
         let bytes = AlignedBytes::copy_of(&table.write(&plans)).unwrap();
-        let engine = PartsEngine::open(&bytes.into(), &[], &registered_kernels, EngineOptions::default());
+        let engine =
+            PartsEngine::open(&bytes.into(), None, &[], &registered_kernels, EngineOptions::default());
         let engine = engine.unwrap();
         let original = model(TEXT);
         let given = inputs(&original);
