@@ -60,8 +60,8 @@ OMP_NUM_THREADS=2 xargs -P 8 -I{} sh -c \
      "$python" "$shared/tools/fill_weights.py" "$shared/models/graphs/{}/model.onnx" "$models/{}.onnx" --cases 1 >/dev/null' \
     <"$models/names"
 # The tolerance is one of the largest element of each output. What is known to miss it: which boxes of ssdlite320 suppress which
-# turns on scores that are nearly equal; tf32 cuts off what depthwise convolutions and gates have not rounded.
-export misses=" ssdlite320.tf32 ssdlite320.fp16 ssdlite320.bf16 efficientnet_b0.tf32 mobilenet_v3_small.tf32 mobilenet_v3_small.bf16 "
+# turns on scores that are nearly equal; mobilenet_v3_small multiplies rounding more than others do (1.1e-2 in tf32).
+export misses=" ssdlite320.tf32 ssdlite320.fp16 ssdlite320.bf16 mobilenet_v3_small.tf32 mobilenet_v3_small.bf16 "
 for precision in fp32:2e-3 tf32:1e-2 fp16:1e-2 bf16:8e-2; do
     sed "s/\$/ ${precision%:*} ${precision#*:}/" "$models/names"
 done | xargs -P 5 -L 1 sh -c \

@@ -192,7 +192,7 @@ fn a_plan_borrows_from_its_own_lender_alone() {
 
 #[test]
 fn kernels_of_inferences_do_not_prepare() {
-    let mut graph = model("input x 1,8,5,7\ny = Relu(x)\noutput y");
+    let mut graph = model("input x 8,5,7\ny = Softmax(x)\noutput y");
     passes::simplify(&mut graph, |_, _| {}).unwrap();
     let mut lowered = Lowered::of(&graph, Precision::Fp32, ModelInfo::default()).unwrap();
     let calls = &mut lowered.calls;
