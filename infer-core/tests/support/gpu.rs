@@ -103,6 +103,7 @@ pub fn compiled_with(
 }
 
 /// Opens it.
+#[allow(clippy::field_reassign_with_default, reason = "outside of the crate there is no other way")]
 pub fn session(compiled: &Compiled, backend: Option<Backend>) -> Result<Session> {
     let mut plans = Plans::default();
     if !compiled.plan.is_empty() {
