@@ -47,7 +47,10 @@ fn check_tactics(text: &str, more: &[(&'static Tile, u32)]) {
         }
         for &(tile, splits) in more {
             if tactics::tiles(precision).contains(tile) {
-                let tuned = lowered.with_tactics(|call, _| Tactic::fitted(tile, splits, call));
+                let tuned = lowered.with_tactics(|call, precision| match tile.takes(call) {
+                    true => Tactic::fitted(tile, splits, call),
+                    false => tactics::choose(call, precision),
+                });
                 assert_valid(&tuned, text);
                 if let Some(first) = &first {
                     let engine = first.retuned(&tuned.tables().unwrap()).unwrap();
@@ -90,6 +93,29 @@ fn convolutions_by_every_tile() {
                  output y"
             ),
             &every,
+        );
+    }
+}
+
+#[test]
+fn blocks_that_stay_compute_many_tiles() {
+    let copied = every_tactic().into_iter().filter(|(tile, splits)| tile.copied && *splits == 1);
+    let copied: Vec<_> = copied.collect();
+    for (extent, attributes, activation) in
+        [("1,1", "", "Relu(s)"), ("3,3", "pads=[1,1,1,1]", "Relu(s)"), ("1,1", "", "Tanh(s)")]
+    {
+        check_tactics(
+            &format!(
+                "input x 2,72,130,100
+                 input r 2,264,130,100
+                 random w 264,72,{extent}
+                 random b 264
+                 c = Conv(x, w, b) {attributes}
+                 s = Add(c, r)
+                 y = {activation}
+                 output y"
+            ),
+            &copied,
         );
     }
 }

@@ -11,7 +11,9 @@ pub const MODULES: &[&str] = &[
     "attention",
     "chain",
     "conv_bf16",
+    "conv_bf16_tma",
     "conv_f16",
+    "conv_f16_tma",
     "conv_f32",
     "conv_tf32",
     "norm",
@@ -27,6 +29,9 @@ pub const MODULES: &[&str] = &[
 
 /// Architectures that get machine code; the driver compiles the PTX for others.
 const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100a", "120a"];
+
+/// The architecture, the only one, of modules that end in `_tma`: no other has both wgmma and the tensor memory accelerator.
+const TMA_ARCHITECTURE: &str = "90a";
 
 /// Where the sources lie while they are compiled: PTX names what is local to a file by the file's whole path, and the
 /// result is to be the same wherever it is made.
@@ -71,10 +76,13 @@ pub fn modules(kernels: &Path, out: &Path, architectures: &[&str]) -> Result<(),
             "--compress-mode=size",
             "--threads=0",
         ]);
-        for architecture in architectures {
+        let copies = module.ends_with("_tma");
+        for architecture in if copies { &[TMA_ARCHITECTURE] } else { architectures } {
             command.arg(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
         }
-        command.arg("-gencode=arch=compute_80,code=compute_80");
+        if !copies {
+            command.arg("-gencode=arch=compute_80,code=compute_80");
+        }
         command.arg("-o").arg(out.join(format!("{module}.fatbin"))).arg(format!("{module}.cu"));
         run(&mut command)?;
     }

@@ -156,8 +156,14 @@ impl Lowered {
     /// The modules that hold the kernels, sorted.
     pub fn modules(&self) -> Vec<&'static str> {
         let calls = self.calls.prepare.iter().chain(&self.calls.calls);
-        let kernels = calls.filter_map(|call| infer_kernels::cuda::find(&call.kernel));
-        let mut modules: Vec<&str> = kernels.map(|kernel| kernel.module).collect();
+        let mut modules = Vec::new();
+        for call in calls {
+            let kernel = infer_kernels::cuda::find(&call.kernel);
+            let copies = kernel.and_then(|kernel| kernel.copies.as_ref());
+            let other =
+                copies.and_then(|copies| infer_kernels::cuda::find((copies.otherwise)(&call.params).0));
+            modules.extend([kernel, other].into_iter().flatten().map(|kernel| kernel.module));
+        }
         modules.sort_unstable();
         modules.dedup();
         modules

@@ -32,6 +32,11 @@ const STEPS: [[f64; 2]; 8] = [
     [191.0, 190.0],
     [100.0, 164.0],
 ];
+/// The same for tiles that are copied, in order the last of [`TILES`]: the nanoseconds of a step, and of the end of a tile.
+const COPIED: [[f64; 2]; 4] = [[335.0, 850.0], [390.0, 1650.0], [590.0, 3600.0], [570.0, 3600.0]];
+/// The start of a block that stays, in nanoseconds, and how much longer the end is for each element to which something is added.
+const STAYING: f64 = 1650.0;
+const ADDED: f64 = 0.06;
 /// The same for [`Tile::F32`].
 const STEP_F32: [f64; 2] = [300.0, 350.0];
 /// How much longer both are where there are several taps: the picture is gathered, not read in a row.
@@ -54,8 +59,10 @@ pub struct Tactic {
 }
 
 impl Tactic {
-    /// The tactic with as many of the splits asked for as the sum has whole steps to give, none of them empty.
+    /// The tactic with as many of the splits asked for as the sum has whole steps to give, none of them empty, and the tile
+    /// allows.
     pub fn fitted(tile: &'static Tile, splits: u32, call: &Conv) -> Tactic {
+        let splits = if tile.copied { 1 } else { splits };
         let steps = steps(tile, call);
         let each = steps.div_ceil(u64::from(splits).clamp(1, steps));
         let tiles = tile.count(call.pixels as u64, call.out_channels as u64);
@@ -73,6 +80,9 @@ fn steps(tile: &Tile, call: &Conv) -> u64 {
 fn cost(tactic: Tactic, call: &Conv) -> f64 {
     let Tactic { tile, splits } = tactic;
     let tiles = tile.count(call.pixels as u64, call.out_channels as u64) as f64;
+    if tile.copied {
+        return copied_cost(tile, tiles, call);
+    }
     let steps = steps(tile, call).div_ceil(splits.into());
     let bytes = f64::from(tile.shared_bytes(steps as u32, splits)) + BLOCK_BYTES;
     let resident = (SHARED_BYTES / bytes).floor().clamp(1.0, tile.blocks.into());
@@ -99,13 +109,28 @@ fn cost(tactic: Tactic, call: &Conv) -> f64 {
     share / together * (BLOCK + steps as f64 * step + together * written) + split
 }
 
+/// The same for a tile that is copied: one of two groups of warps ends a tile while the other adds, or both do the same at a time.
+fn copied_cost(tile: &Tile, tiles: f64, call: &Conv) -> f64 {
+    let shape = |tile: &Tile| (tile.rows, tile.columns);
+    let copied = TILES.iter().filter(|tile| tile.copied);
+    let same = copied.zip(COPIED).find(|(other, _)| shape(other) == shape(tile));
+    let [step, end] = same.map_or(COPIED[0], |(_, times)| times);
+    // Each tap has steps of its own.
+    let steps = call.taps as f64 * (call.channels as f64 / f64::from(tile.depth)).ceil();
+    let added = if call.residual_mode == 0 { 0.0 } else { ADDED };
+    let (sum, end) = (steps * step, end + added * f64::from(tile.rows * tile.columns));
+    let each = if tile.alternates() { sum.max(end) } else { sum + end };
+    STAYING + (tiles / MULTIPROCESSORS).ceil() * each
+}
+
 /// The numbers of splits that are tried: the model was fitted to these, and clusters of others are hard to place.
 const SPLITS: [u32; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 
 /// The tactic of the least cost.
 pub fn choose(call: &Conv, precision: Precision) -> Tactic {
     let tiles = tiles(precision);
-    let tactics = tiles.iter().flat_map(|tile| SPLITS.map(|splits| Tactic::fitted(tile, splits, call)));
+    let tiles = tiles.iter().filter(|tile| tile.takes(call));
+    let tactics = tiles.flat_map(|tile| SPLITS.map(|splits| Tactic::fitted(tile, splits, call)));
     let best = tactics.min_by(|a, b| cost(*a, call).total_cmp(&cost(*b, call)));
     best.unwrap_or(Tactic { tile: &TILES[0], splits: 1 })
 }
@@ -146,9 +171,8 @@ fn set_tile(calls: &mut Calls, index: usize, mut params: Conv, Tactic { tile, sp
         let buffer = calls.add_buffer(BufferKind::Arena, partials);
         calls.whole(buffer)
     });
-    let point = params.taps == 1 && params.pad_h == 0 && params.pad_w == 0;
     let call = &mut calls.calls[index];
-    call.kernel = if point { tile.point } else { tile.name }.to_owned();
+    tile.kernel(&params).clone_into(&mut call.kernel);
     call.params = bytemuck::bytes_of(&params).to_vec();
     call.operands[4] = partials;
 }
@@ -166,7 +190,10 @@ impl Way {
     /// Its name among the ways of a call, one word: tile and splits, or rows.
     pub fn name(self) -> String {
         match self {
-            Way::Conv(Tactic { tile, splits }) => format!("{}x{}/{splits}", tile.rows, tile.columns),
+            Way::Conv(Tactic { tile, splits }) => {
+                let how = if tile.copied { "tma-" } else { "" };
+                format!("{how}{}x{}/{splits}", tile.rows, tile.columns)
+            }
             Way::Attention(heads) => format!("{}-rows", heads.rows),
         }
     }
@@ -200,9 +227,10 @@ impl Choice {
                 ways
             };
             let tiles = tiles(precision);
+            let fitting = tiles.iter().filter(|tile| tile.takes(&params));
             let used = tiles.iter().find(|tile| [tile.name, tile.point].contains(&call.kernel.as_str()))?;
             let chosen = Way::Conv(Tactic { tile: used, splits: params.splits as u32 });
-            ("convolution", conv_signature(&params), chosen, tiles.iter().flat_map(of).collect())
+            ("convolution", conv_signature(&params), chosen, fitting.flat_map(of).collect())
         } else {
             let used = HEADS.iter().find(|heads| heads.name == call.kernel)?;
             let params: Attention = bytemuck::try_pod_read_unaligned(&call.params).ok()?;
@@ -315,6 +343,14 @@ mod tests {
     fn small_grids_are_split_and_large_ones_are_not() {
         assert!(choose(&call(49, 512, 9, 512), Precision::Fp16).splits > 4);
         assert_eq!(choose(&call(128 * 56 * 56, 256, 1, 64), Precision::Fp16).splits, 1);
+    }
+
+    #[test]
+    fn large_grids_are_copied() {
+        for (pixels, out_channels, taps, channels) in [(4096, 3072, 1, 768), (100_352, 128, 9, 128)] {
+            let call = Conv { kernel_w: 1, ..call(pixels, out_channels, taps, channels) };
+            assert!(choose(&call, Precision::Fp16).tile.copied, "{call:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-// Clusters of blocks, which GPUs of sm_90 and later have.
+// Clusters of blocks, and barriers that know of copies, which GPUs of sm_90 and later have.
 #pragma once
 
 #include <stdint.h>
@@ -21,14 +21,20 @@ __device__ __forceinline__ uint32_t address_in(int block, const void* mine) {
     return address;
 }
 
-// A barrier of shared memory on which one thread, once a phase, says how many bytes are to arrive in it from others.
+// A barrier of shared memory. A phase of it ends when so many threads have arrived, one of which may say how many bytes are to
+// arrive in it from others too.
 struct Arrivals {
     uint64_t state;
 
-    // Before anything arrives, and before `cluster_barrier`.
-    __device__ __forceinline__ void begin() {
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(address())
+    // Before anything arrives, and before the barrier of all who use it.
+    __device__ __forceinline__ void begin(int threads = 1) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\nfence.mbarrier_init.release.cluster;" ::"r"(address()),
+                     "r"(threads)
                      : "memory");
+    }
+
+    __device__ __forceinline__ void arrive() {
+        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address()) : "memory");
     }
 
     __device__ __forceinline__ void expect(int bytes) {

@@ -146,16 +146,24 @@ __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf
 
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(__expf(x)); }
 
+// Within 3e-7, by Abramowitz and Stegun's 7.1.26; in half the instructions of erff.
+__device__ __forceinline__ float error_function(float x) {
+    const float t = __fdividef(1.0f, fmaf(0.3275911f, fabsf(x), 1.0f));
+    float sum = fmaf(1.061405429f, t, -1.453152027f);
+    sum = fmaf(fmaf(fmaf(sum, t, 1.421413741f), t, -0.284496736f), t, 0.254829592f);
+    return copysignf(fmaf(-sum * t, __expf(-x * x), 1.0f), x);
+}
+
 // `ActivationKind` by number.
 template <int N>
-__device__ __forceinline__ void activate(float (&v)[N], const Activation& act) {
+__device__ __forceinline__ void activate_as(float (&v)[N], const Activation& act, uint32_t kind) {
 #define EACH(expression)                      \
     _Pragma("unroll") for (int i = 0; i < N; ++i) { \
         const float x = v[i];                 \
         v[i] = (expression);                  \
     }                                         \
     break
-    switch (act.kind) {
+    switch (kind) {
         case 1: EACH(greater(x, 0.0f));
         case 2: EACH(x >= 0.0f ? x : act.alpha * x);
         case 3: EACH(smaller(greater(x, act.alpha), act.beta));
@@ -163,7 +171,7 @@ __device__ __forceinline__ void activate(float (&v)[N], const Activation& act) {
         case 5: EACH(smaller(greater(act.alpha * x + act.beta, 0.0f), 1.0f));
         case 6: EACH(x * smaller(greater(x * (1.0f / 6.0f) + 0.5f, 0.0f), 1.0f));
         case 7: EACH(x * sigmoid(x));
-        case 8: EACH(0.5f * x * (1.0f + erff(x * 0.70710678f)));
+        case 8: EACH(0.5f * x * (1.0f + error_function(x * 0.70710678f)));
         case 9: EACH(0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x))));
         case 10: EACH(tanhf(x));
         case 11: EACH(softplus(x));
@@ -171,6 +179,11 @@ __device__ __forceinline__ void activate(float (&v)[N], const Activation& act) {
         default: break;
     }
 #undef EACH
+}
+
+template <int N>
+__device__ __forceinline__ void activate(float (&v)[N], const Activation& act) {
+    activate_as(v, act, act.kind);
 }
 
 // `call::residual`.

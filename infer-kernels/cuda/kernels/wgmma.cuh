@@ -73,6 +73,18 @@ __device__ __forceinline__ void multiply_groups(float (&d)[16][4], uint64_t a, u
     BY_TYPE(PRODUCT_128)
 }
 
+#define PRODUCT_256(INSTRUCTION, TAIL)                                                                     \
+    MULTIPLY("256", INSTRUCTION,                                                                           \
+             ONES TEN(1) TEN(2) TEN(3) TEN(4) TEN(5) TEN(6) TEN(7) TEN(8) TEN(9) TEN(10) TEN(11)           \
+             "%120, %121, %122, %123, %124, %125, %126, %127",                                             \
+             "%128, %129", TAIL, GROUPS(0), GROUPS(4), GROUPS(8), GROUPS(12), GROUPS(16), GROUPS(20),      \
+             GROUPS(24), GROUPS(28))
+
+template <typename T>
+__device__ __forceinline__ void multiply_groups(float (&d)[32][4], uint64_t a, uint64_t b) {
+    BY_TYPE(PRODUCT_256)
+}
+
 #undef TEN
 #undef ONES
 #undef GROUP

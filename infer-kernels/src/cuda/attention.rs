@@ -192,6 +192,7 @@ macro_rules! kernels {
                 validate: |call| HEADS[$index].validate(call),
                 launch: |params| HEADS[$index].launch(bytemuck::from_bytes(params)),
                 most_shared_bytes: HEADS[$index].shared_bytes(HEADS[$index].steps),
+                copies: None,
             },)*
             $(CudaKernel {
                 name: $name,
@@ -199,6 +200,7 @@ macro_rules! kernels {
                 validate: |call| validate(call, const { element_bytes($name) }),
                 launch: launch_any,
                 most_shared_bytes: 0,
+                copies: None,
             },)*
         ]
     };

@@ -195,6 +195,7 @@ pub(super) static KERNELS: &[CudaKernel] = &[
         launch: |params| launch(params, 4),
         // No more than any launch may have without asking.
         most_shared_bytes: 0,
+        copies: None,
     },
     CudaKernel {
         name: "cuda_chain8",
@@ -202,5 +203,6 @@ pub(super) static KERNELS: &[CudaKernel] = &[
         validate: validate8,
         launch: |params| launch(params, 8),
         most_shared_bytes: 0,
+        copies: None,
     },
 ];

@@ -1,7 +1,9 @@
 //! `cuda_conv_f16_TILE`, `cuda_conv_f16_TILE_point`, the same of bf16 and tf32, `cuda_conv_f32_64x64`: convolution and matrix product.
+//! `cuda_conv_f16_tma_TILE` and the same of bf16 are for architecture 9.0 alone, and for others one of the former.
 
 use bytemuck::{Pod, Zeroable};
 
+use super::boxes::{Boxes, Copies, TensorMap};
 use super::{COUNTERS, CudaKernel, Launch, element_bytes, expect_picture, extent};
 use super::{positive, product};
 use crate::call::Activation;
@@ -89,10 +91,22 @@ pub struct Tile {
     pub depth: u32,
     /// The most blocks that a multiprocessor has registers for.
     pub blocks: u32,
+    /// Whether the tensor memory accelerator copies the operands ([`Copies`]): blocks stay for many tiles, whose sums
+    /// nobody shares.
+    pub copied: bool,
+    /// Rows of finished sums that are stored at a time, of [`STORED_COLUMNS`] columns, where they are copied, and for how many such
+    /// parts each of the two groups of warps that a block has there has shared memory.
+    stored: [u32; 2],
 }
+
+/// Columns of finished sums that are stored at a time, where they are copied.
+const STORED_COLUMNS: u32 = 64;
 
 /// Finished sums lie in shared memory with so many columns between rows beside the tile's own.
 const TILE_PADDING: u32 = 8;
+
+/// As many blocks as there are multiprocessors in an H100 or H200 stay for many tiles.
+pub const STAYING_BLOCKS: u32 = 132;
 
 /// Blocks that share a tile are a cluster where they are no more than these, which every GPU with clusters takes.
 pub const LARGEST_CLUSTER: u32 = 8;
@@ -105,7 +119,19 @@ const fn tile(
 ) -> Tile {
     let depth = ROW_BYTES / element_bytes(name) as u32;
     let stage_bytes = (rows + columns) * ROW_BYTES;
-    Tile { name, point, rows, columns, threads, stage_bytes, stages, depth, blocks }
+    Tile {
+        name,
+        point,
+        rows,
+        columns,
+        threads,
+        stage_bytes,
+        stages,
+        depth,
+        blocks,
+        copied: false,
+        stored: [0; 2],
+    }
 }
 
 /// What a step has of each row of the operands, on matrix units.
@@ -121,13 +147,25 @@ pub const TILES_TF32: &[Tile] = &[
 
 /// The tiles of a type of 16 bits: rows and columns; threads, steps that are there at a time, and blocks.
 macro_rules! tiles {
-    ($ty:literal: $($size:literal $shape:expr, $counts:expr;)*) => {
-        &[$(tile(
-            concat!("cuda_conv_", $ty, "_", $size),
-            concat!("cuda_conv_", $ty, "_", $size, "_point"),
-            $shape,
-            $counts,
-        )),*]
+    ($ty:literal: $($size:literal $shape:expr, $counts:expr;)* copied $($copied:literal $copied_shape:expr, $stages:expr, $stored:expr;)*) => {
+        &[
+            $(tile(
+                concat!("cuda_conv_", $ty, "_", $size),
+                concat!("cuda_conv_", $ty, "_", $size, "_point"),
+                $shape,
+                $counts,
+            ),)*
+            $(Tile {
+                copied: true,
+                stored: $stored,
+                ..tile(
+                    concat!("cuda_conv_", $ty, "_tma_", $copied),
+                    concat!("cuda_conv_", $ty, "_tma_", $copied, "_point"),
+                    $copied_shape,
+                    [384, $stages, 1],
+                )
+            },)*
+        ]
     };
     ($ty:literal) => {
         tiles! { $ty:
@@ -139,6 +177,11 @@ macro_rules! tiles {
             "64x32" [64, 32], [128, 8, 7];
             "32x64" [32, 64], [256, 8, 4];
             "32x32" [32, 32], [128, 8, 7];
+            copied
+            "128x64" [128, 64], 6, [128, 2];
+            "128x128" [128, 128], 5, [128, 2];
+            "128x256" [128, 256], 4, [64, 2];
+            "256x128" [256, 128], 4, [128, 1];
         }
     };
 }
@@ -161,16 +204,18 @@ impl Tile {
         stages: 2,
         depth: 16,
         blocks: 8,
+        copied: false,
+        stored: [0; 2],
     };
 
     /// The dynamic shared memory of a block that adds so many steps: their operands, as far as they are there at a
     /// time, and then, in their place, finished sums that others share.
     pub const fn shared_bytes(&self, steps: u32, splits: u32) -> u32 {
         let is_f32 = self.depth == Tile::F32.depth;
-        let stages = if steps < self.stages && !is_f32 { steps } else { self.stages };
+        let stages = if steps < self.stages && !is_f32 && !self.copied { steps } else { self.stages };
         let shares_sums = splits > 1 || is_f32;
         let sums = if shares_sums { self.rows * (self.columns + TILE_PADDING) * 4 } else { 0 };
-        let pipeline = stages * self.stage_bytes;
+        let pipeline = stages * self.stage_bytes + 2 * self.stored[0] * self.stored[1] * STORED_COLUMNS * 2;
         if pipeline > sums { pipeline } else { sums }
     }
 
@@ -184,8 +229,38 @@ impl Tile {
         if splits > 1 { tiles * splits * u64::from(self.rows) * u64::from(self.columns) * 4 } else { 0 }
     }
 
+    /// Whether a block's two groups of warps compute a tile each, in turns, where it is copied; else they share one.
+    pub fn alternates(&self) -> bool {
+        self.copied && self.stored[0] == self.rows
+    }
+
+    /// Whether the tile can compute such a call. A copied one has limits to its windows, which are those of [`Boxes::Windows`].
+    pub fn takes(&self, params: &Conv) -> bool {
+        !self.copied || self.is_point(params) || {
+            let [lower, upper] = params.corners();
+            let within = |corner: &i64| (-128..128).contains(corner);
+            let kernel_h = (params.taps - 1) / params.kernel_w.max(1);
+            let reach = [(kernel_h, params.dilation_h), (params.kernel_w - 1, params.dilation_w)];
+            lower.iter().chain(&upper).all(within)
+                && reach.iter().all(|&(taps, by)| i64::from(taps) * i64::from(by) < 256)
+                && [params.stride_h, params.stride_w].iter().all(|&stride| stride <= 8)
+        }
+    }
+
+    /// The kernel that computes such a call.
+    pub fn kernel(&self, params: &Conv) -> &'static str {
+        if self.is_point(params) { self.point } else { self.name }
+    }
+
+    /// Whether there is one tap without padding and, where it is copied, pixels follow one another.
+    fn is_point(&self, params: &Conv) -> bool {
+        let is_point = params.taps == 1 && params.pad_h == 0 && params.pad_w == 0;
+        is_point && (!self.copied || params.pixels_in_a_row().is_some())
+    }
+
     const fn launch(&self, params: &Conv) -> Launch {
         let tiles = (params.pixels as u32).div_ceil(self.rows) * params.column_tiles as u32;
+        let tiles = if self.copied && tiles > STAYING_BLOCKS { STAYING_BLOCKS } else { tiles };
         let splits = params.splits as u32;
         Launch {
             grid: [tiles, splits],
@@ -267,6 +342,9 @@ impl Tile {
         {
             return Err(Invalid("splits that do not cover the sum"));
         }
+        if self.copied && (splits > 1 || !self.takes(p)) {
+            return Err(Invalid("a window or shared sums, which a tile that is copied does not take"));
+        }
         let tiles = self.count(pixels, out_channels);
         product(&[tiles, self.threads.into()])?;
         if splits > 1 {
@@ -275,36 +353,131 @@ impl Tile {
             }
             call.expect_elements(4, Some(self.partial_bytes(tiles, splits)), 1)?;
         }
-        if point
-            && (p.taps != 1 || p.pad_h != 0 || p.pad_w != 0 || last.0 as u64 >= in_h || last.1 as u64 >= in_w)
-        {
+        if point && (!self.is_point(p) || last.0 as u64 >= in_h || last.1 as u64 >= in_w) {
             return Err(Invalid("taps in a kernel for one"));
         }
         Ok(())
     }
 }
 
+impl Conv {
+    /// The images of a call that the kernel has validated.
+    fn images(&self) -> u64 {
+        (self.pixels as u64).div_ceil((i64::from(self.out_h) * i64::from(self.out_w)).max(1) as u64)
+    }
+
+    /// The elements from one pixel to the next, where output pixels read them one after the other.
+    fn pixels_in_a_row(&self) -> Option<u64> {
+        let same = (self.in_h, self.in_w) == (self.out_h, self.out_w);
+        let step = if self.in_h == 1 && self.in_w == 1 { self.in_stride_n } else { self.in_stride_w };
+        let (row, image) =
+            (i64::from(self.in_w) * i64::from(step), i64::from(self.in_h) * i64::from(self.in_stride_h));
+        let rows = self.in_h == 1 || i64::from(self.in_stride_h) == row;
+        let images = self.in_h * self.in_w == 1 || self.images() == 1 || i64::from(self.in_stride_n) == image;
+        (same && self.stride_h == 1 && self.stride_w == 1 && rows && images).then_some(step.max(8) as u64)
+    }
+
+    /// How far the first and the last window begin from the first and the last column and row.
+    fn corners(&self) -> [[i64; 2]; 2] {
+        let [lower_w, lower_h] = [-i64::from(self.pad_w), -i64::from(self.pad_h)];
+        let upper = |lower: i64, out: i32, stride: i32, extent: i32| {
+            lower + (i64::from(out) - 1) * i64::from(stride) + 1 - i64::from(extent)
+        };
+        let upper_w = upper(lower_w, self.out_w, self.stride_w, self.in_w);
+        [[lower_w, lower_h], [upper_w, upper(lower_h, self.out_h, self.stride_h, self.in_h)]]
+    }
+}
+
+impl Tile {
+    /// Input, weights, residual and output as the kernel has them copied, for parameters that it has validated.
+    fn tensors(&self, params: &Conv, bf16: bool) -> [TensorMap; 4] {
+        let bytes = |elements: i32| elements.max(8) as u64 * 2;
+        let (channels, depth) = (params.channels as u64, self.depth);
+        let map = |operand, extents: &[u64], strides: &[u64], boxes| TensorMap {
+            operand,
+            bf16,
+            extents: extents.to_vec(),
+            strides: strides.to_vec(),
+            boxes,
+        };
+        let input = match params.pixels_in_a_row() {
+            Some(step) if self.is_point(params) => {
+                let boxes = Boxes::Whole(vec![depth, self.rows]);
+                map(0, &[channels, params.pixels as u64], &[step * 2], boxes)
+            }
+            _ => {
+                let [lower, upper] = params.corners().map(|corner| corner.map(|at| at as i32));
+                let steps = [params.stride_w as u32, params.stride_h as u32];
+                map(
+                    0,
+                    &[channels, params.in_w as u64, params.in_h as u64, params.images()],
+                    &[params.in_stride_w, params.in_stride_h, params.in_stride_n].map(bytes),
+                    Boxes::Windows { lower, upper, steps, channels: depth, pixels: self.rows },
+                )
+            }
+        };
+        let weights = map(
+            1,
+            &[channels, params.taps as u64, params.out_channels as u64],
+            &[bytes(params.channels), bytes(params.channels) * params.taps as u64],
+            Boxes::Whole(vec![depth, 1, self.columns]),
+        );
+        let rows = |operand, stride| {
+            let boxes = Boxes::Whole(vec![STORED_COLUMNS, self.stored[0]]);
+            map(operand, &[params.out_channels as u64, params.pixels as u64], &[bytes(stride)], boxes)
+        };
+        let output = rows(5, params.out_stride);
+        let residual = match params.residual_mode {
+            0 => output.clone(),
+            _ => rows(3, params.residual_stride),
+        };
+        [input, weights, residual, output]
+    }
+
+    /// The kernel of `other` that computes the same call, which this tile computes, and its parameters.
+    fn otherwise(&self, params: &[u8], other: &'static Tile) -> (&'static str, Vec<u8>) {
+        let mut params: Conv = bytemuck::pod_read_unaligned(params);
+        params.column_tiles = (params.out_channels as u32).div_ceil(other.columns) as i32;
+        (other.kernel(&params), bytemuck::bytes_of(&params).to_vec())
+    }
+}
+
 /// Both kernels of each tile on matrix units.
 macro_rules! kernels {
-    ($($module:literal [$($tile:expr),*])*) => {
+    ($($module:literal [$($tile:expr),*])* copied $($copied:literal $bf16:literal $tiles:ident[$($index:literal),*])*) => {
         &[
-            kernel!(Tile::F32.name, "conv_f32", Tile::F32, false),
+            kernel!(Tile::F32.name, "conv_f32", Tile::F32, false, None),
             $($(
-                kernel!($tile.name, $module, $tile, false),
-                kernel!($tile.point, $module, $tile, true),
+                kernel!($tile.name, $module, $tile, false, None),
+                kernel!($tile.point, $module, $tile, true, None),
+            )*)*
+            $($(
+                kernel!($tiles[$index].name, $copied, $tiles[$index], false, copies!($tiles[$index], $bf16, $tiles)),
+                kernel!($tiles[$index].point, $copied, $tiles[$index], true, copies!($tiles[$index], $bf16, $tiles)),
             )*)*
         ]
     };
 }
 
+/// What a copied tile of a list needs. Where there is no accelerator, the list's first takes its place.
+macro_rules! copies {
+    ($tile:expr, $bf16:literal, $tiles:ident) => {
+        Some(Copies {
+            tensors: |params| $tile.tensors(&bytemuck::pod_read_unaligned(params), $bf16),
+            otherwise: |params| $tile.otherwise(params, &$tiles[0]),
+        })
+    };
+}
+
 macro_rules! kernel {
-    ($name:expr, $module:expr, $tile:expr, $point:expr) => {
+    ($name:expr, $module:expr, $tile:expr, $point:expr, $copies:expr) => {
         CudaKernel {
             name: $name,
             module: $module,
             validate: |call| $tile.validate(call, $point, const { element_bytes($name) }),
             launch: |params| $tile.launch(bytemuck::from_bytes(params)),
-            most_shared_bytes: $tile.shared_bytes(u32::MAX, u32::MAX),
+            most_shared_bytes: $tile.shared_bytes(u32::MAX, if $tile.copied { 1 } else { u32::MAX }),
+            copies: $copies,
         }
     };
 }
@@ -317,6 +490,9 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
         TILES_BF16[7]
     ]
     "conv_tf32" [TILES_TF32[0], TILES_TF32[1], TILES_TF32[2], TILES_TF32[3]]
+    copied
+    "conv_f16_tma" false TILES[8, 9, 10, 11]
+    "conv_bf16_tma" true TILES_BF16[8, 9, 10, 11]
 };
 
 #[cfg(test)]
@@ -326,7 +502,7 @@ mod tests {
     #[test]
     fn shared_memory_is_what_gpus_have() {
         // A block of architectures 8.6 and 8.9 has 99 KB, a part of which is not the kernel's.
-        for tile in TILES.iter().chain(TILES_BF16).chain(TILES_TF32) {
+        for tile in TILES.iter().chain(TILES_BF16).chain(TILES_TF32).filter(|tile| !tile.copied) {
             assert!(tile.shared_bytes(u32::MAX, u32::MAX) + 1024 <= 99 << 10, "{}", tile.name);
         }
     }

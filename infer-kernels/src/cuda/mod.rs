@@ -8,6 +8,7 @@
 //! the next, so that a picture may be some of the channels of a wider one.
 
 mod attention;
+mod boxes;
 mod chain;
 mod conv;
 mod norm;
@@ -17,6 +18,7 @@ mod retile;
 mod rows;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
+pub use boxes::{Boxes, Copies, TensorMap};
 pub use chain::{CHAIN_INPUTS, CHAIN_OUTPUTS, CHAIN_SLOTS, CHAIN_STEPS, Chain, Step, step};
 pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile};
 pub use norm::{GroupNorm, MOST_GROUPED};
@@ -63,8 +65,12 @@ modules! {
     CHAIN = "chain";
     /// Convolution of bf16.
     CONV_BF16 = "conv_bf16";
+    /// Convolution of bf16 whose operands the tensor memory accelerator copies.
+    CONV_BF16_TMA = "conv_bf16_tma";
     /// Convolution of f16.
     CONV_F16 = "conv_f16";
+    /// Convolution of f16 whose operands the tensor memory accelerator copies.
+    CONV_F16_TMA = "conv_f16_tma";
     /// Convolution of f32.
     CONV_F32 = "conv_f32";
     /// Convolution of f32 whose products round to tf32.
@@ -123,6 +129,8 @@ pub struct CudaKernel {
     pub launch: fn(&[u8]) -> Launch,
     /// The most dynamic shared memory that a launch asks for.
     pub most_shared_bytes: u32,
+    /// What it needs where the tensor memory accelerator copies its operands.
+    pub copies: Option<Copies>,
 }
 
 impl CudaKernel {

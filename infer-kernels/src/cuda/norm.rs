@@ -95,6 +95,7 @@ macro_rules! kernels {
             launch,
             // No more than any launch may have without asking.
             most_shared_bytes: 0,
+            copies: None,
         }),*]
     };
 }

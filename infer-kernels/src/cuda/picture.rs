@@ -549,6 +549,7 @@ macro_rules! kernels {
             launch: $launch,
             // No more than any launch may have without asking.
             most_shared_bytes: 0,
+            copies: None,
         }
     };
 }

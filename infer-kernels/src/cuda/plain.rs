@@ -510,6 +510,7 @@ macro_rules! families {
                     Shape::Sequence => SHARED_BYTES,
                     _ => 0,
                 },
+                copies: None,
             },
             find: $find,
             code: |found, params| encode::<$params>(found, params, Shape::$shape, $work),

@@ -133,6 +133,7 @@ macro_rules! kernels {
             validate: |call| validate(call, &Stored::$stored),
             launch,
             most_shared_bytes: 0,
+            copies: None,
         }),*]
     };
 }

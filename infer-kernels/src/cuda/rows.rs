@@ -524,6 +524,7 @@ macro_rules! kernel {
             launch: $launch,
             // No more than any launch may have without asking.
             most_shared_bytes: 0,
+            copies: None,
         }
     };
 }

@@ -1,10 +1,11 @@
 //! An opened plan on a GPU.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use infer_kernels::Call;
-use infer_kernels::cuda::{self, CudaKernel, Launch, Module};
+use infer_kernels::cuda::{self, CudaKernel, Launch, Module, TensorMap};
 
 use super::driver::{Device, DeviceMemory, Function, LoadedModule, Stream, device_count};
 use super::{CudaContext, State};
@@ -31,6 +32,8 @@ pub(super) struct ResolvedStep {
     pub kernel: &'static CudaKernel,
     pub function: Function,
     pub launch: Launch,
+    /// Its operands as they are copied, the beginning of the kernel's argument.
+    pub tensors: Vec<TensorMap>,
     /// Its parameters, as the end of the kernel's argument.
     pub params: Vec<u64>,
     /// Its operands among [`CudaEngine::operands`].
@@ -41,8 +44,7 @@ pub(super) struct ResolvedStep {
 /// A step that its kernel has validated.
 struct Step<'p> {
     kernel: &'static CudaKernel,
-    launch: Launch,
-    params: Vec<u64>,
+    params: &'p [u8],
     operands: Range<usize>,
     node: &'p str,
 }
@@ -83,41 +85,27 @@ impl<'p> Calls<'p> {
                 );
                 Error::new(ErrorKind::Plan, format!("the plan is damaged or made for other kernels: {what}"))
             })?;
-            let mut params = vec![0u64; step.params.len().div_ceil(size_of::<u64>())];
-            bytemuck::cast_slice_mut::<u64, u8>(&mut params)[..step.params.len()]
-                .copy_from_slice(step.params);
-            let launch = (kernel.launch)(step.params);
-            validated.push(Step { kernel, launch, params, operands: first..operands.len(), node: step.node });
+            let operands = first..operands.len();
+            validated.push(Step { kernel, params: step.params, operands, node: step.node });
         }
         Ok(Calls { steps: validated, operands })
     }
 
-    /// The steps with their functions, from these modules; the GPU's context is that of the thread.
-    fn resolved(&self, modules: &[(&'static str, LoadedModule)]) -> Result<Vec<ResolvedStep>> {
-        let steps = self.steps.iter().map(|step| {
-            let Step { kernel, launch, ref params, ref operands, node } = *step;
-            let found = modules.iter().find(|(name, _)| *name == kernel.module);
-            let (_, module) = found.ok_or_else(|| {
-                let what = format!("the kernels `{}` are not on the GPU", kernel.module);
-                Error::new(ErrorKind::Plan, what)
-            })?;
-            let function = module.function(kernel)?;
-            let (params, operands, node) = (params.clone(), operands.clone(), node.to_owned());
-            Ok(ResolvedStep { kernel, function, launch, params, operands, node })
-        });
-        steps.collect()
+    /// The steps with their functions, from these modules.
+    fn resolved(&self, modules: &mut Modules) -> Result<Vec<ResolvedStep>> {
+        self.steps.iter().map(|step| modules.resolve(step)).collect()
     }
 
     /// Runs steps that prepare, one after the other: what they borrow is copied to the GPU for each.
     fn prepare(
         &self,
-        modules: &[(&'static str, LoadedModule)],
+        modules: &mut Modules,
         borrowed: &[u8],
         weights: &DeviceMemory,
         prepared: &DeviceMemory,
-        device: &Arc<Device>,
     ) -> Result<()> {
         let steps = self.resolved(modules)?;
+        let device = &modules.device;
         let size = |operand: &Operand| match operand.location {
             Location::Borrowed => operand.bytes.next_multiple_of(ALIGNMENT),
             _ => 0,
@@ -157,6 +145,66 @@ impl<'p> Calls<'p> {
     }
 }
 
+/// The modules of a GPU, loaded when a kernel is asked for.
+#[derive(Clone, Debug)]
+struct Modules {
+    device: Arc<Device>,
+    /// Those that the program has.
+    linked: Vec<&'static Module>,
+    /// Those that were asked for, by their names; nothing where a module has no code for the GPU.
+    loaded: Vec<(&'static str, Option<Arc<LoadedModule>>)>,
+}
+
+impl Modules {
+    /// The function of a kernel, unless it is one of [`Copies`](infer_kernels::cuda::Copies) and the GPU is not made for these. The
+    /// GPU's context is that of the thread.
+    fn function(&mut self, kernel: &CudaKernel) -> Result<Option<Function>> {
+        let loaded = match self.loaded.iter().find(|(name, _)| *name == kernel.module) {
+            Some((_, loaded)) => loaded.clone(),
+            None => {
+                let linked = self.linked.iter().find(|module| module.name == kernel.module);
+                let module = linked.ok_or_else(|| {
+                    let (kernel, module) = (kernel.name, kernel.module);
+                    let what =
+                        format!("the plan names `{kernel}`, whose module `{module}` the program lacks");
+                    Error::new(ErrorKind::Plan, what)
+                })?;
+                let loaded = match LoadedModule::load(&self.device, module) {
+                    Ok(module) => Some(Arc::new(module)),
+                    Err(error) if error.kind() == ErrorKind::Architecture && kernel.copies.is_some() => None,
+                    Err(error) => return Err(error),
+                };
+                self.loaded.push((kernel.module, loaded.clone()));
+                loaded
+            }
+        };
+        loaded.map(|module| module.function(kernel)).transpose()
+    }
+
+    /// A step with its function, or what computes the same on this GPU.
+    fn resolve(&mut self, step: &Step<'_>) -> Result<ResolvedStep> {
+        let (mut kernel, mut params) = (step.kernel, Cow::from(step.params));
+        let mut function = self.function(kernel)?;
+        if let (None, Some(copies)) = (function, &kernel.copies) {
+            let (name, others) = (copies.otherwise)(&params);
+            (kernel, params) = (cuda::find(name).unwrap_or(kernel), others.into());
+            function = self.function(kernel)?;
+        }
+        let function = function.ok_or_else(|| {
+            let what = format!("{} has no code for {}", kernel.module, self.device.name);
+            Error::new(ErrorKind::Architecture, what)
+        })?;
+        let mut words = vec![0u64; params.len().div_ceil(size_of::<u64>())];
+        let aligned = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..params.len()];
+        aligned.copy_from_slice(&params);
+        let launch = (kernel.launch)(aligned);
+        let tensors = kernel.copies.as_ref().map(|copies| (copies.tensors)(aligned).to_vec());
+        let (tensors, operands, node) =
+            (tensors.unwrap_or_default(), step.operands.clone(), step.node.to_owned());
+        Ok(ResolvedStep { kernel, function, launch, tensors, params: words, operands, node })
+    }
+}
+
 /// The weights of the plan `lender`, which is to be that with this name.
 fn lent(id: PlanId, lender: Option<&PlanBytes>) -> Result<&[u8]> {
     let wrong = |what: &str| Err(Error::new(ErrorKind::Plan, format!("the plan borrows weights {what}")));
@@ -183,9 +231,9 @@ pub struct CudaEngine {
     pub(super) prepared: Arc<DeviceMemory>,
     /// See [`Stream::launch`](super::Stream::launch).
     pub(super) hopper: bool,
-    /// The modules by their names, for as long as their kernels are used.
+    /// For as long as their kernels are used.
     #[cfg_attr(not(feature = "compiler"), expect(dead_code, reason = "only tuning asks for them again"))]
-    modules: Arc<Vec<(&'static str, LoadedModule)>>,
+    modules: Modules,
     pub(super) device: Arc<Device>,
 }
 
@@ -266,24 +314,13 @@ impl CudaEngine {
             return Err(Error::new(ErrorKind::Plan, what));
         }
         let device = Device::open(options.device)?;
-        let mut modules: Vec<(&'static str, LoadedModule)> = Vec::new();
-        for Step { kernel, .. } in preparation.steps.iter().chain(&calls.steps) {
-            if modules.iter().any(|(name, _)| *name == kernel.module) {
-                continue;
-            }
-            let module = linked.iter().find(|module| module.name == kernel.module).ok_or_else(|| {
-                let (kernel, module) = (kernel.name, kernel.module);
-                let what = format!("the plan names `{kernel}`, whose module `{module}` the program lacks");
-                Error::new(ErrorKind::Plan, what)
-            })?;
-            modules.push((kernel.module, LoadedModule::load(&device, module)?));
-        }
-        let steps = calls.resolved(&modules)?;
+        let mut modules = Modules { device: device.clone(), linked: linked.to_vec(), loaded: Vec::new() };
+        let steps = calls.resolved(&mut modules)?;
         let weights = DeviceMemory::copy_of(&device, view.weights())?;
         let prepared = DeviceMemory::filled(&device, view.prepared_bytes(), 0)?;
-        preparation.prepare(&modules, borrowed, &weights, &prepared, &device)?;
+        preparation.prepare(&mut modules, borrowed, &weights, &prepared)?;
         let memory = [weights, prepared].map(Arc::new);
-        Ok(CudaEngine::new(&view, steps, calls.operands, memory, Arc::new(modules), device))
+        Ok(CudaEngine::new(&view, steps, calls.operands, memory, modules))
     }
 
     /// The same model with other calls: a plan that differs from the engine's in how calls are computed alone, without its
@@ -291,17 +328,17 @@ impl CudaEngine {
     ///
     /// # Errors
     ///
-    /// If the tables are damaged, need other modules than the engine has, or other weights, as far as their size tells.
+    /// If the tables are damaged, need modules that the program lacks, or other weights, as far as their size tells.
     #[cfg(feature = "compiler")]
     pub fn retuned(&self, tables: &AlignedBytes) -> Result<Self> {
         let tables = tables.as_slice();
         let view = PlanView::read_tables(tables, (tables.len() + self.weights.bytes()) as u64)?;
         let calls = Calls::of(&view, view.steps())?;
         self.device.bind()?;
-        let steps = calls.resolved(&self.modules)?;
+        let mut modules = self.modules.clone();
+        let steps = calls.resolved(&mut modules)?;
         let memory = [self.weights.clone(), self.prepared.clone()];
-        let (modules, device) = (self.modules.clone(), self.device.clone());
-        Ok(CudaEngine::new(&view, steps, calls.operands, memory, modules, device))
+        Ok(CudaEngine::new(&view, steps, calls.operands, memory, modules))
     }
 
     fn new(
@@ -309,8 +346,7 @@ impl CudaEngine {
         steps: Vec<ResolvedStep>,
         operands: Vec<Operand>,
         [weights, prepared]: [Arc<DeviceMemory>; 2],
-        modules: Arc<Vec<(&'static str, LoadedModule)>>,
-        device: Arc<Device>,
+        modules: Modules,
     ) -> Self {
         CudaEngine {
             pool: Mutex::new(Vec::new()),
@@ -322,8 +358,8 @@ impl CudaEngine {
             hopper: steps.iter().all(|step| step.function.hopper),
             steps,
             operands,
+            device: modules.device.clone(),
             modules,
-            device,
         }
     }
 

@@ -123,7 +123,7 @@ impl super::State {
             return Ok(());
         }
         let (inputs, outputs) = addresses.split_at(engine.inputs.len());
-        let arguments = arguments(engine, &self.arena, &self.counters, inputs, outputs);
+        let arguments = arguments(engine, &self.arena, &self.counters, inputs, outputs)?;
         let graph = self.stream.capture(|| {
             for (step, argument) in engine.steps.iter().zip(&arguments) {
                 // SAFETY: as in `State::new`; of inputs and outputs the caller answers for, while the graph runs.

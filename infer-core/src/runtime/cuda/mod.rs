@@ -18,14 +18,14 @@ use std::time::Instant;
 pub use self::calls::CudaCalls;
 #[cfg(feature = "compiler")]
 pub(crate) use self::calls::is_worth;
-use self::driver::{DeviceMemory, Event, Graph, HostMemory, Stream};
+use self::driver::{DeviceMemory, Event, Graph, HostMemory, Stream, TENSOR_ALIGNMENT, describe};
 use self::engine::ResolvedStep;
 pub use self::engine::{CudaEngine, CudaInfo, CudaOptions, probe};
 use self::memory::Elsewhere;
 pub use self::memory::{DeviceInput, DeviceOutput};
 use super::context::{Output, check_count, check_size};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::Location;
+use crate::plan::{Location, Operand};
 use infer_kernels::cuda::COUNTERS;
 
 /// The library whose types [`DeviceInput`] and [`DeviceOutput`] are made of.
@@ -66,7 +66,7 @@ impl State {
         let addresses = |ports: &[(HostMemory, DeviceMemory)]| -> Vec<u64> {
             ports.iter().map(|(_, memory)| memory.address()).collect()
         };
-        let arguments = arguments(engine, &arena, &counters, &addresses(&inputs), &addresses(&outputs));
+        let arguments = arguments(engine, &arena, &counters, &addresses(&inputs), &addresses(&outputs))?;
 
         let stream = Stream::new(device)?;
         let graph = stream.capture(|| {
@@ -118,9 +118,9 @@ fn arguments(
     counters: &DeviceMemory,
     inputs: &[u64],
     outputs: &[u64],
-) -> Vec<Vec<u64>> {
+) -> Result<Vec<Vec<u64>>> {
     let argument = |step: &ResolvedStep| {
-        let addresses = engine.operands[step.operands.clone()].iter().map(|operand| {
+        let address = |operand: &Operand| {
             let base = match operand.location {
                 // No step of an inference reads what is borrowed.
                 Location::Absent | Location::Borrowed => return 0,
@@ -131,10 +131,19 @@ fn arguments(
                 Location::Output(port) => outputs[port],
             };
             base + operand.offset_bytes as u64
-        });
-        let mut argument: Vec<u64> = addresses.chain([counters.address()]).collect();
+        };
+        let operands = &engine.operands[step.operands.clone()];
+        let mut argument = Vec::new();
+        for tensor in &step.tensors {
+            argument.extend(describe(tensor, operands.get(tensor.operand).map_or(0, address))?);
+        }
+        argument.extend(operands.iter().map(address).chain([counters.address()]));
         argument.extend(&step.params);
-        argument
+        // The structure ends where the next could begin.
+        if !step.tensors.is_empty() {
+            argument.resize(argument.len().next_multiple_of(TENSOR_ALIGNMENT / size_of::<u64>()), 0);
+        }
+        Ok(argument)
     };
     engine.steps.iter().map(argument).collect()
 }

@@ -1,0 +1,5 @@
+// Convolution of bf16 whose operands the tensor memory accelerator copies; see conv_tma.cuh.
+
+#include "conv_tma.cuh"
+
+TILES(bf16, bf16)

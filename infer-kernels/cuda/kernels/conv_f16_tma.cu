@@ -1,0 +1,5 @@
+// Convolution of f16 whose operands the tensor memory accelerator copies; see conv_tma.cuh.
+
+#include "conv_tma.cuh"
+
+TILES(f16, half)

@@ -1,0 +1,364 @@
+// Convolution of 16 bits by wgmma whose operands the tensor memory accelerator copies (sm_90a); see conv.cuh.
+//
+// A block stays, and computes one tile after the other. One thread asks for boxes of both operands, as many steps ahead as there is
+// room for, beyond the end of a tile too. Two groups of four warps multiply: either both a tile, half of its rows each, or
+// a tile each, so that one finishes what it has while the other multiplies.
+//
+// Finished sums go to shared memory, 64 columns at a time, and from there as boxes. Where something is added to them, its boxes
+// came to the same place before.
+#pragma once
+
+#include "conv.cuh"
+#include "mma.cuh"
+#include "wgmma.cuh"
+
+// `CUtensorMap`: where a tensor lies, and the boxes in which it is copied.
+struct __align__(64) TensorMap {
+    uint64_t words[16];
+};
+
+// `cuda::Conv` behind its operands, and before these how both matrices are copied.
+struct ConvTma {
+    TensorMap input, weights, residual, output;
+    Conv conv;
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+namespace {
+
+// The threads of a group that multiplies.
+constexpr int GROUP_THREADS = 128;
+
+__device__ __forceinline__ void prefetch(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+#define COPY(AXES) "cp.async.bulk.tensor." AXES ".mbarrier::complete_tx::bytes [%0], [%1, "
+
+// Copies a box from (x, y), (x, y, z) on.
+__device__ __forceinline__ void copy_box(uint32_t to, const TensorMap& map, const Arrivals& arrivals, int x, int y) {
+    asm volatile(COPY("2d.shared::cluster.global.tile") "{%3, %4}], [%2];" ::"r"(to), "l"(&map), "r"(arrivals.address()),
+                 "r"(x), "r"(y)
+                 : "memory");
+}
+
+__device__ __forceinline__ void copy_box(uint32_t to, const TensorMap& map, const Arrivals& arrivals, int x, int y,
+                                         int z) {
+    asm volatile(COPY("3d.shared::cluster.global.tile") "{%3, %4, %5}], [%2];" ::"r"(to), "l"(&map),
+                 "r"(arrivals.address()), "r"(x), "r"(y), "r"(z)
+                 : "memory");
+}
+
+// Copies a box to (x, y) on.
+__device__ __forceinline__ void store_box(const TensorMap& map, uint32_t from, int x, int y) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map), "r"(from),
+                 "r"(x), "r"(y)
+                 : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Waits until all boxes that this thread stores, but for the last so many, have been read.
+template <int PENDING>
+__device__ __forceinline__ void await_boxes() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
+// Copies some channels of so many pixels as the map says, of the tap `right`, `below` of the window whose first is at (w, h) of
+// image n.
+__device__ __forceinline__ void copy_taps(uint32_t to, const TensorMap& map, const Arrivals& arrivals, int channel, int w,
+                                          int h, int n, int right, int below) {
+    asm volatile(COPY("4d.shared::cluster.global.im2col") "{%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(to), "l"(&map),
+                 "r"(arrivals.address()), "r"(channel), "r"(w), "r"(h), "r"(n), "h"(uint16_t(right)),
+                 "h"(uint16_t(below))
+                 : "memory");
+}
+
+#undef COPY
+
+// Waits for the threads of a group.
+__device__ __forceinline__ void group_barrier(int group) {
+    asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(GROUP_THREADS) : "memory");
+}
+
+// Stores four matrices of 8×8, of which each thread has two neighbours; lanes say where their rows are.
+__device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]), "r"(r[1]),
+                 "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
+
+// What is copied next: of which tile, which tap, and from which channel on.
+template <int BM, int BN, int BK, bool POINT>
+struct Boxes {
+    const ConvTma& maps;
+    int tile = blockIdx.x, tap = 0, row = 0, column = 0, channel = 0;
+    // Of the tile: the first pixel and output channel; where the pixel's window begins.
+    int m, first_output, w, h, n;
+
+    __device__ __forceinline__ explicit Boxes(const ConvTma& maps) : maps(maps) { locate(); }
+
+    __device__ __forceinline__ void locate() {
+        const Conv& p = maps.conv;
+        m = tile / p.column_tiles * BM, first_output = tile % p.column_tiles * BN;
+        if constexpr (!POINT) {
+            const int x = m % p.out_w, rest = m / p.out_w;
+            w = x * p.stride_w - p.pad_w, h = rest % p.out_h * p.stride_h - p.pad_h, n = rest / p.out_h;
+        }
+    }
+
+    __device__ __forceinline__ void copy_input(uint32_t to, const Arrivals& arrivals) const {
+        const Conv& p = maps.conv;
+        if constexpr (POINT) {
+            copy_box(to, maps.input, arrivals, channel, m);
+        } else {
+            copy_taps(to, maps.input, arrivals, channel, w, h, n, column * p.dilation_w, row * p.dilation_h);
+        }
+    }
+
+    __device__ __forceinline__ void copy_weights(uint32_t to, const Arrivals& arrivals) const {
+        copy_box(to, maps.weights, arrivals, channel, tap, first_output);
+    }
+
+    __device__ __forceinline__ void advance() {
+        const Conv& p = maps.conv;
+        channel += BK;
+        if (channel < p.channels) return;
+        channel = 0;
+        if (++column == p.kernel_w) column = 0, ++row;
+        if (++tap < p.taps) return;
+        tap = row = column = 0;
+        tile += gridDim.x;
+        locate();
+    }
+};
+
+// Adds what is to be added to 16 rows and 64 columns of sums, and activates them: `added` is what was at their place.
+template <typename T>
+__device__ __forceinline__ void finish(const Conv& p, float (&v)[32], const uint32_t (&added)[4][4]) {
+    const auto add = [&] {
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+            const float2 pair = reinterpret_cast<const Pair<T>*>(added[i / 4])[i % 4].widen();
+            v[2 * i] += pair.x, v[2 * i + 1] += pair.y;
+        }
+    };
+    if (p.residual_mode == RESIDUAL_BEFORE) add();
+    switch (p.activation.kind) {
+        // What is usual in all at once. Others are much code.
+        case 0: break;
+        case 1: activate_as(v, p.activation, 1); break;
+        case 2: activate_as(v, p.activation, 2); break;
+        case 3: activate_as(v, p.activation, 3); break;
+        case 7: activate_as(v, p.activation, 7); break;
+        case 8: activate_as(v, p.activation, 8); break;
+        default:
+#pragma unroll 1
+            for (int turn = 0; turn < 4; ++turn) {
+                float some[8];
+#pragma unroll
+                for (int i = 0; i < 8; ++i) some[i] = v[i];
+                activate(some, p.activation);
+#pragma unroll
+                for (int i = 0; i < 24; ++i) v[i] = v[i + 8];
+#pragma unroll
+                for (int i = 0; i < 8; ++i) v[24 + i] = some[i];
+            }
+    }
+    if (p.residual_mode == RESIDUAL_AFTER) add();
+}
+
+// BM×BN by a block, or, where the groups do not work `TOGETHER`, by each, which has so many PLACES for 64 finished columns. POINT: one tap and no padding, pixels in a row.
+template <typename T, int BM, int BN, int STAGES, int PLACES, bool TOGETHER, bool POINT>
+__device__ __forceinline__ void conv_tma(const ConvTma& maps) {
+    constexpr int BK = 128 / sizeof(T), A_BYTES = BM * 128, STAGE_BYTES = A_BYTES + BN * 128;
+    constexpr int ROWS = TOGETHER ? BM / 2 : BM, TM = ROWS / 64, TN = BN / 8;
+    constexpr int PARTS = BN / 64, PLACE_BYTES = ROWS * 128;
+    static_assert(ROWS % 64 == 0 && BN % 64 == 0);
+    extern __shared__ __align__(1024) unsigned char shared[];
+    __shared__ Arrivals full[STAGES], empty[STAGES], turn[2], added[2][PLACES];
+
+    const Conv& p = maps.conv;
+    const uint32_t base = shared_address(shared);
+    const int group = threadIdx.x / GROUP_THREADS, lane = threadIdx.x % 32;
+    const int tiles = (p.pixels + BM - 1) / BM * p.column_tiles;
+    const int steps = (p.channels + BK - 1) / BK * p.taps;
+    if (threadIdx.x == 0) {
+#pragma unroll
+        for (int stage = 0; stage < STAGES; ++stage) full[stage].begin(), empty[stage].begin(TOGETHER ? 8 : 4);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            turn[i].begin(4);
+#pragma unroll
+            for (int place = 0; place < PLACES; ++place) added[i][place].begin();
+        }
+    }
+    __syncthreads();
+    let_consumers_start();
+
+    if (group == 2) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == 2 * GROUP_THREADS) {
+            prefetch(maps.input), prefetch(maps.weights);
+            const int total = (tiles - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x) * steps;
+            Boxes<BM, BN, BK, POINT> inputs(maps), weights(maps);
+            // Weights do not wait for the launches before.
+            const int ahead = min(total, STAGES);
+            for (int step = 0; step < total; ++step) {
+                const int stage = step % STAGES;
+                const uint32_t to = base + stage * STAGE_BYTES;
+                if (step == 0) {
+                    for (int early = 0; early < ahead; ++early) {
+                        full[early].expect(STAGE_BYTES);
+                        weights.copy_weights(base + early * STAGE_BYTES + A_BYTES, full[early]);
+                        weights.advance();
+                    }
+                    wait_for_producers();
+                }
+                if (step >= ahead) {
+                    empty[stage].wait(step / STAGES - 1);
+                    full[stage].expect(STAGE_BYTES);
+                    weights.copy_weights(to + A_BYTES, full[stage]);
+                    weights.advance();
+                }
+                inputs.copy_input(to, full[stage]);
+                inputs.advance();
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        wait_for_producers();
+        const int warp = threadIdx.x % GROUP_THREADS / 32;
+        const bool first = threadIdx.x % GROUP_THREADS == 0;
+        const int own = TOGETHER ? 0 : group, sharing = TOGETHER ? 1 : 2;
+        const uint32_t a_base = base + (TOGETHER ? group * (ROWS * 128) : 0);
+        const uint32_t places = base + STAGES * STAGE_BYTES + group * (PLACES * PLACE_BYTES);
+        // Where ldmatrix and stmatrix find a row of 16×16: 16 rows, and two chunks of 16 bytes.
+        const uint32_t own_row = (warp * 16 + lane % 16) * 128;
+        const int own_chunk = lane / 16, swap = lane % 8;
+        // How many steps, and how many parts of 64 columns, of all tiles went before.
+        int before = own * steps, parts = 0;
+        for (int tile = blockIdx.x + own * gridDim.x, count = own; tile < tiles; tile += sharing * gridDim.x, ++count) {
+            const int first_part = parts;
+            const int n0 = tile % p.column_tiles * BN;
+            const int m0 = tile / p.column_tiles * BM + (TOGETHER ? group * ROWS : 0);
+            const auto fetch = [&](int part) {
+                if (n0 + part * 64 >= p.out_channels) return;
+                const int place = (first_part + part) % PLACES;
+                await_boxes<0>();
+                added[group][place].expect(PLACE_BYTES);
+                copy_box(places + place * PLACE_BYTES, maps.residual, added[group][place], n0 + part * 64, m0);
+            };
+            if (first && p.residual_mode) {
+#pragma unroll
+                for (int part = 0; part < (PARTS < PLACES ? PARTS : PLACES); ++part) fetch(part);
+            }
+            float sums[TM][TN][4];
+#pragma unroll
+            for (int i = 0; i < TM; ++i)
+#pragma unroll
+                for (int j = 0; j < TN; ++j)
+#pragma unroll
+                    for (int l = 0; l < 4; ++l) sums[i][j][l] = 0.0f;
+            // One group multiplies after the other: a barrier tells of the phase before the one that is waited for alone.
+            if (!TOGETHER && count > 0) turn[group].wait(count - 1);
+            for (int step = before; step < before + steps; ++step) {
+                const int stage = step % STAGES;
+                full[stage].wait(step / STAGES);
+                const uint64_t a = describe(a_base + stage * STAGE_BYTES);
+                const uint64_t b = describe(base + stage * STAGE_BYTES + A_BYTES);
+                begin_products();
+#pragma unroll
+                for (int kk = 0; kk < 4; ++kk)
+#pragma unroll
+                    for (int i = 0; i < TM; ++i)
+                        multiply_groups<T>(sums[i], a + i * (64 * 128 / 16) + kk * 2, b + kk * 2);
+                commit_products();
+                if (step > before) {
+                    await_products<1>();
+                    if (lane == 0) empty[(step - 1) % STAGES].arrive();
+                }
+            }
+            if (!TOGETHER && lane == 0) turn[1 - group].arrive();
+            await_products<0>();
+            before += steps;
+            if (lane == 0) empty[(before - 1) % STAGES].arrive();
+            before += (sharing - 1) * steps;
+
+#pragma unroll 1
+            for (int part = 0; part < PARTS; ++part, ++parts) {
+                const int n = n0 + part * 64, place = parts % PLACES;
+                if (n >= p.out_channels) break;
+                float2 biases[8] = {};
+                if (p.bias) {
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) {
+                        const int column = n + j * 8 + lane % 4 * 2;
+                        if (column < p.out_channels) biases[j] = *reinterpret_cast<const float2*>(p.bias + column);
+                    }
+                }
+                if (p.residual_mode) {
+                    added[group][place].wait(parts / PLACES);
+                } else {
+                    if (first) await_boxes<PLACES - 1>();
+                    group_barrier(group);
+                }
+#pragma unroll
+                for (int i = 0; i < TM; ++i) {
+                    const uint32_t row = places + place * PLACE_BYTES + i * (64 * 128) + own_row;
+                    const auto address = [&](int j) { return row + ((j * 2 + own_chunk) ^ swap) * 16; };
+                    float v[32];
+                    uint32_t pairs[4][4] = {};
+                    if (p.residual_mode) {
+#pragma unroll
+                        for (int j = 0; j < 4; ++j) load_matrices(pairs[j], address(j));
+                    }
+#pragma unroll
+                    for (int j = 0; j < 8; ++j)
+#pragma unroll
+                        for (int l = 0; l < 4; ++l) v[j * 4 + l] = sums[i][j][l] + (l % 2 ? biases[j].y : biases[j].x);
+                    finish<T>(p, v, pairs);
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+                        for (int k = 0; k < 4; ++k) {
+                            const Pair<T> pair = Pair<T>::of(v[j * 8 + 2 * k], v[j * 8 + 2 * k + 1]);
+                            pairs[j][k] = reinterpret_cast<const uint32_t&>(pair);
+                        }
+                        store_matrices(address(j), pairs[j]);
+                    }
+                    // The sums of the next part move to where this one's were.
+#pragma unroll
+                    for (int j = 0; j + 8 < TN; ++j)
+#pragma unroll
+                        for (int l = 0; l < 4; ++l) sums[i][j][l] = sums[i][j + 8][l];
+                }
+                asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                group_barrier(group);
+                if (first) {
+                    store_box(maps.output, places + place * PLACE_BYTES, n, m0);
+                    if (p.residual_mode && part + PLACES < PARTS) fetch(part + PLACES);
+                }
+            }
+        }
+        if (first) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+}
+
+}  // namespace
+#endif
+
+// Both kernels of a tile, as in conv_matrix.cuh.
+#define TILE(TYPE, T, BM, BN, STAGES, PLACES, TOGETHER)                                                                  \
+    extern "C" __global__ void __launch_bounds__(384, 1) conv_##TYPE##_tma_##BM##x##BN(const __grid_constant__ ConvTma p) { \
+        conv_tma<T, BM, BN, STAGES, PLACES, TOGETHER, false>(p);                                                         \
+    }                                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(384, 1)                                                                 \
+        conv_##TYPE##_tma_##BM##x##BN##_point(const __grid_constant__ ConvTma p) {                                       \
+        conv_tma<T, BM, BN, STAGES, PLACES, TOGETHER, true>(p);                                                          \
+    }
+
+#define TILES(TYPE, T)                   \
+    TILE(TYPE, T, 128, 64, 6, 2, false)  \
+    TILE(TYPE, T, 128, 128, 5, 2, false) \
+    TILE(TYPE, T, 128, 256, 4, 2, true)  \
+    TILE(TYPE, T, 256, 128, 4, 1, true)
