@@ -4,6 +4,7 @@
 //! the parts of a split likewise. Blocked pictures get the halo that the widest of their readers wants; whoever writes
 //! the picture has its halo filled right after.
 
+mod join_depthwise;
 mod pool_convolutions;
 mod winograd;
 
@@ -54,6 +55,7 @@ pub fn lower(
     }
     lowering.copy_outputs();
     pool_convolutions::pool_convolutions(&mut lowering.calls);
+    join_depthwise::join_depthwise(&mut lowering.calls);
     Ok(lowering.calls)
 }
 

@@ -22,7 +22,7 @@ use bytemuck::{Pod, Zeroable};
 
 pub use activation::{Activation, ActivationKind};
 pub use attention::{Attention, HeadView, LEAD};
-pub use conv::{Conv, ConvNd, Depthwise, PooledConv, residual};
+pub use conv::{Conv, ConvDepthwise, ConvNd, Depthwise, PooledConv, residual};
 pub use elementwise::Elementwise;
 pub use movement::{FillHalo, Gather, IndexMap, Reorder, Resize};
 pub use norm::{GroupNorm, GroupNormBlocked, LayerNorm, Lrn};

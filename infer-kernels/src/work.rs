@@ -3,9 +3,9 @@
 use bytemuck::Pod;
 
 use crate::call::{
-    Attention, Axis, Col2Im, Conv, ConvNd, Elementwise, FillHalo, Gather, GroupNorm, LayerNorm, Lrn, MatMul,
-    PackB, Pool, PoolNd, PooledConv, Recurrent, Reduce, Reorder, Resize, Scan, Strassen, StrassenLeft,
-    Winograd,
+    Attention, Axis, Col2Im, Conv, ConvDepthwise, ConvNd, Elementwise, FillHalo, Gather, GroupNorm,
+    LayerNorm, Lrn, MatMul, PackB, Pool, PoolNd, PooledConv, Recurrent, Reduce, Reorder, Resize, Scan,
+    Strassen, StrassenLeft, Winograd,
 };
 
 /// A call in numbers.
@@ -42,6 +42,13 @@ fn describe(kernel: &str, params: &[u8]) -> Option<(String, Vec<u64>)> {
             let (out_h, out_w) = (p.out_h.saturating_mul(2), p.out_w.saturating_mul(2));
             let (shape, factors) = conv(&PooledConv { out_h, out_w, ..p })?;
             Some((format!("{shape} pooled"), factors))
+        }
+        "conv_depthwise_f32" | "conv_depthwise_f16w" => {
+            let p: ConvDepthwise = read(params)?;
+            let ((first, products), (second, taps)) = (conv(&p.conv)?, depthwise(&p.depthwise)?);
+            let flops = |factors: Vec<u64>| factors.into_iter().fold(1, u64::saturating_mul);
+            let all = flops(products).saturating_add(flops(taps));
+            Some((format!("{first}, {second}"), [all].to_vec()))
         }
         "winograd_f32" => {
             let p: Winograd = read(params)?;
@@ -294,6 +301,11 @@ mod tests {
             Conv { in_channels: 64, out_channels: 64, kernel_h: 3, kernel_w: 3, out_h: 8, out_w: 8, ..UNIT };
         let p = Winograd { conv: p, tile: 4, block_tiles: 1, block_pairs: 1 };
         check("winograd_f32", p, "64→64 3x3 @8x8 F(4,3)", 2 * 64 * 64 * 9 * 64);
+        let conv = Conv { in_channels: 16, out_channels: 32, out_h: 8, out_w: 8, ..UNIT };
+        let depthwise = Conv { groups: 32, kernel_h: 3, kernel_w: 3, out_h: 8, out_w: 8, ..UNIT };
+        let p = ConvDepthwise { conv, depthwise, ..ConvDepthwise::default() };
+        let flops = 2 * 16 * 32 * 64 + 2 * 32 * 9 * 64;
+        check("conv_depthwise_f32", p, "16→32 1x1 @8x8, 32 3x3 @8x8", flops);
         let p = Attention {
             lead: [1, 12, 1, 1],
             rows: 5,

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Activation, View};
+use super::{Activation, BLOCK, View};
 
 /// Where [`Conv`] adds its residual operand.
 pub mod residual {
@@ -83,6 +83,55 @@ pub type Depthwise = Conv;
 /// pooling; the input has `2·out_h + kernel_h − 1` rows and as many columns likewise. Kernels of 3×3 or 5×5 at stride 1,
 /// one group, one input block of its own width, no residual, no activation but those that clamp.
 pub type PooledConv = Conv;
+
+/// `conv_depthwise_f32`, `conv_depthwise_f16w`: a convolution and the depthwise one that alone reads it, in bands of rows
+/// of two blocks of channels, so that what lies between them stays in a core's caches.
+///
+/// Operands: input, weights and bias of the convolution; weights, bias and residual of the depthwise one; output, and
+/// memory to work in: at least [`ConvDepthwise::slot`] elements for one row. Chunks share it evenly, and take bands of as
+/// many rows as their shares hold.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ConvDepthwise {
+    /// The convolution: one group, one set of weights, no residual; its output view is not looked at.
+    pub conv: Conv,
+    /// The depthwise convolution of the other's result; its input view is not looked at.
+    pub depthwise: Depthwise,
+    /// Rows of zeros that it reads above that result.
+    pub pad_top: u64,
+    /// Columns of zeros that it reads left of it; what it reads below and on the right is zero too.
+    pub pad_left: u64,
+    /// Its output rows in a band, at most.
+    pub band: u64,
+}
+
+impl ConvDepthwise {
+    /// Blocks of channels that are worked on together.
+    pub const BLOCKS: u64 = 2;
+
+    /// The rows that an output row of the depthwise convolution reads; the fields are within their bounds.
+    pub const fn reach(&self) -> u64 {
+        (self.depthwise.kernel_h.saturating_sub(1)) * self.depthwise.dilation_h + 1
+    }
+
+    /// The rows of what lies between that so many output rows read; `None` on overflow.
+    pub fn rows(&self, band: u64) -> Option<u64> {
+        band.saturating_sub(1).checked_mul(self.depthwise.stride_h)?.checked_add(self.reach())
+    }
+
+    /// The columns of what lies between, with those of zeros; `None` on overflow.
+    pub fn columns(&self) -> Option<u64> {
+        let p = &self.depthwise;
+        let taps = p.kernel_w.saturating_sub(1).checked_mul(p.dilation_w)?.checked_add(1)?;
+        let read = p.out_w.saturating_sub(1).checked_mul(p.stride_w)?.checked_add(taps)?;
+        Some(read.max(self.pad_left.checked_add(self.conv.out_w)?))
+    }
+
+    /// The elements that one chunk works in for bands of so many rows; `None` on overflow.
+    pub fn slot(&self, band: u64) -> Option<u64> {
+        (Self::BLOCKS * BLOCK as u64).checked_mul(self.rows(band)?)?.checked_mul(self.columns()?)
+    }
+}
 
 /// `conv_nd_f32`, `conv_transpose_nd_f32`: any rank to 3, any groups, on row-major tensors; slow and general.
 ///

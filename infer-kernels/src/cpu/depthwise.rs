@@ -43,7 +43,7 @@ const PIXELS: usize = 7;
 /// The fewest pixels in a row of a tile of two rows.
 const TWO_ROWS: usize = 4;
 
-fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
+pub(crate) fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
     let p: &Depthwise = call.params()?;
     call.expect_operands(5)?;
     validate_fields(p)?;

@@ -6,6 +6,7 @@ pub use super::blocked::{FILL_HALO_F32, FROM_BLOCKED_F32, PACK_B_F32, TO_BLOCKED
 pub use super::cast::*;
 pub use super::col2im::*;
 pub use super::conv::{CONV_F16W, CONV_F32};
+pub use super::conv_depthwise::{CONV_DEPTHWISE_F16W, CONV_DEPTHWISE_F32};
 pub use super::conv_nd::*;
 pub use super::copy::*;
 pub use super::depthwise::{DEPTHWISE_F16W, DEPTHWISE_F32};

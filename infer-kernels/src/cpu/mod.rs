@@ -71,6 +71,7 @@ pub(crate) mod bounds;
 pub(crate) mod cast;
 pub(crate) mod col2im;
 pub(crate) mod conv;
+mod conv_depthwise;
 pub(crate) mod conv_nd;
 #[cfg(all(test, feature = "reference"))]
 mod conv_tests;

@@ -4,8 +4,8 @@ use half::f16;
 
 use super::Registered;
 use super::activation::activate;
-use crate::call::{BLOCK, Conv, PooledConv, View, residual};
-use crate::{Args, RunError, kernels};
+use crate::call::{BLOCK, Conv, ConvDepthwise, PooledConv, View, residual};
+use crate::{Args, Operand, RunError, kernels};
 
 /// The kernels of this family.
 pub const REGISTRY: &[Registered] = &[
@@ -14,6 +14,8 @@ pub const REGISTRY: &[Registered] = &[
     Registered { kernel: &kernels::DEPTHWISE_F32, reference: depthwise_f32 },
     Registered { kernel: &kernels::DEPTHWISE_F16W, reference: depthwise_f16w },
     Registered { kernel: &kernels::POOLED_CONV_F32, reference: pooled_conv_f32 },
+    Registered { kernel: &kernels::CONV_DEPTHWISE_F32, reference: conv_depthwise_f32 },
+    Registered { kernel: &kernels::CONV_DEPTHWISE_F16W, reference: conv_depthwise_f16w },
 ];
 
 /// `conv_f32`.
@@ -58,6 +60,52 @@ pub unsafe fn depthwise_f16w(args: &Args<'_>) -> Result<(), RunError> {
     // SAFETY: the caller's promise; the weights are f16.
     unsafe { depthwise(args, |at| (*args.operands[1].ptr::<f16>().add(at)).to_f32()) };
     Ok(())
+}
+
+/// `conv_depthwise_f32`.
+///
+/// # Safety
+///
+/// As for [`Registered::reference`].
+pub unsafe fn conv_depthwise_f32(args: &Args<'_>) -> Result<(), RunError> {
+    // SAFETY: the caller's promise; the weights are f32.
+    unsafe { conv_depthwise(args, [conv_f32, depthwise_f32]) }
+}
+
+/// `conv_depthwise_f16w`.
+///
+/// # Safety
+///
+/// As for [`Registered::reference`].
+pub unsafe fn conv_depthwise_f16w(args: &Args<'_>) -> Result<(), RunError> {
+    // SAFETY: the caller's promise; the weights are f16.
+    unsafe { conv_depthwise(args, [conv_f16w, depthwise_f16w]) }
+}
+
+type Oracle = unsafe fn(&Args<'_>) -> Result<(), RunError>;
+
+/// One after the other, through a whole picture.
+unsafe fn conv_depthwise(args: &Args<'_>, steps: [Oracle; 2]) -> Result<(), RunError> {
+    let p: &ConvDepthwise = args.params();
+    let (Some(rows), Some(columns)) = (p.rows(p.depthwise.out_h), p.columns()) else { return Ok(()) };
+    let (rows, block) = (rows.max(p.pad_top + p.conv.out_h), BLOCK as u64);
+    let blocks = p.depthwise.groups.div_ceil(block);
+    let stride_h = columns * block;
+    let stride_c = rows * stride_h;
+    let mut between = vec![0f32; (p.depthwise.n * blocks * stride_c) as usize];
+    let view = View { offset: 0, stride_n: blocks * stride_c, stride_c, stride_h, stride_w: block };
+    let offset = p.pad_top * stride_h + p.pad_left * block;
+    let conv = Conv { output: View { offset, ..view }, output_padded: 1, ..p.conv };
+    let depthwise = Conv { input: view, ..p.depthwise };
+    let operand = Operand { data: between.as_mut_ptr().cast(), bytes: size_of_val(&*between) };
+    let o = args.operands;
+    let first = [o[0], o[1], o[2], Operand::ABSENT, operand];
+    let second = [operand, o[3], o[4], o[5], o[6]];
+    // SAFETY: the call was validated; the picture between has room for all that is written and read.
+    unsafe {
+        steps[0](&Args { params: bytemuck::bytes_of(&conv), operands: &first })?;
+        steps[1](&Args { params: bytemuck::bytes_of(&depthwise), operands: &second })
+    }
 }
 
 /// `pooled_conv_f32`.
