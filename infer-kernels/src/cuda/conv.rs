@@ -506,4 +506,82 @@ mod tests {
             assert!(tile.shared_bytes(u32::MAX, u32::MAX) + 1024 <= 99 << 10, "{}", tile.name);
         }
     }
+
+    /// 3×3 of 24 channels at stride 2, padded by 1, of two pictures of 19×13.
+    const STRIDED: Conv = Conv {
+        in_h: 19,
+        in_w: 13,
+        in_stride_n: 19 * 13 * 24,
+        in_stride_h: 13 * 24,
+        in_stride_w: 24,
+        channels: 24,
+        taps: 9,
+        kernel_w: 3,
+        out_h: 10,
+        out_w: 7,
+        stride_h: 2,
+        stride_w: 2,
+        pad_h: 1,
+        pad_w: 1,
+        dilation_h: 1,
+        dilation_w: 1,
+        pixels: 2 * 10 * 7,
+        out_channels: 200,
+        out_stride: 200,
+        residual_stride: 0,
+        residual_mode: 0,
+        splits: 1,
+        depth_per_split: 256,
+        column_tiles: 1,
+        activation: Activation::NONE,
+    };
+
+    fn copied() -> impl Iterator<Item = &'static Tile> {
+        TILES.iter().chain(TILES_BF16).filter(|tile| tile.copied)
+    }
+
+    #[test]
+    fn windows_are_copied_as_padding_and_steps_have_them() {
+        for tile in copied() {
+            let [input, weights, _, output] = tile.tensors(&STRIDED, false);
+            assert_eq!(input.extents, [24, 13, 19, 2]);
+            assert_eq!(input.strides, [48, 13 * 48, 19 * 13 * 48]);
+            // The last windows begin at column 11 of 13 and row 17 of 19.
+            let (lower, upper, steps) = ([-1, -1], [-1, -1], [2, 2]);
+            let boxes = Boxes::Windows { lower, upper, steps, channels: 64, pixels: tile.rows };
+            assert_eq!(input.boxes, boxes);
+            assert_eq!((weights.extents, weights.strides), (vec![24, 9, 200], vec![48, 9 * 48]));
+            assert_eq!((output.operand, output.extents, output.strides), (5, vec![200, 140], vec![400]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_window_of_boxes_is_not_taken() {
+        let far = Conv { pad_h: 129, ..STRIDED };
+        let wide = Conv { dilation_w: 128, ..STRIDED };
+        let fast = Conv { stride_h: 9, ..STRIDED };
+        for tile in copied() {
+            assert!(tile.takes(&STRIDED));
+            assert!([far, wide, fast].iter().all(|call| !tile.takes(call)), "{}", tile.name);
+        }
+        assert!(TILES[0].takes(&far));
+    }
+
+    #[test]
+    fn every_copied_call_runs_otherwise_too() {
+        let operand_bytes = [2 * 19 * 13 * 24 * 2, 200 * 9 * 24 * 2, 0, 0, 0, 140 * 200 * 2];
+        for tile in copied() {
+            let column_tiles = 200u32.div_ceil(tile.columns) as i32;
+            let params = Conv { column_tiles, ..STRIDED };
+            let params = bytemuck::bytes_of(&params);
+            let kernel = crate::cuda::find(tile.name).unwrap();
+            (kernel.validate)(&Call { params, operand_bytes: &operand_bytes }).unwrap();
+            let (name, other) = (kernel.copies.as_ref().unwrap().otherwise)(params);
+            let other: Conv = bytemuck::pod_read_unaligned(&other);
+            let call = Call { params: bytemuck::bytes_of(&other), operand_bytes: &operand_bytes };
+            let found = crate::cuda::find(name).unwrap();
+            assert!(found.copies.is_none());
+            (found.validate)(&call).unwrap();
+        }
+    }
 }
