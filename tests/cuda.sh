@@ -15,7 +15,7 @@ if command -v cargo >/dev/null; then
     test_program() {
         name=$1
         shift
-        path=$(cargo test --release "$@" --test "$name" --no-run 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p')
+        path=$(cargo test --release "$@" --test "$name" --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
         cp "$path" "$bin/$name"
     }
     for name in cuda cuda_chains cuda_plain cuda_parts cuda_borrow cuda_driver; do
