@@ -144,20 +144,6 @@ fn convolutions_of_few_channels() {
 }
 
 #[test]
-fn large_convolutions_of_few_channels() {
-    for attributes in ["pads=[1,1,1,1]", "pads=[1,1,1,1] strides=[1,2]"] {
-        check(&format!(
-            "input x 2,3,303,290
-             random w 56,3,3,3
-             random b 56
-             t = Conv(x, w, b) {attributes}
-             y = LeakyRelu(t) alpha=0.1
-             output y"
-        ));
-    }
-}
-
-#[test]
 fn residuals_and_activations() {
     for (after, activation) in [
         ("", "Relu(s)"),

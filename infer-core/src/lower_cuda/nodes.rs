@@ -201,7 +201,7 @@ impl Lowering<'_> {
         }
         let taps = windows.kernel[1] * windows.kernel[2];
         let bias = bias.map(|bias| self.data(pack::bias(&bias, 1.0)));
-        if let Some(stem) = Stem::of(self.graph, node, self.precision) {
+        if let Some(stem) = Stem::of(self.graph, node) {
             let y = self.picture(output)?;
             return self.stem(&stem, conv, &weights, bias, &y);
         }

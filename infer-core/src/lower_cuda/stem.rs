@@ -1,7 +1,7 @@
 //! Convolutions of few channels that read an input of the graph as the caller has it.
 //!
-//! As a picture such an input would be padding for the most part. Where taps and sums are few, the processors of f32 multiply
-//! instead of the matrix units. Where they are many, the input becomes a picture of four channels that has the convolution's padding
+//! As a picture such an input would be padding for the most part. Where taps are few, the processors of f32 multiply instead
+//! of the matrix units. Where they are many, the input becomes a picture of four channels that has the convolution's padding
 //! around it: the pixels that a row of the window meets are neighbours then, so that the row is one tap of all their channels.
 
 use infer_kernels::call::residual;
@@ -14,12 +14,9 @@ use crate::diagnostic::Reason;
 use crate::graph::{Graph, Node};
 use crate::ops::conv::Conv;
 use crate::ops::window::Windows;
-use crate::options::Precision;
 
 /// The most taps that are left to the processors of f32.
 const STEM_TAPS: usize = 9;
-/// And the most sums, where there are matrix units for the precision: what it takes to make a picture of the input pays beyond.
-const STEM_SUMS: usize = 4 << 20;
 
 /// A convolution of an input of the graph.
 pub(super) struct Stem {
@@ -28,31 +25,28 @@ pub(super) struct Stem {
     windows: Windows,
     /// Images, channels, rows and columns of the input.
     input: [usize; 4],
-    /// Whether the processors of f32 multiply.
-    is_small: bool,
 }
 
 impl Stem {
     /// A node, where it is one.
-    pub fn of(graph: &Graph, node: &Node, precision: Precision) -> Option<Stem> {
+    pub fn of(graph: &Graph, node: &Node) -> Option<Stem> {
         let conv = node.op_as::<Conv>()?;
         let (id, weights) = (node.input(0)?, graph.constant(node.input(1))?);
         let port = graph.inputs.iter().position(|&input| input == id)?;
         let (ty, kernel) = (graph.ty(id), &weights.ty().shape);
         let input = extents(ty).ok()?;
         let windows = conv.window.over(ty.shape.get(2..)?, Some(kernel.get(2..)?)).ok()?;
-        let taps: usize = windows.kernel.iter().product();
-        let sums = windows.output.iter().chain([&input[0], kernel.first()?]).product::<usize>();
-        let is_small = windows.kernel[0] == 1
-            && taps <= STEM_TAPS
-            && (precision == Precision::Fp32 || sums <= STEM_SUMS);
-        let stem = Stem { port, windows, input, is_small };
-        let fits = input[1] <= PADDED_CHANNELS && (is_small || stem.has_runs());
+        let stem = Stem { port, windows, input };
+        let fits = input[1] <= PADDED_CHANNELS && (stem.is_small() || stem.has_runs());
         (fits && conv.group == 1 && conv.residual_mode == residual::NONE).then_some(stem)
     }
 
     fn taps(&self) -> usize {
         self.windows.kernel.iter().product()
+    }
+
+    fn is_small(&self) -> bool {
+        self.taps() <= STEM_TAPS && self.windows.kernel[0] == 1
     }
 
     /// Whether the windows' rows begin at whole vectors of eight, in a picture that is not too large.
@@ -90,7 +84,7 @@ impl Lowering<'_> {
         y: &Picture,
     ) -> Result<(), Reason> {
         let (input, [n, c, h, w], windows) = (self.input(stem.port), stem.input, &stem.windows);
-        if stem.is_small {
+        if stem.is_small() {
             let taps = stem.taps();
             let weights =
                 Weights { values, extents: [y.c, taps, c], strides: [c * taps, 1, taps], scale: 1.0 };
