@@ -126,13 +126,22 @@ fn copied_cost(tile: &Tile, tiles: f64, call: &Conv) -> f64 {
 /// The numbers of splits that are tried: the model was fitted to these, and clusters of others are hard to place.
 const SPLITS: [u32; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 
-/// The tactic of the least cost.
+/// The tactic of the least cost. The estimate for what is not copied knows nothing of the second-level cache's limit, so that it
+/// is asked only where copies do not pay.
 pub fn choose(call: &Conv, precision: Precision) -> Tactic {
-    let tiles = tiles(precision);
-    let tiles = tiles.iter().filter(|tile| tile.takes(call));
-    let tactics = tiles.flat_map(|tile| SPLITS.map(|splits| Tactic::fitted(tile, splits, call)));
+    let (copied, others): (Vec<&Tile>, Vec<&Tile>) = tiles(precision).iter().partition(|tile| tile.copied);
+    let copied: Vec<&Tile> = copied.into_iter().filter(|tile| copies_pay(tile, call)).collect();
+    let tiles = if copied.is_empty() { others } else { copied };
+    let tactics = tiles.into_iter().flat_map(|tile| SPLITS.map(|splits| Tactic::fitted(tile, splits, call)));
     let best = tactics.min_by(|a, b| cost(*a, call).total_cmp(&cost(*b, call)));
     best.unwrap_or(Tactic { tile: &TILES[0], splits: 1 })
+}
+
+/// Whether the tiles keep at least half of the multiprocessors busy, and the boxes' channels are more than half full.
+fn copies_pay(tile: &Tile, call: &Conv) -> bool {
+    let tiles = tile.count(call.pixels as u64, call.out_channels as u64) as f64;
+    let channels = (call.channels as u32).next_multiple_of(tile.depth);
+    tile.takes(call) && tiles * 2.0 >= MULTIPROCESSORS && call.channels as u32 * 2 > channels
 }
 
 /// The tiles of a precision.
