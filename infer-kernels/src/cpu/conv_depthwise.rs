@@ -15,57 +15,35 @@ use crate::cpu::epilogue::{MAX_STRIDE, chunks_for};
 use crate::cpu::share;
 use crate::{Args, Call, ChunkFn, Invalid, Kernel, Operand, PerIsa, RunError};
 
+/// A kernel that runs these two, whose weights have so many bytes.
+macro_rules! kernel {
+    ($name:literal, $convolve:ident, $filter:ident, $weight_bytes:literal) => {
+        Kernel {
+            name: $name,
+            validate: |call| validate(call, $weight_bytes),
+            chunks,
+            run: PerIsa {
+                portable: kernel!(portable: $convolve, $filter, $weight_bytes),
+                #[cfg(target_arch = "x86_64")]
+                avx2: kernel!(avx2: $convolve, $filter, $weight_bytes),
+                #[cfg(target_arch = "x86_64")]
+                avx512: kernel!(avx512: $convolve, $filter, $weight_bytes),
+            },
+        }
+    };
+    ($isa:ident: $convolve:ident, $filter:ident, $weight_bytes:literal) => {
+        // SAFETY: the contract of `ChunkFn` is passed on.
+        |args, chunk, chunks| unsafe {
+            conv_depthwise([$convolve.run.$isa, $filter.run.$isa], $weight_bytes, args, chunk, chunks)
+        }
+    };
+}
+
 /// Both convolutions with f32 weights; see [`ConvDepthwise`].
-pub static CONV_DEPTHWISE_F32: Kernel = Kernel {
-    name: "conv_depthwise_f32",
-    validate: |call| validate(call, 4),
-    chunks,
-    run: PerIsa {
-        // SAFETY: the contract of `ChunkFn` is passed on, here and below.
-        portable: |args, chunk, chunks| unsafe {
-            let parts = [CONV_F32.run.portable, DEPTHWISE_F32.run.portable];
-            conv_depthwise(parts, 4, args, chunk, chunks)
-        },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        avx2: |args, chunk, chunks| unsafe {
-            let parts = [CONV_F32.run.avx2, DEPTHWISE_F32.run.avx2];
-            conv_depthwise(parts, 4, args, chunk, chunks)
-        },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        avx512: |args, chunk, chunks| unsafe {
-            let parts = [CONV_F32.run.avx512, DEPTHWISE_F32.run.avx512];
-            conv_depthwise(parts, 4, args, chunk, chunks)
-        },
-    },
-};
+pub static CONV_DEPTHWISE_F32: Kernel = kernel!("conv_depthwise_f32", CONV_F32, DEPTHWISE_F32, 4);
 
 /// Both convolutions with f16 weights; see [`ConvDepthwise`].
-pub static CONV_DEPTHWISE_F16W: Kernel = Kernel {
-    name: "conv_depthwise_f16w",
-    validate: |call| validate(call, 2),
-    chunks,
-    run: PerIsa {
-        // SAFETY: the contract of `ChunkFn` is passed on, here and below.
-        portable: |args, chunk, chunks| unsafe {
-            let parts = [CONV_F16W.run.portable, DEPTHWISE_F16W.run.portable];
-            conv_depthwise(parts, 2, args, chunk, chunks)
-        },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        avx2: |args, chunk, chunks| unsafe {
-            let parts = [CONV_F16W.run.avx2, DEPTHWISE_F16W.run.avx2];
-            conv_depthwise(parts, 2, args, chunk, chunks)
-        },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        avx512: |args, chunk, chunks| unsafe {
-            let parts = [CONV_F16W.run.avx512, DEPTHWISE_F16W.run.avx512];
-            conv_depthwise(parts, 2, args, chunk, chunks)
-        },
-    },
-};
+pub static CONV_DEPTHWISE_F16W: Kernel = kernel!("conv_depthwise_f16w", CONV_F16W, DEPTHWISE_F16W, 2);
 
 /// Channels that are worked on together.
 const CHANNELS: usize = ConvDepthwise::BLOCKS as usize * BLOCK;
