@@ -286,16 +286,13 @@ fn key(c: &Conv) -> Key {
     [c.pixels, c.out_channels, c.channels, c.taps, c.in_h, c.in_w, c.stride_h, c.residual_mode, c.pad_h]
 }
 
-/// The numbers of splits that a sweep tries, of tiles whose sums may be shared.
-const SPLITS: [u32; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
-
 /// Times every tile and split; gives the best for each kind of convolution.
 fn tune(engine: &CudaEngine, lowered: &Lowered, file: &str) -> Result<HashMap<Key, (f32, Tactic)>, Error> {
     let mut best: HashMap<Key, (f32, Tactic)> = HashMap::new();
     let mut rows = String::from("pixels,out_channels,channels,taps,in_h,stride,residual,tile,splits,us\n");
     for tile in tactics::tiles(lowered.precision) {
         let mut tried: HashMap<Key, Vec<u32>> = HashMap::new();
-        for splits in if tile.copied { 0..1 } else { 0..SPLITS.len() }.map(|index| SPLITS[index]) {
+        for &splits in if tile.copied { &tactics::SPLITS[..1] } else { &tactics::SPLITS } {
             let tuned = lowered.with_tactics(|call, precision| match tile.takes(call) {
                 true => Tactic::fitted(tile, splits, call),
                 false => tactics::choose(call, precision),

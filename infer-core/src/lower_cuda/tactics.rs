@@ -124,7 +124,7 @@ fn copied_cost(tile: &Tile, tiles: f64, call: &Conv) -> f64 {
 }
 
 /// The numbers of splits that are tried: the model was fitted to these, and clusters of others are hard to place.
-const SPLITS: [u32; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
+pub const SPLITS: [u32; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 
 /// The tactic of the least cost. The estimate for what is not copied knows nothing of the second-level cache's limit, so that it
 /// is asked only where copies do not pay.

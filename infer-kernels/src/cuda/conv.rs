@@ -106,7 +106,7 @@ const STORED_COLUMNS: u32 = 64;
 const TILE_PADDING: u32 = 8;
 
 /// As many blocks as there are multiprocessors in an H100 or H200 stay for many tiles.
-pub const STAYING_BLOCKS: u32 = 132;
+const STAYING_BLOCKS: u32 = 132;
 
 /// Blocks that share a tile are a cluster where they are no more than these, which every GPU with clusters takes.
 pub const LARGEST_CLUSTER: u32 = 8;
