@@ -292,7 +292,7 @@ fn tune(engine: &CudaEngine, lowered: &Lowered, file: &str) -> Result<HashMap<Ke
     let mut rows = String::from("pixels,out_channels,channels,taps,in_h,stride,residual,tile,splits,us\n");
     for tile in tactics::tiles(lowered.precision) {
         let mut tried: HashMap<Key, Vec<u32>> = HashMap::new();
-        for &splits in if tile.copied { &tactics::SPLITS[..1] } else { &tactics::SPLITS } {
+        for splits in tactics::SPLITS {
             let tuned = lowered.with_tactics(|call, precision| match tile.takes(call) {
                 true => Tactic::fitted(tile, splits, call),
                 false => tactics::choose(call, precision),

@@ -72,7 +72,7 @@ fn check(text: &str) {
 /// Every tile, alone and shared.
 fn every_tactic() -> Vec<(&'static Tile, u32)> {
     let tiles = TILES.iter().chain(TILES_BF16).chain(TILES_TF32).chain([&Tile::F32]);
-    tiles.flat_map(|tile| [1, 2, 3, 7].map(move |splits| (tile, splits))).collect()
+    tiles.flat_map(|tile| [1, 2, 3, 4, 7].map(move |splits| (tile, splits))).collect()
 }
 
 #[test]
@@ -135,6 +135,7 @@ fn convolutions_of_few_channels() {
         (2, 1, 33, "5,4", "pads=[0,4,1,3] strides=[1,2] dilations=[2,3]"),
         (2, 4, 24, "3,5", "pads=[2,0,0,1] strides=[3,4]"),
         (1, 2, 8, "5,3", "pads=[1,1,1,1]"),
+        (1, 3, 100, "4,2", "pads=[1,2,0,1] strides=[1,3]"),
     ] {
         check(&format!(
             "input x {n},{c},29,17
@@ -142,6 +143,17 @@ fn convolutions_of_few_channels() {
              random b {m}
              t = Conv(x, w, b) {attributes}
              y = Relu(t)
+             output y"
+        ));
+    }
+    // More tiles than blocks; an activation that is computed in parts.
+    for m in [24, 40] {
+        check(&format!(
+            "input x 2,3,250,230
+             random w {m},3,3,3
+             random b {m}
+             t = Conv(x, w, b) pads=[1,1,1,1]
+             y = HardSwish(t)
              output y"
         ));
     }

@@ -25,6 +25,7 @@ pub const MODULES: &[&str] = &[
     "plain_windows",
     "retile",
     "rows",
+    "stem",
 ];
 
 /// Architectures that get machine code; the driver compiles the PTX for others.

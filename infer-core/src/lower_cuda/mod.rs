@@ -326,8 +326,9 @@ fn lower(graph: &Graph, precision: Precision) -> Result<Calls, Vec<Refusal>> {
             continue;
         }
         // Some convolutions read an input as the caller has it.
-        let as_it_is =
-            |&reader: &usize| Stem::of(graph, &graph.nodes[reader]).is_some_and(|stem| stem.port == port);
+        let as_it_is = |&reader: &usize| {
+            Stem::of(graph, &graph.nodes[reader], precision).is_some_and(|stem| stem.port == port)
+        };
         if !graph.outputs.contains(&id) && readers[id.index()].iter().all(as_it_is) {
             continue;
         }

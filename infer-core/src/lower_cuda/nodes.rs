@@ -201,9 +201,9 @@ impl Lowering<'_> {
         }
         let taps = windows.kernel[1] * windows.kernel[2];
         let bias = bias.map(|bias| self.data(pack::bias(&bias, 1.0)));
-        if let Some(stem) = Stem::of(self.graph, node) {
+        if let Some(stem) = Stem::of(self.graph, node, self.precision) {
             let y = self.picture(output)?;
-            return self.stem(&stem, conv, &weights, bias, &y);
+            return self.stem(&stem, &weights, bias, &y);
         }
         let (x, y) = (self.operand(node, 0)?, self.picture(output)?);
         let (added, residual_mode) = self.residual(node, conv.residual_mode)?;

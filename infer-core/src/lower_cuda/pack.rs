@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use infer_kernels::cuda::{ElementType, LANES, STEM_CHANNELS, round_to_tf32};
+use infer_kernels::cuda::{ElementType, LANES, STEM_CHANNELS, StemFragments, round_to_tf32};
 
 use super::stored_float;
 use crate::options::Precision;
@@ -55,6 +55,19 @@ impl Weights<'_> {
             }
         }
         elements(packed, ElementType::F32)
+    }
+
+    /// In the order of [`StemFragments`] for a kernel of so many rows and columns, for blocks of so many output channels.
+    pub fn pack_stem_fragments(&self, kernel: [usize; 2], block: usize, float: ElementType) -> Bytes {
+        let [outputs, taps, inputs] = self.extents;
+        let order = StemFragments { channels: inputs, kernel };
+        let mut packed = vec![0f32; order.elements(outputs, block)];
+        for index in 0..outputs * taps * inputs {
+            let (c, tap, o) = (index % inputs, index / inputs % taps, index / inputs / taps);
+            let value = self.values[o * self.strides[0] + tap * self.strides[1] + c * self.strides[2]];
+            packed[order.place(o, c, [tap / kernel[1], tap % kernel[1]])] = value * self.scale;
+        }
+        elements(packed, float)
     }
 
     /// `[taps][output channels, padded]`, for one input channel each.

@@ -1,10 +1,11 @@
 //! Convolutions of few channels that read an input of the graph as the caller has it.
 //!
-//! As a picture such an input would be padding for the most part. Where taps are few, the processors of f32 multiply instead
-//! of the matrix units. Where they are many, the input becomes a picture of four channels that has the convolution's padding
-//! around it: the pixels that a row of the window meets are neighbours then, so that the row is one tap of all their channels.
+//! As a picture such an input would be padding for the most part. In 16 bits the matrix units take it as it is, as far as
+//! what a block meets of it fits into shared memory. In 32 bits, where taps are few, the processors of f32 multiply.
+//! Else the input becomes a picture of four channels that has the convolution's padding around it: the pixels that a row of
+//! the window meets are neighbours then, so that the row is one tap of all their channels.
 
-use infer_kernels::call::residual;
+use infer_kernels::call::{Activation, residual};
 use infer_kernels::cuda::{Conv as ConvCall, PADDED_CHANNELS, Padded, Stem as StemCall};
 
 use super::pack::{Weights, padded};
@@ -14,6 +15,7 @@ use crate::diagnostic::Reason;
 use crate::graph::{Graph, Node};
 use crate::ops::conv::Conv;
 use crate::ops::window::Windows;
+use crate::options::Precision;
 
 /// The most taps that are left to the processors of f32.
 const STEM_TAPS: usize = 9;
@@ -22,55 +24,97 @@ const STEM_TAPS: usize = 9;
 pub(super) struct Stem {
     /// The input.
     pub port: usize,
+    way: Way,
     windows: Windows,
     /// Images, channels, rows and columns of the input.
     input: [usize; 4],
+    /// Its call, but for what only the output's place says.
+    call: StemCall,
+}
+
+/// How it is computed.
+enum Way {
+    /// By the matrix units, so many channels a block.
+    Matrix(usize),
+    /// By the processors of f32.
+    Taps,
+    /// As a convolution of a padded picture.
+    Runs,
 }
 
 impl Stem {
     /// A node, where it is one.
-    pub fn of(graph: &Graph, node: &Node) -> Option<Stem> {
+    pub fn of(graph: &Graph, node: &Node, precision: Precision) -> Option<Stem> {
         let conv = node.op_as::<Conv>()?;
         let (id, weights) = (node.input(0)?, graph.constant(node.input(1))?);
         let port = graph.inputs.iter().position(|&input| input == id)?;
         let (ty, kernel) = (graph.ty(id), &weights.ty().shape);
         let input = extents(ty).ok()?;
         let windows = conv.window.over(ty.shape.get(2..)?, Some(kernel.get(2..)?)).ok()?;
-        let stem = Stem { port, windows, input };
-        let fits = input[1] <= PADDED_CHANNELS && (stem.is_small() || stem.has_runs());
-        (fits && conv.group == 1 && conv.residual_mode == residual::NONE).then_some(stem)
+        if windows.kernel[0] != 1
+            || input[1] > PADDED_CHANNELS
+            || conv.group != 1
+            || conv.residual_mode != residual::NONE
+        {
+            return None;
+        }
+        let call = stem_call(&windows, input, *kernel.first()?, conv.activation).ok()?;
+        let matrix = match precision {
+            Precision::Fp16 | Precision::Bf16 => call.matrix_channels().map(Way::Matrix),
+            _ => (windows.kernel[1] * windows.kernel[2] <= STEM_TAPS).then_some(Way::Taps),
+        };
+        let way = matrix.or_else(|| has_runs(&windows, input[0]).then_some(Way::Runs))?;
+        Some(Stem { port, way, windows, input, call })
     }
+}
 
-    fn taps(&self) -> usize {
-        self.windows.kernel.iter().product()
-    }
+/// The call of a convolution of an input with so many output channels.
+fn stem_call(
+    windows: &Windows,
+    [n, c, h, w]: [usize; 4],
+    outputs: usize,
+    activation: Activation,
+) -> Result<StemCall, Reason> {
+    let [_, out_h, out_w] = windows.output;
+    Ok(StemCall {
+        in_h: int(h)?,
+        in_w: int(w)?,
+        channels: int(c)?,
+        kernel_h: int(windows.kernel[1])?,
+        kernel_w: int(windows.kernel[2])?,
+        out_h: int(out_h)?,
+        out_w: int(out_w)?,
+        stride_h: int(windows.stride[1])?,
+        stride_w: int(windows.stride[2])?,
+        pad_h: int(windows.pad_begin[1])?,
+        pad_w: int(windows.pad_begin[2])?,
+        dilation_h: int(windows.dilation[1])?,
+        dilation_w: int(windows.dilation[2])?,
+        pixels: int(n * out_h * out_w)?,
+        out_channels: int(padded(outputs))?,
+        out_stride: 0,
+        activation,
+    })
+}
 
-    fn is_small(&self) -> bool {
-        self.taps() <= STEM_TAPS && self.windows.kernel[0] == 1
-    }
+/// Whether the windows' rows begin at whole vectors of eight, in a picture that is not too large.
+fn has_runs(windows: &Windows, images: usize) -> bool {
+    let [rows, columns] = padded_extents(windows);
+    let mut extents = [images, rows, columns, PADDED_CHANNELS].into_iter();
+    let elements = extents.try_fold(1usize, |count, extent| count.checked_mul(extent));
+    windows.stride[2].is_multiple_of(2) && elements.is_some_and(|elements| elements < 1 << 30)
+}
 
-    /// Whether the windows' rows begin at whole vectors of eight, in a picture that is not too large.
-    fn has_runs(&self) -> bool {
-        let [rows, columns] = self.padded_extents();
-        let mut extents = [self.input[0], rows, columns, PADDED_CHANNELS].into_iter();
-        let elements = extents.try_fold(1usize, |count, extent| count.checked_mul(extent));
-        self.windows.kernel[0] == 1
-            && self.windows.stride[2].is_multiple_of(2)
-            && elements.is_some_and(|elements| elements < 1 << 30)
-    }
+/// The pixels of the windows' rows, an even number.
+fn run(windows: &Windows) -> usize {
+    (windows.kernel[2].saturating_sub(1) * windows.dilation[2] + 1).next_multiple_of(2)
+}
 
-    /// The pixels of the window's row, an even number.
-    fn run(&self) -> usize {
-        (self.windows.kernel[2].saturating_sub(1) * self.windows.dilation[2] + 1).next_multiple_of(2)
-    }
-
-    /// The rows and columns that all windows meet, padding included.
-    fn padded_extents(&self) -> [usize; 2] {
-        let w = &self.windows;
-        let last = [1, 2].map(|axis| w.output[axis].saturating_sub(1) * w.stride[axis]);
-        let rows = last[0] + w.kernel[1].saturating_sub(1) * w.dilation[1] + 1;
-        [rows, (last[1] + self.run()).next_multiple_of(2)]
-    }
+/// The rows and columns that all windows meet, padding included.
+fn padded_extents(windows: &Windows) -> [usize; 2] {
+    let last = [1, 2].map(|axis| windows.output[axis].saturating_sub(1) * windows.stride[axis]);
+    let rows = last[0] + windows.kernel[1].saturating_sub(1) * windows.dilation[1] + 1;
+    [rows, (last[1] + run(windows)).next_multiple_of(2)]
 }
 
 impl Lowering<'_> {
@@ -78,41 +122,42 @@ impl Lowering<'_> {
     pub(super) fn stem(
         &mut self,
         stem: &Stem,
-        conv: &Conv,
+        values: &[f32],
+        bias: Option<Span>,
+        y: &Picture,
+    ) -> Result<(), Reason> {
+        let (input, channels, windows) = (self.input(stem.port), stem.input[1], &stem.windows);
+        let taps = windows.kernel[1] * windows.kernel[2];
+        let weights = Weights {
+            values,
+            extents: [y.c, taps, channels],
+            strides: [channels * taps, 1, taps],
+            scale: 1.0,
+        };
+        let (family, weights) = match stem.way {
+            Way::Matrix(block) => (
+                format!("stem_matrix{block}"),
+                weights.pack_stem_fragments([windows.kernel[1], windows.kernel[2]], block, self.float),
+            ),
+            Way::Taps if windows.kernel[1..] == [3, 3] => ("stem3".into(), weights.pack_stem()),
+            Way::Taps => ("stem".into(), weights.pack_stem()),
+            Way::Runs => return self.stem_by_runs(stem, values, bias, y),
+        };
+        let params = StemCall { out_stride: int(y.stride)?, ..stem.call };
+        let weights = self.data(weights);
+        self.call(&family, &params, &[Some(input), Some(weights), bias, Some(y.span)], 1);
+        Ok(())
+    }
+
+    fn stem_by_runs(
+        &mut self,
+        stem: &Stem,
         values: &[f32],
         bias: Option<Span>,
         y: &Picture,
     ) -> Result<(), Reason> {
         let (input, [n, c, h, w], windows) = (self.input(stem.port), stem.input, &stem.windows);
-        if stem.is_small() {
-            let taps = stem.taps();
-            let weights =
-                Weights { values, extents: [y.c, taps, c], strides: [c * taps, 1, taps], scale: 1.0 };
-            let weights = self.data(weights.pack_stem());
-            let params = StemCall {
-                in_h: int(h)?,
-                in_w: int(w)?,
-                channels: int(c)?,
-                kernel_h: int(windows.kernel[1])?,
-                kernel_w: int(windows.kernel[2])?,
-                out_h: int(y.h)?,
-                out_w: int(y.w)?,
-                stride_h: int(windows.stride[1])?,
-                stride_w: int(windows.stride[2])?,
-                pad_h: int(windows.pad_begin[1])?,
-                pad_w: int(windows.pad_begin[2])?,
-                dilation_h: int(windows.dilation[1])?,
-                dilation_w: int(windows.dilation[2])?,
-                pixels: int(y.pixels())?,
-                out_channels: int(padded(y.c))?,
-                out_stride: int(y.stride)?,
-                activation: conv.activation,
-            };
-            let family = if windows.kernel[1..] == [3, 3] { "stem3" } else { "stem" };
-            self.call(family, &params, &[Some(input), Some(weights), bias, Some(y.span)], 1);
-            return Ok(());
-        }
-        let [rows, columns] = stem.padded_extents();
+        let [rows, columns] = padded_extents(windows);
         let params = Padded {
             images: int(n)?,
             plain_channels: int(c)?,
@@ -129,7 +174,7 @@ impl Lowering<'_> {
         let span = self.calls.whole(buffer);
         self.call("from_plain_padded", &params, &[Some(input), Some(span)], 1);
 
-        let (kernel, channels) = (windows.kernel, stem.run() * PADDED_CHANNELS);
+        let (kernel, channels) = (windows.kernel, run(windows) * PADDED_CHANNELS);
         let weights = spread_rows(values, [y.c, c, kernel[1], kernel[2]], windows.dilation[2], channels);
         let weights = Weights {
             values: &weights,
@@ -156,7 +201,7 @@ impl Lowering<'_> {
             pixels: int(y.pixels())?,
             out_channels: int(padded(y.c))?,
             out_stride: int(y.stride)?,
-            activation: conv.activation,
+            activation: stem.call.activation,
             ..ConvCall::default()
         };
         self.dense(params, span, weights, bias, (None, residual::NONE as i32), y)

@@ -33,10 +33,14 @@ const STEPS: [[f64; 2]; 8] = [
     [100.0, 164.0],
 ];
 /// The same for tiles that are copied, in order the last of [`TILES`]: the nanoseconds of a step, and of the end of a tile.
-const COPIED: [[f64; 2]; 4] = [[335.0, 850.0], [390.0, 1650.0], [590.0, 3600.0], [570.0, 3600.0]];
+const COPIED: [[f64; 2]; 5] =
+    [[270.0, 910.0], [390.0, 2130.0], [595.0, 3600.0], [550.0, 3600.0], [197.0, 1060.0]];
 /// The start of a block that stays, in nanoseconds, and how much longer the end is for each element to which something is added.
-const STAYING: f64 = 1650.0;
-const ADDED: f64 = 0.06;
+const STAYING: f64 = 2540.0;
+const ADDED: f64 = 0.07;
+/// What each block that shares such a tile costs, in nanoseconds, and the least steps that are worth a block.
+const COPIED_SPLIT: f64 = 800.0;
+const LEAST_STEPS: u64 = 16;
 /// The same for [`Tile::F32`].
 const STEP_F32: [f64; 2] = [300.0, 350.0];
 /// How much longer both are where there are several taps: the picture is gathered, not read in a row.
@@ -62,18 +66,19 @@ impl Tactic {
     /// The tactic with as many of the splits asked for as the sum has whole steps to give, none of them empty, and the tile
     /// allows.
     pub fn fitted(tile: &'static Tile, splits: u32, call: &Conv) -> Tactic {
-        let splits = if tile.copied { 1 } else { splits };
-        let steps = steps(tile, call);
-        let each = steps.div_ceil(u64::from(splits).clamp(1, steps));
         let tiles = tile.count(call.pixels as u64, call.out_channels as u64);
+        if tile.copied {
+            let fits = |&splits: &u32| {
+                let blocks = tiles as f64 * f64::from(splits);
+                blocks <= MULTIPROCESSORS && tile.takes_splits(splits.into(), call)
+            };
+            return Tactic { tile, splits: (1..=splits).rev().find(fits).unwrap_or(1) };
+        }
+        let steps = tile.steps(call).max(1);
+        let each = steps.div_ceil(u64::from(splits).clamp(1, steps));
         let splits = if tiles > COUNTERS as u64 { 1 } else { steps.div_ceil(each) as u32 };
         Tactic { tile, splits }
     }
-}
-
-/// The steps of a sum that nobody shares.
-fn steps(tile: &Tile, call: &Conv) -> u64 {
-    (call.taps as u64 * call.channels as u64).div_ceil(tile.depth.into()).max(1)
 }
 
 /// The time of a call in nanoseconds, by the model.
@@ -81,9 +86,9 @@ fn cost(tactic: Tactic, call: &Conv) -> f64 {
     let Tactic { tile, splits } = tactic;
     let tiles = tile.count(call.pixels as u64, call.out_channels as u64) as f64;
     if tile.copied {
-        return copied_cost(tile, tiles, call);
+        return copied_cost(tactic, tiles, call);
     }
-    let steps = steps(tile, call).div_ceil(splits.into());
+    let steps = tile.steps(call).max(1).div_ceil(splits.into());
     let bytes = f64::from(tile.shared_bytes(steps as u32, splits)) + BLOCK_BYTES;
     let resident = (SHARED_BYTES / bytes).floor().clamp(1.0, tile.blocks.into());
     let share = (tiles * f64::from(splits) / MULTIPROCESSORS).ceil();
@@ -109,16 +114,19 @@ fn cost(tactic: Tactic, call: &Conv) -> f64 {
     share / together * (BLOCK + steps as f64 * step + together * written) + split
 }
 
-/// The same for a tile that is copied: one of two groups of warps ends a tile while the other adds, or both do the same at a time.
-fn copied_cost(tile: &Tile, tiles: f64, call: &Conv) -> f64 {
-    let shape = |tile: &Tile| (tile.rows, tile.columns);
+/// The same for a tile that is copied: one of two groups of warps ends a tile while the other adds, or both do the same at a
+/// time. Where blocks share a tile, they have no other.
+fn copied_cost(Tactic { tile, splits }: Tactic, tiles: f64, call: &Conv) -> f64 {
+    let shape = |tile: &Tile| (tile.rows, tile.columns, tile.depth);
     let copied = TILES.iter().filter(|tile| tile.copied);
     let same = copied.zip(COPIED).find(|(other, _)| shape(other) == shape(tile));
     let [step, end] = same.map_or(COPIED[0], |(_, times)| times);
-    // Each tap has steps of its own.
-    let steps = call.taps as f64 * (call.channels as f64 / f64::from(tile.depth)).ceil();
+    let sum = tile.steps(call).max(1).div_ceil(splits.into()) as f64 * step;
+    if splits > 1 {
+        return STAYING + sum + end / f64::from(splits) + COPIED_SPLIT * f64::from(splits);
+    }
     let added = if call.residual_mode == 0 { 0.0 } else { ADDED };
-    let (sum, end) = (steps * step, end + added * f64::from(tile.rows * tile.columns));
+    let end = end + added * f64::from(tile.rows * tile.columns);
     let each = if tile.alternates() { sum.max(end) } else { sum + end };
     STAYING + (tiles / MULTIPROCESSORS).ceil() * each
 }
@@ -130,18 +138,25 @@ pub const SPLITS: [u32; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 /// is asked only where copies do not pay.
 pub fn choose(call: &Conv, precision: Precision) -> Tactic {
     let (copied, others): (Vec<&Tile>, Vec<&Tile>) = tiles(precision).iter().partition(|tile| tile.copied);
-    let copied: Vec<&Tile> = copied.into_iter().filter(|tile| copies_pay(tile, call)).collect();
-    let tiles = if copied.is_empty() { others } else { copied };
-    let tactics = tiles.into_iter().flat_map(|tile| SPLITS.map(|splits| Tactic::fitted(tile, splits, call)));
-    let best = tactics.min_by(|a, b| cost(*a, call).total_cmp(&cost(*b, call)));
+    let tactics = |tiles: Vec<&'static Tile>| -> Vec<Tactic> {
+        tiles.into_iter().flat_map(|tile| SPLITS.map(|splits| Tactic::fitted(tile, splits, call))).collect()
+    };
+    let mut candidates = tactics(copied);
+    candidates.retain(|&tactic| copies_pay(tactic, call));
+    if candidates.is_empty() {
+        candidates = tactics(others);
+    }
+    let best = candidates.into_iter().min_by(|a, b| cost(*a, call).total_cmp(&cost(*b, call)));
     best.unwrap_or(Tactic { tile: &TILES[0], splits: 1 })
 }
 
-/// Whether the tiles keep at least half of the multiprocessors busy, and the boxes' channels are more than half full.
-fn copies_pay(tile: &Tile, call: &Conv) -> bool {
-    let tiles = tile.count(call.pixels as u64, call.out_channels as u64) as f64;
+/// Whether the blocks keep at least half of the multiprocessors busy, those that share a tile for long enough, and the boxes'
+/// channels are more than half full.
+fn copies_pay(Tactic { tile, splits }: Tactic, call: &Conv) -> bool {
+    let blocks = tile.count(call.pixels as u64, call.out_channels as u64) as f64 * f64::from(splits);
     let channels = (call.channels as u32).next_multiple_of(tile.depth);
-    tile.takes(call) && tiles * 2.0 >= MULTIPROCESSORS && call.channels as u32 * 2 > channels
+    let is_long = splits == 1 || tile.steps(call) >= LEAST_STEPS * u64::from(splits);
+    tile.takes(call) && blocks * 2.0 >= MULTIPROCESSORS && is_long && call.channels as u32 * 2 > channels
 }
 
 /// The tiles of a precision.
@@ -171,7 +186,7 @@ fn convolution(call: &KernelCall) -> Option<Conv> {
 
 fn set_tile(calls: &mut Calls, index: usize, mut params: Conv, Tactic { tile, splits }: Tactic) {
     let tiles = tile.count(params.pixels as u64, params.out_channels as u64);
-    let each = steps(tile, &params).div_ceil(splits.into()) as u32;
+    let each = tile.steps(&params).max(1).div_ceil(splits.into()) as u32;
     params.splits = splits as i32;
     params.depth_per_split = (each * tile.depth) as i32;
     params.column_tiles = (params.out_channels as u32).div_ceil(tile.columns) as i32;
@@ -201,7 +216,8 @@ impl Way {
         match self {
             Way::Conv(Tactic { tile, splits }) => {
                 let how = if tile.copied { "tma-" } else { "" };
-                format!("{how}{}x{}/{splits}", tile.rows, tile.columns)
+                let shape = tile.name.rsplit('_').next().unwrap_or_default();
+                format!("{how}{shape}/{splits}")
             }
             Way::Attention(heads) => format!("{}-rows", heads.rows),
         }
@@ -363,11 +379,22 @@ mod tests {
     }
 
     #[test]
+    fn long_sums_of_few_copied_tiles_are_shared() {
+        let long = Conv { kernel_w: 3, ..call(361, 1024, 9, 512) };
+        let Tactic { tile, splits } = choose(&long, Precision::Fp16);
+        assert!(tile.copied && splits > 1, "{} in {splits}", tile.name);
+        assert!(!choose(&call(361, 512, 1, 1024), Precision::Fp16).tile.copied);
+    }
+
+    #[test]
     fn no_split_is_empty() {
-        for splits in 1..40 {
-            let tactic = Tactic::fitted(&TILES[3], splits, &call(49, 512, 9, 56));
-            let each = 8u32.div_ceil(tactic.splits);
-            assert!(each * (tactic.splits - 1) < 8, "{splits}");
+        let call = Conv { kernel_w: 3, ..call(49, 512, 9, 56) };
+        for tile in TILES {
+            for splits in 1..40 {
+                let tactic = Tactic::fitted(tile, splits, &call);
+                let each = tile.steps(&call).div_ceil(tactic.splits.into());
+                assert!(each * u64::from(tactic.splits - 1) < tile.steps(&call), "{} in {splits}", tile.name);
+            }
         }
     }
 }

@@ -10,8 +10,15 @@ __device__ __forceinline__ int cluster_blocks() {
     return count;
 }
 
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
 __device__ __forceinline__ void cluster_barrier() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    cluster_arrive();
+    cluster_wait();
 }
 
 // The address in the shared memory of another block of the cluster that `mine` has in one's own.
@@ -20,6 +27,13 @@ __device__ __forceinline__ uint32_t address_in(int block, const void* mine) {
     asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(block));
     return address;
 }
+
+#define WAIT(SCOPE)                                                                                       \
+    asm volatile("{\n.reg .pred done;\nagain:\n"                                                          \
+                 "mbarrier.try_wait.parity.acquire." SCOPE ".shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::"r"( \
+                     address()),                                                                             \
+                 "r"(phase & 1)                                                                              \
+                 : "memory")
 
 // A barrier of shared memory. A phase of it ends when so many threads have arrived, one of which may say how many bytes are to
 // arrive in it from others too.
@@ -41,21 +55,13 @@ struct Arrivals {
         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");
     }
 
-    // Waits until all of phase `phase` has arrived.
-    __device__ __forceinline__ void wait(int phase) {
-        int done;
-        do {
-            asm volatile(
-                "{\n.reg .pred done;\n"
-                "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%1], %2;\n"
-                "selp.b32 %0, 1, 0, done;\n}"
-                : "=r"(done)
-                : "r"(address()), "r"(phase & 1)
-                : "memory");
-        } while (!done);
-    }
+    // Waits until all of phase `phase` has arrived; what other blocks have sent is there.
+    __device__ __forceinline__ void wait(int phase) { WAIT("cluster"); }
 
-    // Puts two floats where `to` is in another block, and tells this barrier there.
+    // The same, of what this block's threads and copies have brought.
+    __device__ __forceinline__ void wait_in_block(int phase) { WAIT("cta"); }
+
+    // Puts floats where `to` is in another block, and tells this barrier there.
     __device__ __forceinline__ void send(int block, float* to, float first, float second) {
         asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
                          address_in(block, to)),
@@ -63,8 +69,16 @@ struct Arrivals {
                      : "memory");
     }
 
+    __device__ __forceinline__ void send(int block, float4* to, const float (&v)[4]) {
+        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                         address_in(block, to)),
+                     "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(address_in(block, this))
+                     : "memory");
+    }
+
     __device__ __forceinline__ uint32_t address() const {
         return static_cast<uint32_t>(__cvta_generic_to_shared(this));
     }
 };
+#undef WAIT
 #endif

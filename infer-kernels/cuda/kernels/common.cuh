@@ -186,6 +186,32 @@ __device__ __forceinline__ void activate(float (&v)[N], const Activation& act) {
     activate_as(v, act, act.kind);
 }
 
+// The same for many: what is usual at once, and others, which are much code, eight at a time.
+template <int N>
+__device__ __forceinline__ void activate_many(float (&v)[N], const Activation& act) {
+    static_assert(N % 8 == 0);
+    switch (act.kind) {
+        case 0: break;
+        case 1: activate_as(v, act, 1); break;
+        case 2: activate_as(v, act, 2); break;
+        case 3: activate_as(v, act, 3); break;
+        case 7: activate_as(v, act, 7); break;
+        case 8: activate_as(v, act, 8); break;
+        default:
+#pragma unroll 1
+            for (int turn = 0; turn < N / 8; ++turn) {
+                float some[8];
+#pragma unroll
+                for (int i = 0; i < 8; ++i) some[i] = v[i];
+                activate(some, act);
+#pragma unroll
+                for (int i = 0; i < N - 8; ++i) v[i] = v[i + 8];
+#pragma unroll
+                for (int i = 0; i < 8; ++i) v[N - 8 + i] = some[i];
+            }
+    }
+}
+
 // `call::residual`.
 constexpr int RESIDUAL_BEFORE = 1, RESIDUAL_AFTER = 2;
 

@@ -168,3 +168,70 @@ __device__ __forceinline__ void finish_tile(const Conv& p, const float* tile, in
         finish_item<T>(p, v, m, n);
     }
 }
+
+// Writes what a thread has of TM products of 16×(8·TN), which begin at (m, n), (m + 16, n) and so on, and leaves `sums`
+// undefined. Of each 16×8 that is two neighbours in a row and those eight rows below: the four threads of a quad swap, so that
+// each has eight neighbours, as they are written. What is added to them is fetched a turn ahead. Activations are much code,
+// so turns are no unrolled loop: the sums move on to where the next turn finds them.
+template <typename T, int TM, int TN>
+__device__ __forceinline__ void finish_rows(const Conv& p, float (&sums)[TM][TN][4], int m, int n) {
+    // A quad swaps four groups of columns of a row, and then of the other; or else two groups of both rows.
+    constexpr bool FOUR = TN % 4 == 0;
+    constexpr int GROUPS = FOUR ? 4 : 2, ITEMS = FOUR ? 2 : 1, WIDTH = TN * 8;
+    static_assert(TN % 2 == 0);
+    const auto group = [&](int index) -> float(&)[4] { return sums[index / TN][index % TN]; };
+    const int quad = threadIdx.x % 4;
+    const bool odd = quad % 2 != 0, high = quad / 2 != 0;
+    const int end = n + WIDTH;
+    int row = m + threadIdx.x % 32 / 4 + (FOUR ? 0 : quad / 2 * 8), column = n + (FOUR ? quad : quad % 2) * 8;
+    const auto is_inside = [&](int item) { return row + item * 8 < p.pixels && column < p.out_channels; };
+
+    Eight<T> residuals[ITEMS];
+    float biases[8] = {};
+    const auto fetch = [&](int item) {
+        if (item == ITEMS - 1 && p.bias && column < p.out_channels) load8(p.bias + column, biases);
+        const T* from = static_cast<const T*>(p.residual) + size_t(row + item * 8) * p.residual_stride + column;
+        if (p.residual_mode && is_inside(item)) residuals[item].load(from);
+    };
+#pragma unroll
+    for (int item = 0; item < ITEMS; ++item) fetch(item);
+#pragma unroll 1
+    for (int turn = 0; turn < TM * TN; turn += GROUPS) {
+        T* to = static_cast<T*>(p.output) + size_t(row) * p.out_stride + column;
+        bool inside[ITEMS];
+#pragma unroll
+        for (int item = 0; item < ITEMS; ++item) inside[item] = is_inside(item);
+        column += GROUPS * 8;
+        if (column >= end) column -= WIDTH, row += 16;
+#pragma unroll
+        for (int item = 0; item < ITEMS; ++item) {
+            const auto own = [&](int unit, int l) {
+                return FOUR ? group(unit)[item * 2 + l] : group(unit % 2)[unit / 2 * 2 + l];
+            };
+            float pairs[2][4], v[8], added[8];
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+#pragma unroll
+                for (int l = 0; l < 2; ++l) {
+                    const float low = own(half * 2, l), next = own(half * 2 + 1, l);
+                    const float found = __shfl_xor_sync(~0u, odd ? low : next, 1);
+                    pairs[half][l] = odd ? found : low;
+                    pairs[half][2 + l] = odd ? next : found;
+                }
+#pragma unroll
+            for (int l = 0; l < 4; ++l) {
+                const float found = __shfl_xor_sync(~0u, high ? pairs[0][l] : pairs[1][l], 2);
+                v[l] = (high ? found : pairs[0][l]) + biases[l];
+                v[4 + l] = (high ? pairs[1][l] : found) + biases[4 + l];
+            }
+            residuals[item].widen(added);
+            if (turn + GROUPS < TM * TN) fetch(item);
+            finish8(v, added, p.residual_mode, p.activation);
+            if (inside[item]) store8(to + size_t(item * 8) * p.out_stride, v);
+        }
+#pragma unroll
+        for (int index = 0; index + GROUPS < TM * TN; ++index)
+#pragma unroll
+            for (int l = 0; l < 4; ++l) group(index)[l] = group(index + GROUPS)[l];
+    }
+}

@@ -1,11 +1,12 @@
 // Convolution of 16 bits by wgmma whose operands the tensor memory accelerator copies (sm_90a); see conv.cuh.
 //
-// A block stays, and computes one tile after the other. One thread asks for boxes of both operands, as many steps ahead as there is
-// room for, beyond the end of a tile too. Two groups of four warps multiply: either both a tile, half of its rows each, or
+// A block stays, and computes one tile after the other. A thread for each operand asks for its boxes, as many steps ahead as there
+// is room for, beyond the end of a tile too. Two groups of four warps multiply: either both a tile, half of its rows each, or
 // a tile each, so that one finishes what it has while the other multiplies.
 //
 // Finished sums go to shared memory, 64 columns at a time, and from there as boxes. Where something is added to them, its boxes
-// came to the same place before.
+// came to the same place before. Where the blocks of a cluster share a tile, each has a range of the steps and a part of the
+// tile, of which the others send it their sums.
 #pragma once
 
 #include "conv.cuh"
@@ -87,15 +88,40 @@ __device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t 
                  : "memory");
 }
 
+// A stage, and whether it has been gone round an odd number of times.
+template <int STAGES>
+struct Stage {
+    int index, phase;
+
+    __device__ __forceinline__ explicit Stage(int step) : index(step % STAGES), phase(step / STAGES % 2) {}
+
+    __device__ __forceinline__ void advance() {
+        if (++index == STAGES) index = 0, phase ^= 1;
+    }
+
+    // As many steps on as `other` is from the first.
+    __device__ __forceinline__ void skip(const Stage& other) {
+        index += other.index, phase ^= other.phase;
+        if (index >= STAGES) index -= STAGES, phase ^= 1;
+    }
+};
+
 // What is copied next: of which tile, which tap, and from which channel on.
 template <int BM, int BN, int BK, bool POINT>
 struct Boxes {
     const ConvTma& maps;
-    int tile = blockIdx.x, tap = 0, row = 0, column = 0, channel = 0;
+    int tile = blockIdx.x, tap, row, column, channel;
     // Of the tile: the first pixel and output channel; where the pixel's window begins.
     int m, first_output, w, h, n;
 
-    __device__ __forceinline__ explicit Boxes(const ConvTma& maps) : maps(maps) { locate(); }
+    // From that step of the first tile on.
+    __device__ __forceinline__ Boxes(const ConvTma& maps, int step) : maps(maps) {
+        const Conv& p = maps.conv;
+        const int tap_steps = (p.channels + BK - 1) / BK;
+        tap = step / tap_steps, channel = (step - tap * tap_steps) * BK;
+        row = tap / p.kernel_w, column = tap - row * p.kernel_w;
+        locate();
+    }
 
     __device__ __forceinline__ void locate() {
         const Conv& p = maps.conv;
@@ -143,100 +169,127 @@ __device__ __forceinline__ void finish(const Conv& p, float (&v)[32], const uint
         }
     };
     if (p.residual_mode == RESIDUAL_BEFORE) add();
-    switch (p.activation.kind) {
-        // What is usual in all at once. Others are much code.
-        case 0: break;
-        case 1: activate_as(v, p.activation, 1); break;
-        case 2: activate_as(v, p.activation, 2); break;
-        case 3: activate_as(v, p.activation, 3); break;
-        case 7: activate_as(v, p.activation, 7); break;
-        case 8: activate_as(v, p.activation, 8); break;
-        default:
-#pragma unroll 1
-            for (int turn = 0; turn < 4; ++turn) {
-                float some[8];
-#pragma unroll
-                for (int i = 0; i < 8; ++i) some[i] = v[i];
-                activate(some, p.activation);
-#pragma unroll
-                for (int i = 0; i < 24; ++i) v[i] = v[i + 8];
-#pragma unroll
-                for (int i = 0; i < 8; ++i) v[24 + i] = some[i];
-            }
-    }
+    activate_many(v, p.activation);
     if (p.residual_mode == RESIDUAL_AFTER) add();
 }
 
-// BM×BN by a block, or, where the groups do not work `TOGETHER`, by each, which has so many PLACES for 64 finished columns. POINT: one tap and no padding, pixels in a row.
-template <typename T, int BM, int BN, int STAGES, int PLACES, bool TOGETHER, bool POINT>
+// Gives each block of a cluster its part of a tile, the sums of all added, and writes it. A part is one or more of the tile's
+// products of 64×64, of which a group of four warps has 16 rows each. Of these, `received` has `[block][product][8][thread]`.
+template <typename T, int DOWN, int COLUMNS>
+__device__ __forceinline__ void share(const Conv& p, const float (&sums)[DOWN][COLUMNS][4], int m0, int n0, float4* received,
+                                      Arrivals& landed) {
+    constexpr int PRODUCTS = DOWN * COLUMNS / 8;
+    const int each = PRODUCTS / p.splits, rank = blockIdx.y;
+    int thread = threadIdx.x % GROUP_THREADS;
+    // Addresses are computed here, not before the products, which need all registers.
+    asm volatile("" : "+r"(thread));
+    const auto place = [&](int block, int product) { return received + (block * each + product) * (8 * GROUP_THREADS) + thread; };
+#pragma unroll
+    for (int product = 0; product < PRODUCTS; ++product) {
+        const int owner = product / each;
+        if (owner == rank) continue;
+        float4* to = place(rank - (rank > owner), product - owner * each);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) landed.send(owner, to + j * GROUP_THREADS, sums[product % DOWN][product / DOWN * 8 + j]);
+    }
+    landed.wait(0);
+#pragma unroll 1
+    for (int product = rank * each; product < (rank + 1) * each; ++product) {
+        float own[1][8][4];
+#pragma unroll
+        for (int other = 0; other < PRODUCTS; ++other)
+#pragma unroll
+            for (int j = 0; j < 32; ++j)
+                if (other == product) own[0][j / 4][j % 4] = sums[other % DOWN][other / DOWN * 8 + j / 4][j % 4];
+        for (int block = 0; block + 1 < p.splits; ++block) {
+            const float4* from = place(block, product - rank * each);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                const float4 v = from[j * GROUP_THREADS];
+                own[0][j][0] += v.x, own[0][j][1] += v.y, own[0][j][2] += v.z, own[0][j][3] += v.w;
+            }
+        }
+        finish_rows<T>(p, own, m0 + product % DOWN * 64 + thread / 32 * 16, n0 + product / DOWN * 64);
+    }
+}
+
+// BM×BN by a block, or, where the groups do not work `TOGETHER`, by each, which has so many PLACES for 64 finished columns. BK
+// channels a step. POINT: one tap and no padding, pixels in a row.
+template <typename T, int BM, int BN, int BK, int STAGES, int PLACES, bool TOGETHER, bool POINT>
 __device__ __forceinline__ void conv_tma(const ConvTma& maps) {
-    constexpr int BK = 128 / sizeof(T), A_BYTES = BM * 128, STAGE_BYTES = A_BYTES + BN * 128;
+    constexpr int ROW_BYTES = BK * sizeof(T), A_BYTES = BM * ROW_BYTES, STAGE_BYTES = A_BYTES + BN * ROW_BYTES;
     constexpr int ROWS = TOGETHER ? BM / 2 : BM, TM = ROWS / 64, TN = BN / 8;
     constexpr int PARTS = BN / 64, PLACE_BYTES = ROWS * 128;
     static_assert(ROWS % 64 == 0 && BN % 64 == 0);
     extern __shared__ __align__(1024) unsigned char shared[];
-    __shared__ Arrivals full[STAGES], empty[STAGES], turn[2], added[2][PLACES];
+    __shared__ Arrivals full[STAGES], empty[STAGES], turn[2], added[2][PLACES], landed;
 
     const Conv& p = maps.conv;
     const uint32_t base = shared_address(shared);
     const int group = threadIdx.x / GROUP_THREADS, lane = threadIdx.x % 32;
     const int tiles = (p.pixels + BM - 1) / BM * p.column_tiles;
-    const int steps = (p.channels + BK - 1) / BK * p.taps;
+    const int range = p.depth_per_split / BK, first_step = int(blockIdx.y) * range;
+    const int steps = min(range, (p.channels + BK - 1) / BK * p.taps - first_step);
     if (threadIdx.x == 0) {
 #pragma unroll
-        for (int stage = 0; stage < STAGES; ++stage) full[stage].begin(), empty[stage].begin(TOGETHER ? 8 : 4);
+        for (int stage = 0; stage < STAGES; ++stage) full[stage].begin(2), empty[stage].begin(TOGETHER ? 8 : 4);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             turn[i].begin(4);
 #pragma unroll
             for (int place = 0; place < PLACES; ++place) added[i][place].begin();
         }
+        landed.begin();
+        // What all others send of a part.
+        landed.expect(BM * BN / p.splits * (p.splits - 1) * int(sizeof(float)));
     }
     __syncthreads();
+    // Nothing is sent to a block that has not begun.
+    if (p.splits > 1) cluster_arrive();
     let_consumers_start();
 
     if (group == 2) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (threadIdx.x == 2 * GROUP_THREADS) {
-            prefetch(maps.input), prefetch(maps.weights);
+        // One thread asks for the weights, which do not wait for the launches before, and one for the input.
+        const int role = threadIdx.x - 2 * GROUP_THREADS;
+        if (role == 0 || role == 32) {
             const int total = (tiles - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x) * steps;
-            Boxes<BM, BN, BK, POINT> inputs(maps), weights(maps);
-            // Weights do not wait for the launches before.
-            const int ahead = min(total, STAGES);
-            for (int step = 0; step < total; ++step) {
-                const int stage = step % STAGES;
-                const uint32_t to = base + stage * STAGE_BYTES;
-                if (step == 0) {
-                    for (int early = 0; early < ahead; ++early) {
-                        full[early].expect(STAGE_BYTES);
-                        weights.copy_weights(base + early * STAGE_BYTES + A_BYTES, full[early]);
-                        weights.advance();
-                    }
-                    wait_for_producers();
+            Boxes<BM, BN, BK, POINT> boxes(maps, first_step);
+            Stage<STAGES> stage(0);
+            prefetch(role == 0 ? maps.input : maps.weights);
+            if (role == 0) wait_for_producers();
+            for (int step = 0; step < total; ++step, boxes.advance(), stage.advance()) {
+                Arrivals& arrivals = full[stage.index];
+                const uint32_t to = base + stage.index * STAGE_BYTES;
+                empty[stage.index].wait_in_block(stage.phase ^ 1);
+                arrivals.expect(role == 0 ? A_BYTES : STAGE_BYTES - A_BYTES);
+                if (role == 0) {
+                    boxes.copy_input(to, arrivals);
+                } else {
+                    boxes.copy_weights(to + A_BYTES, arrivals);
                 }
-                if (step >= ahead) {
-                    empty[stage].wait(step / STAGES - 1);
-                    full[stage].expect(STAGE_BYTES);
-                    weights.copy_weights(to + A_BYTES, full[stage]);
-                    weights.advance();
-                }
-                inputs.copy_input(to, full[stage]);
-                inputs.advance();
             }
         }
+        __syncwarp();
+        if (p.splits > 1) cluster_wait();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        if (p.splits > 1) cluster_wait();
         wait_for_producers();
         const int warp = threadIdx.x % GROUP_THREADS / 32;
         const bool first = threadIdx.x % GROUP_THREADS == 0;
         const int own = TOGETHER ? 0 : group, sharing = TOGETHER ? 1 : 2;
-        const uint32_t a_base = base + (TOGETHER ? group * (ROWS * 128) : 0);
+        const uint32_t a_base = base + (TOGETHER ? group * (ROWS * ROW_BYTES) : 0);
         const uint32_t places = base + STAGES * STAGE_BYTES + group * (PLACES * PLACE_BYTES);
         // Where ldmatrix and stmatrix find a row of 16×16: 16 rows, and two chunks of 16 bytes.
         const uint32_t own_row = (warp * 16 + lane % 16) * 128;
         const int own_chunk = lane / 16, swap = lane % 8;
-        // How many steps, and how many parts of 64 columns, of all tiles went before.
-        int before = own * steps, parts = 0;
+        // Where the first step's operands are. The other group's steps are skipped.
+        const uint64_t a_first = describe<ROW_BYTES>(a_base), b_first = describe<ROW_BYTES>(base + A_BYTES);
+        Stage<STAGES> stage(own * steps);
+        const Stage<STAGES> others((sharing - 1) * steps);
+        // How many parts of 64 columns of all tiles went before.
+        int parts = 0;
         for (int tile = blockIdx.x + own * gridDim.x, count = own; tile < tiles; tile += sharing * gridDim.x, ++count) {
             const int first_part = parts;
             const int n0 = tile % p.column_tiles * BN;
@@ -248,42 +301,43 @@ __device__ __forceinline__ void conv_tma(const ConvTma& maps) {
                 added[group][place].expect(PLACE_BYTES);
                 copy_box(places + place * PLACE_BYTES, maps.residual, added[group][place], n0 + part * 64, m0);
             };
-            if (first && p.residual_mode) {
+            if (first && p.residual_mode && p.splits == 1) {
 #pragma unroll
                 for (int part = 0; part < (PARTS < PLACES ? PARTS : PLACES); ++part) fetch(part);
             }
-            float sums[TM][TN][4];
-#pragma unroll
-            for (int i = 0; i < TM; ++i)
-#pragma unroll
-                for (int j = 0; j < TN; ++j)
-#pragma unroll
-                    for (int l = 0; l < 4; ++l) sums[i][j][l] = 0.0f;
+            float sums[TM][TN][4] = {};
             // One group multiplies after the other: a barrier tells of the phase before the one that is waited for alone.
-            if (!TOGETHER && count > 0) turn[group].wait(count - 1);
-            for (int step = before; step < before + steps; ++step) {
-                const int stage = step % STAGES;
-                full[stage].wait(step / STAGES);
-                const uint64_t a = describe(a_base + stage * STAGE_BYTES);
-                const uint64_t b = describe(base + stage * STAGE_BYTES + A_BYTES);
+            if (!TOGETHER && count > 0) turn[group].wait_in_block(count - 1);
+            int last = 0;
+            for (int step = 0; step < steps; ++step) {
+                full[stage.index].wait_in_block(stage.phase);
+                const uint64_t a = a_first + stage.index * (STAGE_BYTES / 16), b = b_first + stage.index * (STAGE_BYTES / 16);
                 begin_products();
 #pragma unroll
-                for (int kk = 0; kk < 4; ++kk)
+                for (int kk = 0; kk < ROW_BYTES / 32; ++kk)
 #pragma unroll
                     for (int i = 0; i < TM; ++i)
-                        multiply_groups<T>(sums[i], a + i * (64 * 128 / 16) + kk * 2, b + kk * 2);
+                        multiply_groups<T>(sums[i], a + i * (64 * ROW_BYTES / 16) + kk * 2, b + kk * 2);
                 commit_products();
-                if (step > before) {
+                if (step > 0) {
                     await_products<1>();
-                    if (lane == 0) empty[(step - 1) % STAGES].arrive();
+                    if (lane == 0) empty[last].arrive();
                 }
+                last = stage.index;
+                stage.advance();
             }
             if (!TOGETHER && lane == 0) turn[1 - group].arrive();
             await_products<0>();
-            before += steps;
-            if (lane == 0) empty[(before - 1) % STAGES].arrive();
-            before += (sharing - 1) * steps;
+            if (lane == 0) empty[last].arrive();
+            stage.skip(others);
 
+            if constexpr (!TOGETHER) {
+                if (p.splits > 1) {
+                    // The parts lie where finished columns do otherwise.
+                    share<T>(p, sums, m0, n0, reinterpret_cast<float4*>(shared + STAGES * STAGE_BYTES), landed);
+                    break;
+                }
+            }
 #pragma unroll 1
             for (int part = 0; part < PARTS; ++part, ++parts) {
                 const int n = n0 + part * 64, place = parts % PLACES;
@@ -297,7 +351,7 @@ __device__ __forceinline__ void conv_tma(const ConvTma& maps) {
                     }
                 }
                 if (p.residual_mode) {
-                    added[group][place].wait(parts / PLACES);
+                    added[group][place].wait_in_block(parts / PLACES);
                 } else {
                     if (first) await_boxes<PLACES - 1>();
                     group_barrier(group);
@@ -348,17 +402,17 @@ __device__ __forceinline__ void conv_tma(const ConvTma& maps) {
 #endif
 
 // Both kernels of a tile, as in conv_matrix.cuh.
-#define TILE(TYPE, T, BM, BN, STAGES, PLACES, TOGETHER)                                                                  \
-    extern "C" __global__ void __launch_bounds__(384, 1) conv_##TYPE##_tma_##BM##x##BN(const __grid_constant__ ConvTma p) { \
-        conv_tma<T, BM, BN, STAGES, PLACES, TOGETHER, false>(p);                                                         \
-    }                                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(384, 1)                                                                 \
-        conv_##TYPE##_tma_##BM##x##BN##_point(const __grid_constant__ ConvTma p) {                                       \
-        conv_tma<T, BM, BN, STAGES, PLACES, TOGETHER, true>(p);                                                          \
+#define TILE(NAME, T, BM, BN, BK, STAGES, PLACES, TOGETHER)                                            \
+    extern "C" __global__ void __launch_bounds__(384, 1) NAME(const __grid_constant__ ConvTma p) {         \
+        conv_tma<T, BM, BN, BK, STAGES, PLACES, TOGETHER, false>(p);                                       \
+    }                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(384, 1) NAME##_point(const __grid_constant__ ConvTma p) { \
+        conv_tma<T, BM, BN, BK, STAGES, PLACES, TOGETHER, true>(p);                                        \
     }
 
-#define TILES(TYPE, T)                   \
-    TILE(TYPE, T, 128, 64, 6, 2, false)  \
-    TILE(TYPE, T, 128, 128, 5, 2, false) \
-    TILE(TYPE, T, 128, 256, 4, 2, true)  \
-    TILE(TYPE, T, 256, 128, 4, 1, true)
+#define TILES(TYPE, T)                                             \
+    TILE(conv_##TYPE##_tma_128x64, T, 128, 64, 64, 6, 2, false)    \
+    TILE(conv_##TYPE##_tma_128x128, T, 128, 128, 64, 5, 2, false)  \
+    TILE(conv_##TYPE##_tma_128x256, T, 128, 256, 64, 4, 2, true)   \
+    TILE(conv_##TYPE##_tma_256x128, T, 256, 128, 64, 4, 1, true)   \
+    TILE(conv_##TYPE##_tma_128x64x32, T, 128, 64, 32, 12, 2, false)

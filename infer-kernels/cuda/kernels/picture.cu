@@ -190,88 +190,6 @@ __device__ __forceinline__ void pool_all(const Window& p) {
 
 }  // namespace
 
-// `cuda::Stem` behind its operands: convolution of few channels, straight from a row-major tensor of f32.
-struct Stem {
-    const float* input;
-    const float* weights;
-    const float* bias;
-    void* output;
-    unsigned* counters;
-
-    int32_t in_h, in_w, channels;
-    int32_t kernel_h, kernel_w;
-    int32_t out_h, out_w;
-    int32_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-    int32_t pixels, out_channels, out_stride;
-    Activation activation;
-};
-
-namespace {
-
-// Two pixels and sixteen channels a thread; neighbours in a warp are neighbouring pixels. The weights of the sixteen
-// channels, `[depth][16]`, lie in shared memory. EXTENT: the kernel's, where it is known and square.
-template <typename T, int EXTENT>
-__device__ __forceinline__ void stem(const Stem& p) {
-    constexpr int PIXELS = 2, CHANNELS = 16;
-    extern __shared__ __align__(16) float weights[];
-    let_consumers_start();
-    const int depth = p.channels * p.kernel_h * p.kernel_w, o = blockIdx.y * CHANNELS;
-    const int width = (p.out_channels + CHANNELS - 1) / CHANNELS * CHANNELS;
-    for (int i = threadIdx.x; i < depth * CHANNELS; i += blockDim.x)
-        weights[i] = p.weights[i / CHANNELS * width + o + i % CHANNELS];
-    __syncthreads();
-    wait_for_producers();
-
-    int h0[PIXELS], w0[PIXELS], m[PIXELS];
-    const float* images[PIXELS];
-    float sums[PIXELS][CHANNELS] = {};
-#pragma unroll
-    for (int i = 0; i < PIXELS; ++i) {
-        m[i] = blockIdx.x * (PIXELS * 128) + threadIdx.x / 32 * (PIXELS * 32) + i * 32 + threadIdx.x % 32;
-        const int x = m[i] % p.out_w, rest = m[i] / p.out_w, y = rest % p.out_h, n = rest / p.out_h;
-        h0[i] = m[i] < p.pixels ? y * p.stride_h - p.pad_h : -(1 << 30);
-        w0[i] = x * p.stride_w - p.pad_w;
-        images[i] = p.input + size_t(n) * p.channels * p.in_h * p.in_w;
-    }
-    const float* row = weights;
-    const int kernel_h = EXTENT ? EXTENT : p.kernel_h, kernel_w = EXTENT ? EXTENT : p.kernel_w;
-    for (int c = 0; c < p.channels; ++c)
-#pragma unroll
-        for (int i = 0; i < kernel_h; ++i)
-#pragma unroll
-            for (int j = 0; j < kernel_w; ++j, row += CHANNELS) {
-                float v[PIXELS];
-#pragma unroll
-                for (int l = 0; l < PIXELS; ++l) {
-                    const int h = h0[l] + i * p.dilation_h, w = w0[l] + j * p.dilation_w;
-                    const bool inside = unsigned(h) < unsigned(p.in_h) && unsigned(w) < unsigned(p.in_w);
-                    v[l] = inside ? images[l][(c * p.in_h + h) * p.in_w + w] : 0.0f;
-                }
-#pragma unroll
-                for (int k = 0; k < CHANNELS; k += 4) {
-                    const float4 weight = *reinterpret_cast<const float4*>(row + k);
-#pragma unroll
-                    for (int l = 0; l < PIXELS; ++l) {
-                        sums[l][k] += v[l] * weight.x, sums[l][k + 1] += v[l] * weight.y;
-                        sums[l][k + 2] += v[l] * weight.z, sums[l][k + 3] += v[l] * weight.w;
-                    }
-                }
-            }
-#pragma unroll
-    for (int l = 0; l < PIXELS; ++l)
-#pragma unroll
-        for (int k = 0; k < CHANNELS; k += 8) {
-            if (m[l] >= p.pixels || o + k >= p.out_channels) continue;
-            float v[8];
-#pragma unroll
-            for (int i = 0; i < 8; ++i) v[i] = sums[l][k + i];
-            finish8<T>(v, p.bias ? p.bias + o + k : nullptr, nullptr, 0, p.activation);
-            store8(static_cast<T*>(p.output) + size_t(m[l]) * p.out_stride + o + k, v);
-        }
-}
-
-}  // namespace
-
 // `cuda::Map` behind its operands: elementwise functions of one or two pictures.
 struct Map {
     const void* left;
@@ -475,8 +393,6 @@ __device__ __forceinline__ void from_plain_padded(const Padded& p) {
     KERNEL(depthwise3_##SUFFIX, Window, depthwise3<T>)              \
     KERNEL(average_pool_##SUFFIX, Window, (pool<T, false>))         \
     KERNEL(average_pool_all_##SUFFIX, Window, (pool_all<T, false>)) \
-    KERNEL(stem_##SUFFIX, Stem, (stem<T, 0>))                       \
-    KERNEL(stem3_##SUFFIX, Stem, (stem<T, 3>))                      \
     KERNEL(map_##SUFFIX, Map, map<T>)                               \
     KERNEL(resize_##SUFFIX, Resize, resize<T>)                      \
     KERNEL(from_plain_##SUFFIX, Layout, from_plain<T>)              \

@@ -1,7 +1,8 @@
 // wgmma of 64×N×16 f16 or bf16, or 64×N×8 tf32: operands in shared memory, sums in f32 registers (sm_90a).
 //
 // Operands are rows of 128 bytes along k whose 16-byte chunks are swapped by the row's number modulo 8, in groups of
-// eight rows that begin at multiples of 1024 bytes: the 128-byte swizzle.
+// eight rows that begin at multiples of 1024 bytes: the 128-byte swizzle. Or they are rows of 64 bytes, and two of them are what
+// one is there: the 64-byte swizzle.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -10,9 +11,11 @@
 #include <type_traits>
 
 // What an operand's rows from `address` on are to wgmma; two more are the next 32 bytes of k.
+template <int ROW_BYTES>
 __device__ __forceinline__ uint64_t describe(uint32_t address) {
-    constexpr uint64_t GROUP = 1024 >> 4, SWIZZLE_128 = 1;
-    return uint64_t((address & 0x3ffff) >> 4) | uint64_t(1) << 16 | GROUP << 32 | SWIZZLE_128 << 62;
+    static_assert(ROW_BYTES == 128 || ROW_BYTES == 64);
+    constexpr uint64_t GROUP = 8 * ROW_BYTES >> 4, SWIZZLE = ROW_BYTES == 128 ? 1 : 2;
+    return uint64_t((address & 0x3ffff) >> 4) | uint64_t(1) << 16 | GROUP << 32 | SWIZZLE << 62;
 }
 
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

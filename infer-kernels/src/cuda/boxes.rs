@@ -15,7 +15,7 @@ pub struct TensorMap {
     pub boxes: Boxes,
 }
 
-/// The shape of what is copied at a time, into rows of 128 bytes whose chunks of 16 bytes are swapped by the row's number.
+/// The shape of what is copied at a time, into rows of 128 or 64 bytes whose chunks of 16 bytes are swapped by the row's number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Boxes {
     /// So many elements along each axis.

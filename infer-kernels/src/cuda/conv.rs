@@ -91,8 +91,8 @@ pub struct Tile {
     pub depth: u32,
     /// The most blocks that a multiprocessor has registers for.
     pub blocks: u32,
-    /// Whether the tensor memory accelerator copies the operands ([`Copies`]): blocks stay for many tiles, whose sums
-    /// nobody shares.
+    /// Whether the tensor memory accelerator copies the operands ([`Copies`]): blocks stay for many tiles, but where a
+    /// cluster of them shares one.
     pub copied: bool,
     /// Rows of finished sums that are stored at a time, of [`STORED_COLUMNS`] columns, where they are copied, and for how many such
     /// parts each of the two groups of warps that a block has there has shared memory.
@@ -106,7 +106,7 @@ const STORED_COLUMNS: u32 = 64;
 const TILE_PADDING: u32 = 8;
 
 /// As many blocks as there are multiprocessors in an H100 or H200 stay for many tiles.
-const STAYING_BLOCKS: u32 = 132;
+pub(super) const STAYING_BLOCKS: u32 = 132;
 
 /// Blocks that share a tile are a cluster where they are no more than these, which every GPU with clusters takes.
 pub const LARGEST_CLUSTER: u32 = 8;
@@ -114,11 +114,11 @@ pub const LARGEST_CLUSTER: u32 = 8;
 const fn tile(
     name: &'static str,
     point: &'static str,
-    [rows, columns]: [u32; 2],
+    [rows, columns, row_bytes]: [u32; 3],
     [threads, stages, blocks]: [u32; 3],
 ) -> Tile {
-    let depth = ROW_BYTES / element_bytes(name) as u32;
-    let stage_bytes = (rows + columns) * ROW_BYTES;
+    let depth = row_bytes / element_bytes(name) as u32;
+    let stage_bytes = (rows + columns) * row_bytes;
     Tile {
         name,
         point,
@@ -134,18 +134,16 @@ const fn tile(
     }
 }
 
-/// What a step has of each row of the operands, on matrix units.
-const ROW_BYTES: u32 = 128;
-
 /// The tiles of f32 whose products round to tf32.
 pub const TILES_TF32: &[Tile] = &[
-    tile("cuda_conv_tf32_128x128", "cuda_conv_tf32_128x128_point", [128, 128], [256, 3, 2]),
-    tile("cuda_conv_tf32_128x64", "cuda_conv_tf32_128x64_point", [128, 64], [256, 4, 2]),
-    tile("cuda_conv_tf32_64x64", "cuda_conv_tf32_64x64_point", [64, 64], [128, 6, 4]),
-    tile("cuda_conv_tf32_32x32", "cuda_conv_tf32_32x32_point", [32, 32], [128, 8, 8]),
+    tile("cuda_conv_tf32_128x128", "cuda_conv_tf32_128x128_point", [128, 128, 128], [256, 3, 2]),
+    tile("cuda_conv_tf32_128x64", "cuda_conv_tf32_128x64_point", [128, 64, 128], [256, 4, 2]),
+    tile("cuda_conv_tf32_64x64", "cuda_conv_tf32_64x64_point", [64, 64, 128], [128, 6, 4]),
+    tile("cuda_conv_tf32_32x32", "cuda_conv_tf32_32x32_point", [32, 32, 128], [128, 8, 8]),
 ];
 
-/// The tiles of a type of 16 bits: rows and columns; threads, steps that are there at a time, and blocks.
+/// The tiles of a type of 16 bits: rows, columns, and bytes that a step has of each row of the operands; threads, steps that are there
+/// at a time, and blocks.
 macro_rules! tiles {
     ($ty:literal: $($size:literal $shape:expr, $counts:expr;)* copied $($copied:literal $copied_shape:expr, $stages:expr, $stored:expr;)*) => {
         &[
@@ -169,19 +167,20 @@ macro_rules! tiles {
     };
     ($ty:literal) => {
         tiles! { $ty:
-            "128x128" [128, 128], [256, 3, 2];
-            "128x64" [128, 64], [256, 4, 3];
-            "64x128" [64, 128], [128, 4, 4];
-            "64x64" [64, 64], [128, 6, 6];
-            "128x32" [128, 32], [256, 4, 3];
-            "64x32" [64, 32], [128, 8, 7];
-            "32x64" [32, 64], [256, 8, 4];
-            "32x32" [32, 32], [128, 8, 7];
+            "128x128" [128, 128, 128], [256, 3, 2];
+            "128x64" [128, 64, 128], [256, 4, 3];
+            "64x128" [64, 128, 128], [128, 4, 4];
+            "64x64" [64, 64, 128], [128, 6, 6];
+            "128x32" [128, 32, 128], [256, 4, 3];
+            "64x32" [64, 32, 128], [128, 8, 7];
+            "32x64" [32, 64, 128], [256, 8, 4];
+            "32x32" [32, 32, 128], [128, 8, 7];
             copied
-            "128x64" [128, 64], 6, [128, 2];
-            "128x128" [128, 128], 5, [128, 2];
-            "128x256" [128, 256], 4, [64, 2];
-            "256x128" [256, 128], 4, [128, 1];
+            "128x64" [128, 64, 128], 6, [128, 2];
+            "128x128" [128, 128, 128], 5, [128, 2];
+            "128x256" [128, 256, 128], 4, [64, 2];
+            "256x128" [256, 128, 128], 4, [128, 1];
+            "128x64x32" [128, 64, 64], 12, [128, 2];
         }
     };
 }
@@ -224,14 +223,36 @@ impl Tile {
         pixels.div_ceil(self.rows.into()) * out_channels.div_ceil(self.columns.into())
     }
 
-    /// The size of the partial sums of so many tiles in bytes.
+    /// The steps of a call's sums: where they are copied, each tap has steps of its own.
+    pub fn steps(&self, params: &Conv) -> u64 {
+        let [taps, channels, depth] = [params.taps as u64, params.channels as u64, u64::from(self.depth)];
+        if self.copied { taps * channels.div_ceil(depth) } else { (taps * channels).div_ceil(depth) }
+    }
+
+    /// The size of the partial sums of so many tiles in bytes. Of a tile that is copied they are never in memory.
     pub fn partial_bytes(&self, tiles: u64, splits: u64) -> u64 {
-        if splits > 1 { tiles * splits * u64::from(self.rows) * u64::from(self.columns) * 4 } else { 0 }
+        if splits > 1 && !self.copied {
+            tiles * splits * u64::from(self.rows) * u64::from(self.columns) * 4
+        } else {
+            0
+        }
     }
 
     /// Whether a block's two groups of warps compute a tile each, in turns, where it is copied; else they share one.
     pub fn alternates(&self) -> bool {
         self.copied && self.stored[0] == self.rows
+    }
+
+    /// Whether so many blocks can share a tile. Where it is copied, each of them finishes some of its products of 64×64, and
+    /// has steps of its own.
+    pub fn takes_splits(&self, splits: u64, params: &Conv) -> bool {
+        let products = u64::from(self.rows / 64 * self.columns / 64);
+        let each = self.steps(params).div_ceil(splits.max(1));
+        splits == 1
+            || !self.copied
+            || self.alternates()
+                && products.is_multiple_of(splits)
+                && (splits - 1) * each < self.steps(params)
     }
 
     /// Whether the tile can compute such a call. A copied one has limits to its windows, which are those of [`Boxes::Windows`].
@@ -260,8 +281,8 @@ impl Tile {
 
     const fn launch(&self, params: &Conv) -> Launch {
         let tiles = (params.pixels as u32).div_ceil(self.rows) * params.column_tiles as u32;
-        let tiles = if self.copied && tiles > STAYING_BLOCKS { STAYING_BLOCKS } else { tiles };
         let splits = params.splits as u32;
+        let tiles = if self.copied && splits == 1 && tiles > STAYING_BLOCKS { STAYING_BLOCKS } else { tiles };
         Launch {
             grid: [tiles, splits],
             cluster: if splits <= LARGEST_CLUSTER { splits } else { 1 },
@@ -321,8 +342,7 @@ impl Tile {
             reach.iter().try_fold(0u64, |sum, &(count, stride)| Ok(sum + product(&[count, stride])?))?;
         let elements = product(&[1, reach + channels])?;
         call.expect_elements(0, Some(elements), element_bytes)?;
-        let depth = product(&[taps, channels])?;
-        call.expect_elements(1, out_channels.checked_mul(depth), element_bytes)?;
+        call.expect_elements(1, out_channels.checked_mul(product(&[taps, channels])?), element_bytes)?;
         if call.operand_bytes.get(2).is_some_and(|&bytes| bytes > 0) {
             call.expect_elements(2, Some(out_channels), 4)?;
         }
@@ -338,16 +358,17 @@ impl Tile {
             return Err(Invalid("tiles that do not cover the channels"));
         }
         let [splits, share] = [positive(p.splits)?, positive(p.depth_per_split)?];
-        if !share.is_multiple_of(self.depth.into()) || splits > 1 << 15 || product(&[splits, share])? < depth
-        {
+        let each = share / u64::from(self.depth);
+        if !share.is_multiple_of(self.depth.into()) || splits > 1 << 15 || splits * each < self.steps(p) {
             return Err(Invalid("splits that do not cover the sum"));
         }
-        if self.copied && (splits > 1 || !self.takes(p)) {
-            return Err(Invalid("a window or shared sums, which a tile that is copied does not take"));
+        let exact = !self.copied || each == self.steps(p).div_ceil(splits);
+        if !self.takes(p) || !self.takes_splits(splits, p) || !exact {
+            return Err(Invalid("a window or splits which a tile that is copied does not take"));
         }
         let tiles = self.count(pixels, out_channels);
         product(&[tiles, self.threads.into()])?;
-        if splits > 1 {
+        if splits > 1 && !self.copied {
             if tiles > COUNTERS as u64 {
                 return Err(Invalid("more tiles to split than counters"));
             }
@@ -438,6 +459,8 @@ impl Tile {
     fn otherwise(&self, params: &[u8], other: &'static Tile) -> (&'static str, Vec<u8>) {
         let mut params: Conv = bytemuck::pod_read_unaligned(params);
         params.column_tiles = (params.out_channels as u32).div_ceil(other.columns) as i32;
+        params.splits = 1;
+        params.depth_per_split = other.steps(&params) as i32 * other.depth as i32;
         (other.kernel(&params), bytemuck::bytes_of(&params).to_vec())
     }
 }
@@ -491,8 +514,8 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
     ]
     "conv_tf32" [TILES_TF32[0], TILES_TF32[1], TILES_TF32[2], TILES_TF32[3]]
     copied
-    "conv_f16_tma" false TILES[8, 9, 10, 11]
-    "conv_bf16_tma" true TILES_BF16[8, 9, 10, 11]
+    "conv_f16_tma" false TILES[8, 9, 10, 11, 12]
+    "conv_bf16_tma" true TILES_BF16[8, 9, 10, 11, 12]
 };
 
 #[cfg(test)]
@@ -548,7 +571,7 @@ mod tests {
             assert_eq!(input.strides, [48, 13 * 48, 19 * 13 * 48]);
             // The last windows begin at column 11 of 13 and row 17 of 19.
             let (lower, upper, steps) = ([-1, -1], [-1, -1], [2, 2]);
-            let boxes = Boxes::Windows { lower, upper, steps, channels: 64, pixels: tile.rows };
+            let boxes = Boxes::Windows { lower, upper, steps, channels: tile.depth, pixels: tile.rows };
             assert_eq!(input.boxes, boxes);
             assert_eq!((weights.extents, weights.strides), (vec![24, 9, 200], vec![48, 9 * 48]));
             assert_eq!((output.operand, output.extents, output.strides), (5, vec![200, 140], vec![400]));
@@ -570,9 +593,16 @@ mod tests {
     #[test]
     fn every_copied_call_runs_otherwise_too() {
         let operand_bytes = [2 * 19 * 13 * 24 * 2, 200 * 9 * 24 * 2, 0, 0, 0, 140 * 200 * 2];
-        for tile in copied() {
+        for (tile, splits) in copied().flat_map(|tile| [(tile, 1), (tile, 2)]) {
+            if !tile.takes_splits(splits, &STRIDED) {
+                continue;
+            }
             let column_tiles = 200u32.div_ceil(tile.columns) as i32;
-            let params = Conv { column_tiles, ..STRIDED };
+            let depth_per_split = tile.steps(&STRIDED).div_ceil(splits) as i32 * tile.depth as i32;
+            let params = Conv { column_tiles, splits: splits as i32, depth_per_split, ..STRIDED };
+            let loose = Conv { depth_per_split: depth_per_split + tile.depth as i32, ..params };
+            let call = Call { params: bytemuck::bytes_of(&loose), operand_bytes: &operand_bytes };
+            assert!((crate::cuda::find(tile.name).unwrap().validate)(&call).is_err());
             let params = bytemuck::bytes_of(&params);
             let kernel = crate::cuda::find(tile.name).unwrap();
             (kernel.validate)(&Call { params, operand_bytes: &operand_bytes }).unwrap();

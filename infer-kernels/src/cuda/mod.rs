@@ -16,17 +16,17 @@ mod picture;
 pub mod plain;
 mod retile;
 mod rows;
+mod stem;
 
 pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
 pub use boxes::{Boxes, Copies, TensorMap};
 pub use chain::{CHAIN_INPUTS, CHAIN_OUTPUTS, CHAIN_SLOTS, CHAIN_STEPS, Chain, Step, step};
 pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile};
 pub use norm::{GroupNorm, MOST_GROUPED};
-pub use picture::{
-    Interleave, Layout, Map, MapKind, PADDED_CHANNELS, Padded, Resize, STEM_CHANNELS, Stem, Window,
-};
+pub use picture::{Interleave, Layout, Map, MapKind, PADDED_CHANNELS, Padded, Resize, Window};
 pub use retile::{Retile, Stored, round_to_tf32};
 pub use rows::{AXES, ElementOp, ElementType, Elementwise, Gather, Norm, Product, Reduction, ReductionKind};
+pub use stem::{STEM_CHANNELS, Stem, StemFragments};
 
 use crate::{Call, Invalid};
 
@@ -93,6 +93,8 @@ modules! {
     RETILE = "retile";
     /// What row-major tensors go through.
     ROWS = "rows";
+    /// Convolutions of few channels.
+    STEM = "stem";
 }
 
 /// The shape of a launch.
@@ -148,7 +150,7 @@ impl CudaKernel {
 /// Every kernel.
 pub fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
     let pictures = conv::KERNELS.iter().chain(norm::KERNELS).chain(picture::KERNELS);
-    let others = [chain::KERNELS, retile::KERNELS, rows::KERNELS].into_iter().flatten();
+    let others = [chain::KERNELS, retile::KERNELS, rows::KERNELS, stem::KERNELS].into_iter().flatten();
     attention::KERNELS.iter().chain(pictures).chain(others).chain(plain::kernels())
 }
 

@@ -62,55 +62,6 @@ pub struct Window {
     pub activation: Activation,
 }
 
-/// Channels that a thread of [`Stem`] computes: its weights come in rows of a multiple of so many.
-pub const STEM_CHANNELS: usize = 16;
-
-/// The most shared memory for the weights of a [`Stem`].
-const STEM_BYTES: u64 = 48 * 1024;
-
-/// `cuda_stem_*`, `cuda_stem3_*` (a kernel of 3×3): convolution of few channels, straight from a row-major tensor of f32.
-///
-/// Operands: input f32 `[N, channels, in_h, in_w]`; weights f32 `[channels][taps][out_channels]`, the latter padded to a
-/// multiple of [`STEM_CHANNELS`]; bias f32 `[out_channels]` or absent; output, a picture.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
-pub struct Stem {
-    /// Input rows; taps beyond them are zero.
-    pub in_h: i32,
-    /// Input columns.
-    pub in_w: i32,
-    /// Input channels.
-    pub channels: i32,
-    /// Kernel rows.
-    pub kernel_h: i32,
-    /// Kernel columns.
-    pub kernel_w: i32,
-    /// Output rows.
-    pub out_h: i32,
-    /// Output columns.
-    pub out_w: i32,
-    /// Between output rows, in input rows.
-    pub stride_h: i32,
-    /// Between output columns, in input columns.
-    pub stride_w: i32,
-    /// Padding above.
-    pub pad_h: i32,
-    /// Padding to the left.
-    pub pad_w: i32,
-    /// Between kernel rows, in input rows.
-    pub dilation_h: i32,
-    /// Between kernel columns, in input columns.
-    pub dilation_w: i32,
-    /// Output pixels of all images.
-    pub pixels: i32,
-    /// Output channels.
-    pub out_channels: i32,
-    /// Elements from one output pixel to the next.
-    pub out_stride: i32,
-    /// Applied last.
-    pub activation: Activation,
-}
-
 /// What [`Map`] computes before its activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
@@ -339,69 +290,6 @@ fn validate_pool_all(call: &Call<'_>, element_bytes: u64) -> Result<(), Invalid>
     }
 }
 
-fn validate_stem(call: &Call<'_>, extent: i32, element_bytes: u64) -> Result<(), Invalid> {
-    let p: &Stem = call.params()?;
-    call.expect_operands(4)?;
-    let [pixels, out_channels] = [positive(p.pixels)?, positive(p.out_channels)?];
-    let image = product(&[positive(p.out_h)?, positive(p.out_w)?])?;
-    if !pixels.is_multiple_of(image) {
-        return Err(Invalid("a part of an image"));
-    }
-    let in_image = product(&[positive(p.channels)?, positive(p.in_h)?, positive(p.in_w)?])?;
-    call.expect_elements(0, Some(product(&[pixels / image, in_image])?), 4)?;
-    for (least, value) in [
-        (1, p.kernel_h),
-        (1, p.kernel_w),
-        (1, p.stride_h),
-        (1, p.stride_w),
-        (0, p.pad_h),
-        (0, p.pad_w),
-        (1, p.dilation_h),
-        (1, p.dilation_w),
-    ] {
-        if !(least..1 << 14).contains(&value) {
-            return Err(Invalid("a window out of range"));
-        }
-    }
-    for (extent, stride) in
-        [(p.out_h, p.stride_h), (p.out_w, p.stride_w), (p.kernel_h, p.dilation_h), (p.kernel_w, p.dilation_w)]
-    {
-        if product(&[extent as u64, stride as u64])? >= 1 << 28 {
-            return Err(Invalid("a window out of range"));
-        }
-    }
-    if extent > 0 && (p.kernel_h != extent || p.kernel_w != extent) {
-        return Err(Invalid("a window of another extent"));
-    }
-    if stem_bytes(p) > STEM_BYTES {
-        return Err(Invalid("more weights than shared memory"));
-    }
-    let depth = product(&[p.channels as u64, p.kernel_h as u64, p.kernel_w as u64])?;
-    let width = out_channels.next_multiple_of(STEM_CHANNELS as u64);
-    call.expect_elements(1, Some(product(&[depth, width])?), 4)?;
-    if call.operand_bytes.get(2).is_some_and(|&bytes| bytes > 0) {
-        call.expect_elements(2, Some(out_channels), 4)?;
-    }
-    expect_picture(call, 3, pixels, p.out_stride, out_channels, element_bytes)
-}
-
-/// The weights of the channels of a block.
-fn stem_bytes(p: &Stem) -> u64 {
-    let depth = (p.channels as u64).saturating_mul(p.kernel_h as u64).saturating_mul(p.kernel_w as u64);
-    depth.saturating_mul(STEM_CHANNELS as u64 * 4)
-}
-
-/// 256 pixels a block of 128 threads.
-fn launch_stem(params: &[u8]) -> Launch {
-    let p: &Stem = bytemuck::from_bytes(params);
-    Launch {
-        grid: [(p.pixels as u32).div_ceil(256), (p.out_channels as u32).div_ceil(STEM_CHANNELS as u32)],
-        cluster: 1,
-        threads: 128,
-        shared_bytes: stem_bytes(p) as u32,
-    }
-}
-
 fn launch_window(params: &[u8]) -> Launch {
     let p: &Window = bytemuck::from_bytes(params);
     by_chunks(p.pixels, p.channels)
@@ -562,8 +450,6 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
     "average_pool" validate_pool, launch_window, and "tf32";
     "max_pool_all" validate_pool_all, launch_pool_all;
     "average_pool_all" validate_pool_all, launch_pool_all, and "tf32";
-    "stem" |call: &_, bytes| validate_stem(call, 0, bytes), launch_stem, and "tf32";
-    "stem3" |call: &_, bytes| validate_stem(call, 3, bytes), launch_stem, and "tf32";
     "map" validate_map, launch_map, and "tf32";
     "resize" validate_resize, launch_resize, and "tf32";
     "interleave" validate_interleave, launch_interleave;

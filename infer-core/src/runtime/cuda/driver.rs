@@ -367,16 +367,20 @@ pub(super) fn describe(tensor: &TensorMap, address: u64) -> Result<[u64; TENSOR_
     use sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE as ZEROS;
     use sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE as PLAIN;
     use sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B as LINES;
-    use sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B as SWAPPED;
+    use sys::CUtensorMapSwizzle as Swizzle;
     let TensorMap { extents, strides, boxes, .. } = tensor;
     let ty = match tensor.bf16 {
         true => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         false => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
     };
     let rank = extents.len();
-    let axes = match boxes {
-        Boxes::Whole(extents) => extents.len(),
-        Boxes::Windows { .. } => 4,
+    let (axes, row) = match boxes {
+        Boxes::Whole(extents) => (extents.len(), extents.first().copied().unwrap_or_default()),
+        Boxes::Windows { channels, .. } => (4, *channels),
+    };
+    let swapped = match row * 2 {
+        64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        _ => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
     };
     if rank != axes || strides.len() + 1 != rank {
         return Err(Error::new(ErrorKind::Plan, format!("{tensor:?} is no tensor that can be copied")));
@@ -392,7 +396,7 @@ pub(super) fn describe(tensor: &TensorMap, address: u64) -> Result<[u64; TENSOR_
             // reads no more than these.
             unsafe {
                 sys::cuTensorMapEncodeTiled(
-                    to, ty, rank, at, extents, strides, sizes, steps, PLAIN, SWAPPED, LINES, ZEROS,
+                    to, ty, rank, at, extents, strides, sizes, steps, PLAIN, swapped, LINES, ZEROS,
                 )
             }
         }
@@ -403,7 +407,7 @@ pub(super) fn describe(tensor: &TensorMap, address: u64) -> Result<[u64; TENSOR_
             unsafe {
                 sys::cuTensorMapEncodeIm2col(
                     to, ty, rank, at, extents, strides, lower, upper, *channels, *pixels, steps, PLAIN,
-                    SWAPPED, LINES, ZEROS,
+                    swapped, LINES, ZEROS,
                 )
             }
         }
