@@ -101,8 +101,8 @@ impl Stem {
             + 1;
         let odd = self.stride_w as u64 % 2;
         let rows = (self.channels as u64).saturating_mul(rows);
-        let picture = rows.saturating_mul(self.row_pairs() * 4 * (1 + odd));
-        let columns = self.row_pairs() * 2 + odd;
+        let picture = rows.saturating_mul(self.input_pairs() * 4 * (1 + odd));
+        let columns = self.input_pairs() * 2 + odd;
         let next =
             rows.div_ceil((u64::from(THREADS) / columns).max(1)).saturating_mul(u64::from(THREADS) * 4);
         let step = channels * 32 + 32;
@@ -110,7 +110,7 @@ impl Stem {
     }
 
     /// The pairs of columns of the input that a block on the matrix units meets.
-    fn row_pairs(&self) -> u64 {
+    fn input_pairs(&self) -> u64 {
         (EXTENT - 1) * self.stride_w as u64 / 2 + (self.kernel_w as u64).div_ceil(2)
     }
 
@@ -118,7 +118,7 @@ impl Stem {
     fn fits_matrix(&self, channels: u64) -> bool {
         let takes = self.dilation_w == 1
             && self.channels <= MOST_CHANNELS
-            && self.row_pairs() * 2 < u64::from(THREADS);
+            && self.input_pairs() * 2 < u64::from(THREADS);
         takes && self.matrix_bytes(channels) <= MOST_MATRIX_BYTES
     }
 
