@@ -5,6 +5,7 @@
 //! nothing waits for itself. What keys do not count is −∞ in the scores and so 0 in the exponentials.
 
 use crate::call::BLOCK;
+use crate::cpu::math::fast_exp_or_zero;
 use crate::cpu::softmax::load;
 use crate::cpu::vector::Vector;
 
@@ -27,22 +28,6 @@ pub(super) struct Scores {
     pub(super) mask_row: usize,
     /// Whether the mask has one value a key, and not one a row.
     pub(super) mask_by_key: bool,
-}
-
-/// eˣ of x ≤ 0 within a few units of the last place; 0 below −104.
-#[inline(always)]
-#[expect(clippy::approx_constant, reason = "the coefficient is that of the minimax series, and not ln 2")]
-fn exp_negative<V: Vector>(x: V) -> V {
-    let log2_e = x.constant(std::f32::consts::LOG2_E);
-    let x = x.constant(-104.0).max(x);
-    let n = (x * log2_e).round_even();
-    let r = x.mul_add(log2_e, -n);
-    // Minimax of relative error for 2ʳ, |r| ≤ ½, that is exact at 0.
-    let mut series = x.constant(1.326_472_7e-3);
-    for coefficient in [9.671_513e-3, 5.550_733_6e-2, 0.240_222_42, 0.693_147, 1.0] {
-        series = series.mul_add(r, x.constant(coefficient));
-    }
-    series.scale(n)
 }
 
 impl Scores {
@@ -80,7 +65,7 @@ impl Scores {
             }
             // Where nothing is seen yet, any finite number will do: −∞ less itself would be NaN.
             let pivot = V::select(now.eq(least), zero, now);
-            let factors = exp_negative(*greatest - pivot);
+            let factors = fast_exp_or_zero(*greatest - pivot);
             let pivots = pivot.lanes();
             lanes = [zero; BLOCK];
             row = 0;
@@ -189,7 +174,7 @@ impl Scores {
                 let from = self.at.add(row * BLOCK + block * self.step);
                 for i in 0..SIDE {
                     let at = from.add(i * BLOCK);
-                    let x = exp_negative(V::load(at) - pivot[i]);
+                    let x = fast_exp_or_zero(V::load(at) - pivot[i]);
                     x.store(at);
                     sums[i] = sums[i] + x;
                 }

@@ -32,6 +32,30 @@ pub(crate) fn exp<V: Vector>(x: V) -> V {
     series.scale(n)
 }
 
+/// Below this eˣ is no normal number, which takes processors a hundred times as long as one that is.
+const LEAST_EXPONENT: f32 = -87.0;
+
+/// eˣ within 2 units; 0 below e⁻⁸⁷, inf beyond the range.
+#[inline(always)]
+pub(crate) fn exp_or_zero<V: Vector>(x: V) -> V {
+    let least = x.constant(LEAST_EXPONENT);
+    V::select(x.lt(least), x.constant(0.0), exp(least.max(x)))
+}
+
+/// eˣ of x ≤ 0 within a few units, in fewer operations; 0 below e⁻⁸⁷.
+#[inline(always)]
+#[expect(clippy::approx_constant, reason = "the coefficient is that of the minimax series, and not ln 2")]
+pub(crate) fn fast_exp_or_zero<V: Vector>(x: V) -> V {
+    let (least, log2_e) = (x.constant(LEAST_EXPONENT), x.constant(std::f32::consts::LOG2_E));
+    let vanishes = x.lt(least);
+    let x = least.max(x);
+    let n = (x * log2_e).round_even();
+    let r = x.mul_add(log2_e, -n);
+    // Minimax of relative error for 2ʳ, |r| ≤ ½, that is exact at 0.
+    let series = polynomial(r, [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 0.240_222_42, 0.693_147, 1.0]);
+    V::select(vanishes, x.constant(0.0), series.scale_normal(n))
+}
+
 /// ln x within 2 units; −inf of zero, NaN of negative numbers.
 #[inline(always)]
 pub(crate) fn log<V: Vector>(x: V) -> V {
@@ -128,7 +152,8 @@ pub(crate) fn erf<V: Vector>(x: V) -> V {
 #[inline(always)]
 pub(crate) fn sigmoid<V: Vector>(x: V) -> V {
     let one = x.constant(1.0);
-    one / (one + exp(-x))
+    // Beyond 87 the exponential does not count beside 1.
+    one / (one + exp(-x.constant(-LEAST_EXPONENT).min(x)))
 }
 
 /// max(x, 0); NaN stays.
@@ -166,7 +191,7 @@ pub(crate) fn hard_swish<V: Vector>(x: V) -> V {
 pub(crate) fn silu<V: Vector>(x: V) -> V {
     // e⁻ˣ = 2ⁿ · 2⁻ʳ with n − r = −x·log₂ e and |r| ≤ ½. One constant for log₂ e suffices, and a series of degree 5:
     // errors count beside the 1 that is added.
-    let t = x.constant(-89.0).max(x.constant(104.0).min(x));
+    let t = x.constant(-89.0).max(x.constant(-LEAST_EXPONENT).min(x));
     let n = (t * x.constant(-std::f32::consts::LOG2_E)).round_even();
     let r = t.mul_add(x.constant(std::f32::consts::LOG2_E), n);
     let series = polynomial(
@@ -282,6 +307,9 @@ mod tests {
     fn accuracy<V: Vector>() {
         let all = f32::NEG_INFINITY..=f32::INFINITY;
         hold::<V>(exp, libm::exp, all.clone(), 3.0);
+        let flushed = |x| if x < f64::from(LEAST_EXPONENT) { 0.0 } else { libm::exp(x) };
+        hold::<V>(exp_or_zero, flushed, f32::NEG_INFINITY..=0.0, 3.0);
+        hold::<V>(fast_exp_or_zero, flushed, f32::NEG_INFINITY..=0.0, 100.0);
         hold::<V>(log, libm::log, all.clone(), 3.0);
         hold::<V>(log1p, libm::log1p, 0.0..=f32::INFINITY, 5.0);
         hold::<V>(tanh, libm::tanh, all.clone(), 3.0);

@@ -7,7 +7,7 @@
 use bytemuck::Pod;
 
 use super::bounds::{Axes, product, split};
-use super::math::exp;
+use super::math::exp_or_zero;
 use super::reduce_ops::{L1, L2, LogSum, Max, Mean, Min, Number, Op, Prod, Sum, SumSquare, greater};
 use super::share;
 use super::vector::Vector;
@@ -179,7 +179,7 @@ unsafe fn sum_exp<V: Vector>(from: *const f32, length: usize, stride: usize, shi
                 }
                 V::load(block.as_ptr())
             };
-            let terms = exp(x - shift);
+            let terms = exp_or_zero(x - shift);
             sum = sum + if count == BLOCK { terms } else { terms.keep_first(count) };
             done += count;
         }

@@ -8,7 +8,7 @@
 //! is NaN, as IEEE says. A row may be computed in place.
 
 use super::bounds::{product, split};
-use super::math::{exp, log};
+use super::math::{exp_or_zero, log};
 use super::share;
 use super::vector::Vector;
 use crate::call::{Axis, BLOCK};
@@ -79,7 +79,7 @@ unsafe fn row<V: Vector, const LOG: bool>(from: *const f32, to: *mut f32, length
         let mut sums = [V::splat(0.0); 2];
         for (turn, at) in (0..length).step_by(BLOCK).enumerate() {
             let count = (length - at).min(BLOCK);
-            let terms = exp(load::<V>(from.add(at), count) - greatest);
+            let terms = exp_or_zero(load::<V>(from.add(at), count) - greatest);
             if !LOG {
                 store(terms, to.add(at), count);
             }
@@ -121,7 +121,7 @@ unsafe fn lanes<V: Vector, const LOG: bool>(
         }
         let mut sum = V::splat(0.0);
         for k in 0..length {
-            let terms = exp(load::<V>(from.add(k * stride), count) - greatest);
+            let terms = exp_or_zero(load::<V>(from.add(k * stride), count) - greatest);
             if !LOG {
                 store(terms, to.add(k * stride), count);
             }

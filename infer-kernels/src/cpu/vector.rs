@@ -159,6 +159,12 @@ pub(crate) trait Vector:
     /// 2ⁿ of integral lanes in −126 ..= 127.
     fn pow2(self) -> Self;
 
+    /// self · 2ⁿ for integral n in −126 ..= 127.
+    #[inline(always)]
+    fn scale_normal(self, n: Self) -> Self {
+        self * n.pow2()
+    }
+
     /// A positive normal number as m · 2ⁿ with m in ½ .. 1: (m, n).
     fn split_exponent(self) -> (Self, Self);
 
@@ -356,6 +362,7 @@ mod tests {
         // SAFETY: as above.
         let n = unsafe { V::load(integers.as_ptr()) };
         same(n.pow2().lanes(), |i| 2.0_f32.powi(integers[i] as i32), "power of two");
+        same(y.scale_normal(n).lanes(), |i| 1.5 * 2.0_f32.powi(integers[i] as i32), "scaling, normal");
         let wide: [f32; BLOCK] = std::array::from_fn(|i| i as f32 * 18.0 - 148.0);
         // SAFETY: as above.
         let n = unsafe { V::load(wide.as_ptr()) };

@@ -205,6 +205,11 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn scale_normal(self, n: Self) -> Self {
+        self.scale(n)
+    }
+
+    #[inline(always)]
     fn split_exponent(self) -> (Self, Self) {
         let one = self.constant(1.0);
         // SAFETY: `self` exists.
