@@ -5,6 +5,7 @@ pub mod convert_layout;
 pub mod eliminate_common_subexpressions;
 pub mod eliminate_dead_nodes;
 pub mod eliminate_identities;
+pub mod flush_weights;
 pub mod fold_batch_norm;
 pub mod fold_constants;
 pub mod fold_pad;
@@ -78,6 +79,9 @@ pub const SIMPLIFY: &[Pass] = passes![
     fuse_projections,
 ];
 
+/// What follows, once.
+pub const SETTLE: &[Pass] = passes![flush_weights];
+
 /// What prepares lowering, once.
 pub const FINISH: &[Pass] = passes![eliminate_dead_nodes, convert_layout, scale_weights];
 
@@ -95,7 +99,7 @@ pub fn run(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<(), P
     finish(graph, log)
 }
 
-/// Runs the passes of [`FINISH`], after those of [`SIMPLIFY`]; otherwise as [`run`].
+/// Runs the passes of [`FINISH`], after [`simplify`]; otherwise as [`run`].
 pub fn finish(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<(), PassError> {
     for pass in FINISH {
         run_one(graph, pass, &mut log)?;
@@ -103,7 +107,7 @@ pub fn finish(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<()
     Ok(())
 }
 
-/// Runs the passes of [`SIMPLIFY`] alone; otherwise as [`run`].
+/// Runs the passes of [`SIMPLIFY`] and [`SETTLE`] alone; otherwise as [`run`].
 pub fn simplify(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<(), PassError> {
     for round in 0.. {
         if round == MAX_ROUNDS {
@@ -116,6 +120,9 @@ pub fn simplify(graph: &mut Graph, mut log: impl FnMut(&str, &Graph)) -> Result<
         if !changed {
             break;
         }
+    }
+    for pass in SETTLE {
+        run_one(graph, pass, &mut log)?;
     }
     Ok(())
 }
