@@ -212,45 +212,47 @@ __device__ __forceinline__ void layer_norm(const Norm& p) {
     constexpr int MOST = 4;
     __shared__ float shared[8];
     let_consumers_start();
-    wait_for_producers();
     const T* input = static_cast<const T*>(p.input) + int64_t(blockIdx.x) * p.inner;
     T* output = static_cast<T*>(p.output) + int64_t(blockIdx.x) * p.inner;
     const bool keep_mean = p.kind == 1;
     if (p.inner % 8 == 0 && p.inner <= int(blockDim.x) * 8 * MOST) {
-        float v[MOST][8], sum = 0.0f;
+        const auto column = [](int i) { return int(threadIdx.x + i * blockDim.x) * 8; };
+        float v[MOST][8] = {}, scale[MOST][8], bias[MOST][8] = {};
+        // These do not wait for the launches before.
 #pragma unroll
         for (int i = 0; i < MOST; ++i) {
-            const int c = (threadIdx.x + i * blockDim.x) * 8;
 #pragma unroll
-            for (int l = 0; l < 8; ++l) v[i][l] = 0.0f;
-            if (c < p.inner) load8(input + c, v[i]);
-#pragma unroll
-            for (int l = 0; l < 8; ++l) sum += v[i][l];
+            for (int l = 0; l < 8; ++l) scale[i][l] = 1.0f;
+            if (p.scale && column(i) < p.inner) load8(p.scale + column(i), scale[i]);
+            if (p.bias && column(i) < p.inner) load8(p.bias + column(i), bias[i]);
         }
-        const float mean = keep_mean ? 0.0f : block_sum(sum, shared) / float(p.inner);
-        float squares = 0.0f;
+        wait_for_producers();
+        float sum = 0.0f, squares = 0.0f;
 #pragma unroll
         for (int i = 0; i < MOST; ++i)
-            if (int(threadIdx.x + i * blockDim.x) * 8 < p.inner) {
+            if (column(i) < p.inner) load8(input + column(i), v[i]);
+#pragma unroll
+        for (int i = 0; i < MOST; ++i)
+#pragma unroll
+            for (int l = 0; l < 8; ++l) sum += v[i][l];
+        const float mean = keep_mean ? 0.0f : block_sum(sum, shared) / float(p.inner);
+#pragma unroll
+        for (int i = 0; i < MOST; ++i)
+            if (column(i) < p.inner) {
 #pragma unroll
                 for (int l = 0; l < 8; ++l) squares += (v[i][l] - mean) * (v[i][l] - mean);
             }
         const float factor = rsqrtf(block_sum(squares, shared) / float(p.inner) + p.epsilon);
 #pragma unroll
         for (int i = 0; i < MOST; ++i) {
-            const int c = (threadIdx.x + i * blockDim.x) * 8;
-            if (c >= p.inner) continue;
-            float scale[8], bias[8];
+            if (column(i) >= p.inner) continue;
 #pragma unroll
-            for (int l = 0; l < 8; ++l) scale[l] = 1.0f, bias[l] = 0.0f;
-            if (p.scale) load8(p.scale + c, scale);
-            if (p.bias) load8(p.bias + c, bias);
-#pragma unroll
-            for (int l = 0; l < 8; ++l) v[i][l] = (v[i][l] - mean) * factor * scale[l] + bias[l];
-            store8(output + c, v[i]);
+            for (int l = 0; l < 8; ++l) v[i][l] = (v[i][l] - mean) * factor * scale[i][l] + bias[i][l];
+            store8(output + column(i), v[i]);
         }
         return;
     }
+    wait_for_producers();
     float sum = 0.0f, squares = 0.0f;
     for (int c = threadIdx.x; c < p.inner; c += blockDim.x) sum += float(input[c]);
     const float mean = keep_mean ? 0.0f : block_sum(sum, shared) / float(p.inner);

@@ -492,6 +492,14 @@ fn launch_gather(params: &[u8]) -> Launch {
     Launch::flat(p.elements as u64)
 }
 
+/// A row a block. Rows of whole eights have four of them a thread, so that most need no more than a warp.
+fn launch_layer_norm(params: &[u8]) -> Launch {
+    let p: &Norm = bytemuck::from_bytes(params);
+    let each = if p.inner % 8 == 0 { 32 } else { 8 };
+    let threads = (p.inner as u32).div_ceil(each).next_multiple_of(32).clamp(32, 256);
+    Launch { grid: [p.outer as u32, 1], cluster: 1, threads, shared_bytes: 0 }
+}
+
 /// A row a block, eight elements a thread and turn.
 fn launch_norm(params: &[u8]) -> Launch {
     let p: &Norm = bytemuck::from_bytes(params);
@@ -566,7 +574,7 @@ pub(super) static KERNELS: &[CudaKernel] = kernels! {
         kernel!("cuda_gather_b16", |call| validate_gather(call, 16), launch_gather),
         kernel!("cuda_from_rows_tf32", |call| validate_layout(call, 0, 1, 4), launch_layout)
     ]
-    "layer_norm" validate_norm, launch_norm;
+    "layer_norm" validate_norm, launch_layer_norm;
     "softmax" validate_norm, launch_norm;
     "reduce" validate_reduce, launch_reduce;
     "product" validate_product, launch_product;
