@@ -90,6 +90,7 @@ pub(crate) mod norm_blocked;
 pub mod peak;
 pub(crate) mod pool;
 mod pooled_conv;
+mod pooled_conv_rows;
 pub(crate) mod recurrent;
 pub(crate) mod reduce;
 pub(crate) mod reduce_ops;

@@ -4,13 +4,14 @@
 //!
 //! A tile is two rows of convolution outputs of one panel, whose sums stay in registers until they are pooled, so that
 //! what is pooled is never written. Loop order: channels; rows of the input, each with a row of taps for either row of
-//! sums, held in registers; columns, each element going into all the sums that it meets. Chunks share the rows of the
-//! output.
+//! sums, held in registers; columns, each element going into all the sums that it meets. `pooled_conv_rows` has other
+//! tiles for few channels. Chunks share the rows of the output.
 
 use crate::call::{BLOCK, PooledConv, residual};
 use crate::cpu::epilogue::{Clamp, chunks_for, load_start, picture_end, validate_epilogue, validate_fields};
 use crate::cpu::gemm_tile::MAX_PANELS;
 use crate::cpu::pool::greater;
+use crate::cpu::pooled_conv_rows::{self, Rows};
 use crate::cpu::share;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::vector::{Avx2, Avx512};
@@ -54,19 +55,19 @@ fn chunks(args: &Args<'_>, threads: usize) -> usize {
 }
 
 /// The operands of a tile, distances in elements.
-struct Tile {
+pub(super) struct Tile {
     /// The first tap of the first output.
-    input: *const f32,
+    pub(super) input: *const f32,
     /// Between pixels, which is the number of channels, and between rows.
-    steps: [usize; 2],
-    weights: *const f32,
-    start: *const f32,
+    pub(super) steps: [usize; 2],
+    pub(super) weights: *const f32,
+    pub(super) start: *const f32,
     /// Channels of the panel that exist.
-    lanes: usize,
-    low: f32,
-    high: f32,
-    out: *mut f32,
-    out_step: usize,
+    pub(super) lanes: usize,
+    pub(super) low: f32,
+    pub(super) high: f32,
+    pub(super) out: *mut f32,
+    pub(super) out_step: usize,
 }
 
 /// Runs one chunk.
@@ -98,24 +99,36 @@ unsafe fn pooled_conv_f32<V: Sums>(args: &Args<'_>, chunk: usize, chunks: usize)
             + image * p.output.stride_n as usize
             + panel * p.output.stride_c as usize
             + y * p.output.stride_h as usize;
+        let tile_from = |x: usize| Tile {
+            input: input.ptr::<f32>().cast_const().wrapping_add(in_row + 2 * x * p.input.stride_w as usize),
+            steps: [p.input.stride_w as usize, p.input.stride_h as usize],
+            weights: weights.ptr::<f32>().cast_const().wrapping_add(panel * panel_weights),
+            start: start.as_ptr(),
+            lanes,
+            low,
+            high,
+            out: output.ptr::<f32>().wrapping_add(out_row + x * p.output.stride_w as usize),
+            out_step: p.output.stride_w as usize,
+        };
+        let is_row = lanes <= pooled_conv_rows::CHANNELS && p.in_channels == 1 && p.input.stride_w == 1;
+        if V::IS_FASTER && is_row {
+            for x in (0..out_w).step_by(pooled_conv_rows::WIDEST) {
+                let (tile, width) = (tile_from(x), (out_w - x).min(pooled_conv_rows::WIDEST));
+                // SAFETY: as below; no column is read that no output needs.
+                unsafe {
+                    match p.kernel_h {
+                        3 => V::row::<3>(&tile, width),
+                        _ => V::row::<5>(&tile, width),
+                    }
+                }
+            }
+            continue;
+        }
         let is_half = lanes <= BLOCK / 2;
         let tiles = out_w.div_ceil(if is_half { V::WIDEST_HALF } else { V::WIDEST });
         for tile in 0..tiles {
             let part = share(out_w, tile, tiles);
-            let tile = Tile {
-                input: input
-                    .ptr::<f32>()
-                    .cast_const()
-                    .wrapping_add(in_row + 2 * part.start * p.input.stride_w as usize),
-                steps: [p.input.stride_w as usize, p.input.stride_h as usize],
-                weights: weights.ptr::<f32>().cast_const().wrapping_add(panel * panel_weights),
-                start: start.as_ptr(),
-                lanes,
-                low,
-                high,
-                out: output.ptr::<f32>().wrapping_add(out_row + part.start * p.output.stride_w as usize),
-                out_step: p.output.stride_w as usize,
-            };
+            let tile = tile_from(part.start);
             let channels = p.in_channels as usize;
             // SAFETY: validation bounded what the tile reads and writes, a whole block for every output; `V` is the
             // instruction set of the caller.
@@ -149,7 +162,7 @@ unsafe fn run<V: Sums, const K: usize, const HALF: bool>(tile: &Tile, channels: 
 }
 
 /// The instances of an instruction set.
-trait Sums: Vector {
+trait Sums: Rows {
     /// The most outputs in a tile: as many as leave registers for two rows of taps.
     const WIDEST: usize;
     /// The same of at most eight channels.
@@ -196,6 +209,7 @@ macro_rules! unrolled {
         })*
     };
 }
+pub(super) use unrolled;
 
 /// A tile of 2 × `M` outputs of a convolution with `K` × `K` taps; with `HALF`, of eight channels.
 ///
@@ -368,8 +382,31 @@ mod tests {
     }
 
     #[test]
+    fn widths_around_every_vector_edge() {
+        for kernel in [3, 5] {
+            for width in 1..=40 {
+                case([1, 1 + width % 8], kernel, [1 + width % 3, width]).check();
+                case([1, 8], kernel, [1, width]).check();
+            }
+        }
+    }
+
+    #[test]
+    fn inputs_that_are_not_contiguous() {
+        for width in [7, 20] {
+            let mut case = case([1, 8], 5, [2, width]);
+            case.p.input.stride_w = 2;
+            case.p.input.stride_h *= 2;
+            case.p.input.stride_n *= 2;
+            case.input = Random::new(width).whole((2 * case.p.input.stride_n) as usize, 9);
+            case.check();
+        }
+    }
+
+    #[test]
     fn channels_and_activations() {
-        for channels in [[1, 1], [2, 7], [3, 8], [3, 9], [4, 16], [16, 24], [1, 33]] {
+        for channels in [[1, 1], [1, 5], [1, 8], [2, 7], [3, 8], [3, 9], [4, 16], [16, 24], [1, 24], [1, 33]]
+        {
             let mut case = case(channels, if channels[0] == 3 { 3 } else { 5 }, [3, 7]);
             case.check();
             case.p.activation = Activation::new(ActivationKind::Clip, -20.0, 90.0);
@@ -383,10 +420,14 @@ mod tests {
     fn nan_and_infinities_are_kept() {
         for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in [0, 5, 31, 70] {
-                let mut case = case([1, 12], 3, [4, 6]);
-                case.input[at] = special;
-                case.p.activation = Activation::NONE;
-                case.check();
+                for channels in [6, 8, 12] {
+                    for width in [6, 14, 20] {
+                        let mut case = case([1, channels], 3, [4, width]);
+                        case.input[at] = special;
+                        case.p.activation = Activation::NONE;
+                        case.check();
+                    }
+                }
             }
         }
     }
@@ -408,10 +449,14 @@ mod tests {
 
     #[test]
     fn hostile_calls() {
-        let mut case = case([3, 24], 3, [3, 5]);
-        case.p.output.offset = 0;
-        let end = case.p.output.end(2, 2, 3, 5, 16).unwrap() as usize * 4;
-        let inputs = [bytes(&case.input), bytes(&case.weights), bytes(&case.bias), &[]];
-        attack("pooled_conv_f32", &case.p, &inputs, &[end]);
+        for (channels, [h, w]) in [([3, 24], [3, 5]), ([1, 8], [3, 5]), ([1, 7], [2, 14]), ([1, 8], [2, 19])]
+        {
+            let mut case = case(channels, 3, [h, w]);
+            case.p.output.offset = 0;
+            let panels = channels[1].div_ceil(16);
+            let end = case.p.output.end(2, panels, h, w, 16).unwrap() as usize * 4;
+            let inputs = [bytes(&case.input), bytes(&case.weights), bytes(&case.bias), &[]];
+            attack("pooled_conv_f32", &case.p, &inputs, &[end]);
+        }
     }
 }

@@ -221,6 +221,17 @@ pub(crate) trait Vector:
         turned
     }
 
+    /// The lanes of even number of `self` and `next` one after the other, and those of odd number.
+    #[inline(always)]
+    fn unzip(self, next: Self) -> [Self; 2] {
+        let (mut lanes, pairs) = ([[0.0; BLOCK]; 2], [self.lanes(), next.lanes()]);
+        for (i, pair) in pairs.as_flattened().chunks_exact(2).enumerate() {
+            (lanes[0][i], lanes[1][i]) = (pair[0], pair[1]);
+        }
+        // SAFETY: the arrays have sixteen elements; `self` exists.
+        unsafe { [Self::load(lanes[0].as_ptr()), Self::load(lanes[1].as_ptr())] }
+    }
+
     /// Lane i of row j becomes element 3·i + j of the three results, one after the other.
     #[inline(always)]
     fn interleave(rows: [Self; 3]) -> [Self; 3] {
@@ -417,6 +428,10 @@ mod tests {
         for (i, woven) in V::interleave([rows[0], rows[1], rows[2]]).into_iter().enumerate() {
             let right = |j: usize| entries[(i * BLOCK + j) % 3][(i * BLOCK + j) / 3];
             assert_eq!(woven.lanes(), std::array::from_fn(right), "vector {i}");
+        }
+        for (i, lanes) in rows[0].unzip(rows[1]).into_iter().enumerate() {
+            let right = |j: usize| entries[(2 * j + i) / BLOCK][(2 * j + i) % BLOCK];
+            assert_eq!(lanes.lanes(), std::array::from_fn(right), "lanes of number {i}");
         }
     }
 

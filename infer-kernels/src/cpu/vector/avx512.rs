@@ -218,6 +218,19 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn unzip(self, next: Self) -> [Self; 2] {
+        // SAFETY: the operands exist, so the processor has AVX-512.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            [even, odd].map(
+                #[inline(always)]
+                |from| Avx512(_mm512_permutex2var_ps(self.0, from, next.0)),
+            )
+        }
+    }
+
+    #[inline(always)]
     fn interleave(rows: [Self; 3]) -> [Self; 3] {
         // Of the first two rows, then of that (lanes below 16) and the third.
         const FIRST: [[i32; BLOCK]; 3] = lanes_of_triples(true);
