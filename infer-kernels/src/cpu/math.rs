@@ -42,7 +42,7 @@ pub(crate) fn exp_or_zero<V: Vector>(x: V) -> V {
     V::select(x.lt(least), x.constant(0.0), exp(least.max(x)))
 }
 
-/// eˣ of x ≤ 0 within a few units, in fewer operations; 0 below e⁻⁸⁷.
+/// eˣ of x ≤ 0 in fewer operations, within a few units near 0 and 40 near −87, where it counts for little; 0 below e⁻⁸⁷.
 #[inline(always)]
 #[expect(clippy::approx_constant, reason = "the coefficient is that of the minimax series, and not ln 2")]
 pub(crate) fn fast_exp_or_zero<V: Vector>(x: V) -> V {
