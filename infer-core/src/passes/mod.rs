@@ -79,7 +79,7 @@ pub const SIMPLIFY: &[Pass] = passes![
     fuse_projections,
 ];
 
-/// What follows, once.
+/// What follows, once: still before plans part, since those for GPUs borrow the processor's weights.
 pub const SETTLE: &[Pass] = passes![flush_weights];
 
 /// What prepares lowering, once.

@@ -21,7 +21,7 @@ pub(super) const WIDEST: usize = BLOCK;
 
 /// The instances of an instruction set.
 pub(super) trait Rows: Vector {
-    /// Whether channels in the lanes are slower.
+    /// Whether these tiles are faster than those with channels in the lanes.
     const IS_FASTER: bool;
 
     /// [`pool`] as a function of its own, for the frames of unoptimised programs.
