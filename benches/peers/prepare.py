@@ -14,6 +14,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "peers"
 VENV = TARGET / "venv"
+HIDE_AVX512 = TARGET / "rust" / "release" / "libhide_avx512.so"
 PACKAGES = ["numpy", "onnxruntime", "openvino"]
 
 # Each model, and what other collections call it.
@@ -75,7 +76,8 @@ def program(engine):
 def build(engines):
     """Builds the programs of ENGINES."""
     names = [argument for engine in engines for argument in ("--bin", f"peer-{engine}")]
-    cargo("build", "--release", "-p", "peers", "--features", ",".join(engines), *names, folder=HERE / "rust", target=TARGET / "rust")
+    for package in (["peers", "--features", ",".join(engines), *names], ["hide-avx512"]):
+        cargo("build", "--release", "-p", *package, folder=HERE / "rust", target=TARGET / "rust")
 
 
 def build_embedded(name, model, again):

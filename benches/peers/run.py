@@ -45,7 +45,7 @@ def arguments():
         help="in `speed` and `start`: measure a turn again if the processors, just before or after it, are slower than this share of their best, such as 0.9",
     )
     parser.add_argument("--models-dir", type=pathlib.Path, help="a folder of models, such as ../shared/models")
-    parser.add_argument("--isa", choices=["avx2"], help="confine the engines that can be confined")
+    parser.add_argument("--isa", choices=["avx2"], help="confine the engines to an instruction set")
     parser.add_argument("--busy", type=int, default=1, help="processes beside in `busy`; default: 1")
     parser.add_argument("--callers", type=int, default=8, help="threads that call in `callers`; default: 8")
     parser.add_argument("--results", type=pathlib.Path, default=prepare.TARGET / "results.json")
@@ -119,6 +119,8 @@ def speed(chosen, results, files):
         entry["differences"] = {
             engine: difference(outputs / engine, outputs / reference) for engine in workers.workers if reference
         }
+        if chosen.isa:
+            entry["sees_avx512"] = engines.sees_avx512(chosen.isa)
         if chosen.isa and "openvino" in workers.workers:
             entry["openvino_kernels"] = engines.openvino_kernels(files[entry["model"]], entry["threads"], chosen.isa)
         record(chosen, results, "speed", entry)

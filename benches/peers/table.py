@@ -186,11 +186,11 @@ def document(results):
         for engine, reason in sorted({pair for entry in part for pair in entry["failures"].items()}):
             text += f"{LABELS[engine]} does not run all: {reason}\n\n"
         if isa:
-            text += "Instruction sets as the engines report them: "
-            said = sorted({(LABELS[e], w["isa"]) for entry in part for e, w in entry["loaded"].items() if w["isa"]})
             kinds = sorted({kind for entry in part for kind in entry.get("openvino_kernels", {})})
-            text += "; ".join(f"{label} {isa}" for label, isa in said) + f". Kernels of OpenVINO: {', '.join(kinds)}. "
-            text += "ONNX Runtime and rten have no such setting and use what the processor has.\n\n"
+            hidden = not any(entry["sees_avx512"] for entry in part)
+            text += "No process finds AVX-512, which CPUID does not report to them. " if hidden else "Confined by settings alone: "
+            text += "" if hidden else "ONNX Runtime, rten and the products of OpenVINO by MLAS take what the processor has. "
+            text += f"Kernels of OpenVINO: {', '.join(kinds)}.\n\n"
         else:
             text += "**Load + first inference, ms; most memory held, MiB**, one thread. infer-embed opens a compiled plan, which "
             text += "in an application is a part of the program; the others read and prepare the model.\n\n"

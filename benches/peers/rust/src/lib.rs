@@ -63,11 +63,6 @@ pub trait Engine: Sized + Sync {
     /// Loads the model, ready to run.
     fn load(task: &Task) -> Result<Self>;
 
-    /// The instruction set in use, where the engine says.
-    fn isa(&self) -> Option<String> {
-        None
-    }
-
     /// The memory that it knows to need, in bytes.
     fn memory(&self) -> Option<Value> {
         None
@@ -120,7 +115,6 @@ pub fn run<E: Engine>() -> Result<()> {
     let first = begin.elapsed();
     answer(json!({
         "version": E::version()?,
-        "isa": engine.isa(),
         "memory": engine.memory(),
         "read_ms": milliseconds(read),
         "load_ms": milliseconds(load),

@@ -43,13 +43,6 @@ impl Engine for InferEmbed {
         }
     }
 
-    fn isa(&self) -> Option<String> {
-        match self {
-            InferEmbed::Engine(engine) => Some(format!("{:?}", engine.info().isa).to_lowercase()),
-            InferEmbed::Session(_) => None,
-        }
-    }
-
     fn memory(&self) -> Option<Value> {
         let InferEmbed::Engine(engine) = self else { return None };
         let info = engine.info();
