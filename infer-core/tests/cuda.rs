@@ -7,23 +7,23 @@
 extern crate infer_core;
 
 use std::cell::LazyCell;
-use std::path::Path;
 
 use infer_core::constant::Constant;
+use infer_core::lower_cuda::Lowered;
 use infer_core::lower_cuda::tactics::{self, Tactic};
-use infer_core::lower_cuda::{self, Lowered};
-use infer_core::options::{Backends, Options, Precision};
-use infer_core::plan::{AlignedBytes, ModelInfo};
-use infer_core::runtime::Output;
+use infer_core::options::Precision;
+use infer_core::plan::ModelInfo;
 use infer_core::runtime::cuda::cudarc::driver::CudaContext;
-use infer_core::runtime::cuda::{CudaEngine, CudaOptions, DeviceInput, DeviceOutput};
-use infer_core::tactics::Tactics;
-use infer_core::tensor_type::{DataType, TensorType};
+use infer_core::runtime::cuda::{CudaEngine, DeviceInput, DeviceOutput};
 use infer_core::{ErrorKind, passes};
-use infer_kernels::cuda::{MODULES, TILES, TILES_BF16, TILES_TF32, Tile};
+use infer_kernels::cuda::{TILES, TILES_BF16, TILES_TF32, Tile};
 use support::gpu::{PRECISIONS, assert_valid, open, outputs, run};
 use support::{assert_close, inputs, model, reference};
 
+#[path = "cuda/errors.rs"]
+mod errors;
+#[path = "cuda/models.rs"]
+mod models;
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
 #[path = "cuda/transposed.rs"]
@@ -536,133 +536,6 @@ fn attentions() {
                  y = MatMul(f, wo)
                  output y"
             ));
-        }
-    }
-}
-
-#[test]
-fn what_has_no_kernel_is_named() {
-    let mut graph = model(
-        "input x 1,65536,32768
-         a = LRN(x) size=3
-         y = ReduceLogSum(a)
-         output y",
-    );
-    passes::simplify(&mut graph, |_, _| {}).unwrap();
-    let failures = Lowered::of(&graph, Precision::Fp16, ModelInfo::default()).unwrap_err();
-    let message = failures.into_diagnostic("m.onnx").message;
-    assert!(message.contains("(LRN): f32[1,65536,32768] on the GPU"), "{message}");
-    assert!(message.contains("(ReduceLogSum)"), "{message}");
-}
-
-#[test]
-fn bad_requests_are_errors_of_their_own_kind() {
-    let mut graph = model(
-        "input x 1,8,5,7
-         y = Relu(x)
-         output y",
-    );
-    passes::simplify(&mut graph, |_, _| {}).unwrap();
-    let plan = Lowered::of(&graph, Precision::Fp16, ModelInfo::default()).unwrap().plan().unwrap();
-    let bytes = plan.as_slice().to_vec();
-    let Some(engine) = open(plan) else { return };
-    let mut nowhere = CudaOptions::default();
-    nowhere.device = 4096;
-    let again = AlignedBytes::copy_of(&bytes).unwrap();
-    assert_eq!(CudaEngine::open(again, MODULES, nowhere).unwrap_err().kind(), ErrorKind::NoDevice);
-
-    let mut output = vec![0u8; 8 * 5 * 7 * 4];
-    let error = engine.run(&[&[0; 4]], &mut [Output::from(output.as_mut_slice())]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Input);
-    assert!(engine.run(&[], &mut []).is_err());
-    // The engine stays of use, from several threads at a time.
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut output = vec![0xAAu8; 8 * 5 * 7 * 4];
-                let input = vec![0u8; output.len()];
-                for _ in 0..20 {
-                    engine.run(&[&input], &mut [Output::from(output.as_mut_slice())]).unwrap();
-                    assert!(output.iter().all(|&byte| byte == 0));
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn more_memory_than_there_is_is_an_error() {
-    // 64 pictures of 2 GiB each that live at the same time.
-    let mut text = "input x 1,8,8192,8192\n".to_owned();
-    let mut sum = "x".to_owned();
-    for index in 0..80 {
-        // Of different widths, so that each is computed.
-        let (left, right) = (index / 2, index - index / 2);
-        text += &format!("a{index} = MaxPool(x) kernel_shape=[1,{}] pads=[0,{left},0,{right}]\n", index + 1);
-    }
-    for index in 0..80 {
-        text += &format!("s{index} = Add({sum}, a{index})\n");
-        sum = format!("s{index}");
-    }
-    text += &format!("output {sum}");
-    let mut graph = model(&text);
-    passes::simplify(&mut graph, |_, _| {}).unwrap();
-    let plan = Lowered::of(&graph, Precision::Fp32, ModelInfo::default()).unwrap().plan().unwrap();
-    let Some(engine) = open(plan) else { return };
-    let input = AlignedBytes::zeroed(8 * 8192 * 8192 * 4).unwrap();
-    let mut output = vec![0u8; 8 * 8192 * 8192 * 4];
-    let error = engine.run(&[input.as_slice()], &mut [Output::from(output.as_mut_slice())]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Memory);
-    assert!(error.to_string().contains("are free"), "{error}");
-}
-
-/// An array of f32 or i64 from numpy's format.
-fn read_npy(path: &Path) -> Option<Constant> {
-    let bytes = std::fs::read(path).ok()?;
-    let length = u16::from_le_bytes(bytes[8..10].try_into().ok()?) as usize;
-    let header = std::str::from_utf8(&bytes[10..10 + length]).ok()?;
-    assert!(header.contains("'fortran_order': False"), "{header}");
-    let dtype = match (header.contains("'<f4'"), header.contains("'<i8'")) {
-        (true, _) => DataType::F32,
-        (_, true) => DataType::I64,
-        _ => panic!("{header}"),
-    };
-    let shape = header.split_once("'shape': (")?.1.split_once(')')?.0;
-    let shape: Vec<usize> = shape.split(',').filter_map(|extent| extent.trim().parse().ok()).collect();
-    Constant::new(TensorType::new(dtype, shape), bytes[10 + length..].to_vec().into())
-}
-
-#[test]
-fn models_agree_with_onnx_runtime() {
-    let Some(folder) = std::env::var_os("INFER_CUDA_MODELS") else {
-        println!("skipped: INFER_CUDA_MODELS names no folder of models");
-        return;
-    };
-    let mut models: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    models.retain(|path| path.extension().is_some_and(|extension| extension == "onnx"));
-    models.sort();
-    for path in models {
-        let case = path.with_extension("case0");
-        let read = |kind: &str| -> Vec<Constant> {
-            (0..).map_while(|index| read_npy(&case.join(format!("{kind}_{index}.npy")))).collect()
-        };
-        let (inputs, expected) = (read("input"), read("output"));
-        assert!(!inputs.is_empty() && !expected.is_empty(), "{}", case.display());
-        for (precision, tolerance) in PRECISIONS {
-            // Deep models in f32 lose what hundreds of layers round.
-            let tolerance = tolerance.max(2e-3);
-            let mut options = Options::new(&path);
-            options.precision = precision;
-            let lowered = lower_cuda::compile(&options).unwrap_or_else(|errors| panic!("{errors:?}"));
-            let Some(engine) = open(lowered.plan().unwrap()) else { return };
-            let found = outputs(&engine, &inputs).unwrap();
-            assert_close(&found, &expected, tolerance, &format!("{} {precision:?}", path.display()));
-            for (found, expected) in found.iter().zip(&expected) {
-                let (found, expected) = (found.values::<f32>(), expected.values::<f32>());
-                let most = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
-                let error = found.iter().zip(&*expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
-                println!("{} {precision:?}: {:.1e} of the largest output", path.display(), error / most);
-            }
         }
     }
 }

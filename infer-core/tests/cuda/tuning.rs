@@ -1,5 +1,8 @@
 //! Which way each call is computed: by estimate, and as a file of tactics says.
 
+use infer_core::options::Backends;
+use infer_core::tactics::Tactics;
+
 use super::*;
 
 #[test]

@@ -495,15 +495,17 @@ fn launch_gather(params: &[u8]) -> Launch {
 /// A row a block. Rows of whole eights have four of them a thread, so that most need no more than a warp.
 fn launch_layer_norm(params: &[u8]) -> Launch {
     let p: &Norm = bytemuck::from_bytes(params);
-    let each = if p.inner % 8 == 0 { 32 } else { 8 };
-    let threads = (p.inner as u32).div_ceil(each).next_multiple_of(32).clamp(32, 256);
-    Launch { grid: [p.outer as u32, 1], cluster: 1, threads, shared_bytes: 0 }
+    launch_rows(p, if p.inner % 8 == 0 { 32 } else { 8 })
 }
 
-/// A row a block, eight elements a thread and turn.
+/// Eight elements a thread and turn.
 fn launch_norm(params: &[u8]) -> Launch {
-    let p: &Norm = bytemuck::from_bytes(params);
-    let threads = (p.inner as u32).div_ceil(8).next_multiple_of(32).clamp(32, 256);
+    launch_rows(bytemuck::from_bytes(params), 8)
+}
+
+/// A row a block, `each` elements a thread.
+fn launch_rows(p: &Norm, each: u32) -> Launch {
+    let threads = (p.inner as u32).div_ceil(each).next_multiple_of(32).clamp(32, 256);
     Launch { grid: [p.outer as u32, 1], cluster: 1, threads, shared_bytes: 0 }
 }
 
