@@ -396,3 +396,34 @@ fn what_only_the_run_knows_runs_on_a_gpu_where_it_has_kernels() {
     gpu.run(&given).unwrap();
     assert_eq!(gpu.run_time_nodes(), Some((0, 2)));
 }
+
+#[test]
+fn boxes_are_selected_on_a_gpu_as_on_the_processor() {
+    // Few boxes, and several turns of as many as a block has threads; rounded scores are often equal.
+    for (boxes, most, iou) in
+        [(1, 1, 0.5), (255, 255, 0.0), (257, 40, 0.3), (3000, 1, 0.5), (3000, 2500, 0.6)]
+    {
+        for (of_centres, least) in [(0, -1e9), (1, 2.0)] {
+            let text = format!(
+                "input b 2,{boxes},4
+                 input s 2,3,{boxes}
+                 floats levels [] 20
+                 ints most {most}
+                 floats iou [] {iou}
+                 floats least [] {least}
+                 l = Mul(s, levels)
+                 r = Round(l)
+                 y = NonMaxSuppression(b, r, most, iou, least) center_point_box={of_centres}
+                 output y"
+            );
+            let made = compiled(&text, |options| options.least_gpu_work = 0).unwrap();
+            let given =
+                values(&inputs(&model(&format!("input b 2,{boxes},4\ninput s 2,3,{boxes}\noutput b"))));
+            let expected = tensors(session(&made, Some(Backend::Cpu)).unwrap().run(&given).unwrap());
+            assert!(least > 0.0 || expected[0].ty().shape[0] >= 6, "{text}");
+            let Some(gpu) = gpu_session(&made) else { continue };
+            assert_eq!(tensors(gpu.run(&given).unwrap()), expected, "{text}");
+            assert!(gpu.run_time_nodes().is_some_and(|(on_gpu, _)| on_gpu > 0), "{text}");
+        }
+    }
+}

@@ -51,7 +51,8 @@ impl Operator for Selection {
     fn lower(&self, node: &mut LowerNode<'_>) -> Result<(), Reason> {
         let (boxes, scores) = (node.input(0)?, node.input(1)?);
         let (counts, selected) = (node.output(0)?, node.output(1)?);
-        let work = node.scratch_tensor(TensorType::new(DataType::I64, scores.ty.shape.clone()));
+        let work = self.0.work().ok_or_else(|| Reason::new(format!("too many scores: {}", scores.ty)))?;
+        let work = node.scratch_tensor(TensorType::new(DataType::I64, [work as usize]));
         let operands = [boxes, scores, counts, selected, work].map(|tensor| Some(tensor.span));
         node.call_with_outputs("non_max_suppression_f32", &self.0, &operands, 3);
         Ok(())

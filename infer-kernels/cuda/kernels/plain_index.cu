@@ -575,6 +575,8 @@ namespace {
 struct Corners {
     float x0, x1, y0, y1;
 
+    Corners() = default;
+
     __device__ __forceinline__ Corners(const NonMaxSuppression& p, const float* given) {
         if (p.center_point_box == 1) {
             x0 = given[0] - given[2] / 2.0f, x1 = given[0] + given[2] / 2.0f;
@@ -597,10 +599,34 @@ struct Corners {
     }
 };
 
+// A box and its score as a number by which boxes are put in order: the higher score first, NaN before all, of equal ones the
+// first.
+__device__ __forceinline__ unsigned long long place(float score, unsigned index) {
+    const unsigned bits = __float_as_uint(score + 0.0f);
+    const unsigned ascending = bits >> 31 ? ~bits : bits | 0x80000000u;
+    return static_cast<unsigned long long>(score != score ? 0 : ~ascending) << 32 | index;
+}
+
+// Batcher's odd-even mergesort of COUNT numbers, by all threads of a block.
+__device__ __forceinline__ void sort(unsigned long long* numbers, unsigned count, const Team& team) {
+    for (unsigned run = 1; run < count; run *= 2) {
+        for (unsigned apart = run; apart > 0; apart /= 2) {
+            for (unsigned pair = team.lane; pair < count; pair += LANES) {
+                const unsigned first = pair / apart * 2 * apart + pair % apart + apart % run, second = first + apart;
+                if (second >= count) break;
+                if (first / (2 * run) != second / (2 * run)) continue;
+                const unsigned long long a = numbers[first], b = numbers[second];
+                if (a > b) numbers[first] = b, numbers[second] = a;
+            }
+            __syncthreads();
+        }
+    }
+}
+
 }  // namespace
 
-// A block has a class. Its threads count for each box that passes how many go before it, which puts them in order; then
-// box by box they look for one that is selected and overlaps it.
+// A block has a class, whose boxes that pass it puts in order. A turn takes a box for each thread, which compares it with those
+// selected before; then box by box, who is free is selected, and those after it that overlap it are not.
 PLAIN(plain_non_max_suppression, NonMaxSuppression) {
     const Team team(LANES);
     const unsigned count = unsigned(p.count), lane = team.lane;
@@ -608,35 +634,50 @@ PLAIN(plain_non_max_suppression, NonMaxSuppression) {
     const float* boxes = p.boxes + int64_t(team.item / unsigned(p.classes)) * count * 4;
     const float* scores = p.scores + int64_t(team.item) * count;
     long long* selected = p.selected + int64_t(team.item) * most;
-    long long* order = p.work + int64_t(team.item) * count;
-    const auto passes = [&](float score) { return !p.has_score_threshold || score > p.score_threshold; };
+    auto* order = reinterpret_cast<unsigned long long*>(p.work) + int64_t(team.item) * count;
+    // The corners of those selected lie behind what is put in order.
+    const int64_t all = int64_t(p.batches * p.classes);
+    auto* corners = reinterpret_cast<float2*>(p.work + all * count) + int64_t(team.item) * ((most + 15) / 16) * 32;
 
-    unsigned own = 0;
-    for (unsigned index = lane; index < count; index += LANES) {
-        const float x = scores[index];
-        if (!passes(x)) continue;
-        ++own;
-        unsigned rank = 0;
-        for (unsigned other = 0; other < count; ++other) {
-            const float y = scores[other];
-            const bool greater = y > x || (y != y && x == x), smaller = y < x || (x != x && y == y);
-            rank += passes(y) && (greater || (!smaller && other < index));
-        }
-        order[rank] = index;
-    }
-    const unsigned candidates = folded(own, team, Sum());
+    __shared__ unsigned passing;
+    __shared__ Corners others[LANES];
+    if (lane == 0) passing = 0;
     __syncthreads();
+    for (unsigned index = lane; index < count; index += LANES) {
+        const float score = scores[index];
+        if (!p.has_score_threshold || score > p.score_threshold) order[atomicAdd(&passing, 1u)] = place(score, index);
+    }
+    __syncthreads();
+    const unsigned candidates = passing;
+    sort(order, candidates, team);
 
     int64_t kept = 0;
-    for (unsigned number = 0; number < candidates && kept < most; ++number) {
-        const long long candidate = order[number];
-        const Corners corners(p, boxes + candidate * 4);
+    for (unsigned first = 0; first < candidates && kept < most; first += LANES) {
+        const unsigned turn = min(candidates - first, unsigned(LANES));
+        const unsigned candidate = unsigned(order[first + min(lane, turn - 1)]);
+        const Corners own(p, boxes + int64_t(candidate) * 4);
         bool overlaps = false;
-        for (int64_t other = lane; other < kept && !overlaps; other += LANES)
-            overlaps = corners.overlaps(Corners(p, boxes + selected[other] * 4), p.iou_threshold);
-        if (__syncthreads_or(overlaps)) continue;
-        if (lane == 0) selected[kept] = candidate;
-        ++kept;
+        for (int64_t from = 0; from < kept; from += LANES) {
+            const int number = int(min(kept - from, int64_t(LANES)));
+            if (lane < number) {
+                const float2 x = corners[(from + lane) * 2], y = corners[(from + lane) * 2 + 1];
+                others[lane].x0 = x.x, others[lane].x1 = x.y, others[lane].y0 = y.x, others[lane].y1 = y.y;
+            }
+            __syncthreads();
+            for (int other = 0; other < number; ++other) overlaps |= own.overlaps(others[other], p.iou_threshold);
+            __syncthreads();
+        }
+        others[lane] = own;
+        for (unsigned at = 0; at < turn && kept < most; ++at) {
+            if (!__syncthreads_or(lane == at && !overlaps)) continue;
+            if (lane == at) {
+                selected[kept] = candidate;
+                corners[kept * 2] = make_float2(own.x0, own.x1);
+                corners[kept * 2 + 1] = make_float2(own.y0, own.y1);
+            }
+            overlaps |= own.overlaps(others[at], p.iou_threshold);
+            ++kept;
+        }
         __syncthreads();
     }
     if (lane == 0) p.counts[team.item] = kept;

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::BLOCK;
+
 /// `roi_align_f32`, `roi_align_f64`: regions pooled from samples between elements.
 ///
 /// `out[r, c, y, x]` is the average of the samples of bin `y`, `x` of region `r`, [`RegionAxis`] along both axes, each blended
@@ -163,7 +165,8 @@ impl MaxRoiPool {
 /// Boxes whose score is above the threshold are looked at from the highest score on, of equal ones the first, NaN the
 /// highest; each is selected that overlaps none before it by more than its threshold, up to `most`. Operands: boxes
 /// `[batches, boxes, 4]`; scores `[batches, classes, boxes]`; and as outputs, all i64: how many are selected `[batches,
-/// classes]`; they, the first ones of `[batches, classes, most]`; memory to work in, of as many elements as scores.
+/// classes]`; they, the first ones of `[batches, classes, most]`; memory to work in, of as many elements as scores, and for each
+/// class the corners of those selected, in blocks of [`BLOCK`]: `[batches, classes, most / 16 rounded up, 32]`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 pub struct NonMaxSuppression {
@@ -188,12 +191,12 @@ pub struct NonMaxSuppression {
 /// A box by its least and greatest coordinates.
 #[derive(Clone, Copy, Debug)]
 pub struct Corners {
-    x: [f32; 2],
-    y: [f32; 2],
+    pub(crate) x: [f32; 2],
+    pub(crate) y: [f32; 2],
 }
 
 impl Corners {
-    fn area(&self) -> f32 {
+    pub(crate) fn area(&self) -> f32 {
         (self.x[1] - self.x[0]) * (self.y[1] - self.y[0])
     }
 
@@ -211,6 +214,12 @@ impl Corners {
 }
 
 impl NonMaxSuppression {
+    /// The elements of the memory to work in; `None` on overflow.
+    pub fn work(&self) -> Option<u64> {
+        let corners = self.most.div_ceil(BLOCK as u64).checked_mul(4 * BLOCK as u64 / 2)?;
+        self.batches.checked_mul(self.classes)?.checked_mul(self.boxes.checked_add(corners)?)
+    }
+
     /// A box as it is given.
     pub fn corners(&self, given: [f32; 4]) -> Corners {
         let ordered = |a: f32, b: f32| [a.min(b), a.max(b)];

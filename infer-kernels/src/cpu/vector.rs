@@ -148,6 +148,9 @@ pub(crate) trait Vector:
     /// `yes` where the mask is true, else `no`.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
 
+    /// Whether the mask is true anywhere.
+    fn any(mask: Self::Mask) -> bool;
+
     /// self · 2ⁿ for integral n in −150 ..= 128, rounded once, with gradual underflow.
     #[inline(always)]
     fn scale(self, n: Self) -> Self {
@@ -368,6 +371,14 @@ mod tests {
             (x.eq(y), EDGES.map(|x| x == 1.5)),
         ] {
             same(V::select(mask, y, x).lanes(), |i| if truth[i] { 1.5 } else { EDGES[i] }, "selection");
+            assert!(V::any(mask));
+        }
+        assert!(!V::any(x.eq(x.constant(f32::NAN))));
+        for lane in 0..BLOCK {
+            let numbers: [f32; BLOCK] = std::array::from_fn(|i| i as f32);
+            // SAFETY: as above.
+            let numbers = unsafe { V::load(numbers.as_ptr()) };
+            assert!(V::any(numbers.eq(numbers.constant(lane as f32))), "lane {lane}");
         }
         let integers: [f32; BLOCK] = std::array::from_fn(|i| i as f32 * 16.0 - 120.0);
         // SAFETY: as above.

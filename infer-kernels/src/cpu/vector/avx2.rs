@@ -205,6 +205,12 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn any(mask: Self::Mask) -> bool {
+        // SAFETY: the mask exists.
+        unsafe { _mm256_movemask_ps(_mm256_or_ps(mask.0[0], mask.0[1])) != 0 }
+    }
+
+    #[inline(always)]
     fn pow2(self) -> Self {
         let mut out = self;
         for half in &mut out.0 {

@@ -195,6 +195,11 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn any(mask: Self::Mask) -> bool {
+        mask != 0
+    }
+
+    #[inline(always)]
     fn scale(self, n: Self) -> Self {
         Avx512(whole!(_mm512_scalef_ps, self, n))
     }

@@ -184,6 +184,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn any(mask: Self::Mask) -> bool {
+        mask.into_iter().fold(0, |any, lane| any | lane) != 0
+    }
+
+    #[inline(always)]
     fn pow2(self) -> Self {
         // 1.5·2²³ + n has n in its low bits, and unlike a conversion this cannot saturate.
         const SHIFT: f32 = 12_582_912.0;

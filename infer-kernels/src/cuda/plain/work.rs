@@ -107,7 +107,7 @@ pub(super) fn max_roi_pool(p: &MaxRoiPool) -> Work {
 
 pub(super) fn non_max_suppression(p: &NonMaxSuppression) -> Work {
     let classes = product(&[p.batches, p.classes])?;
-    Some((classes, product(&[classes, p.boxes.max(p.most)])?.max(product(&[p.batches, p.boxes, 4])?), 1))
+    Some((classes, p.work()?.max(product(&[p.batches, p.boxes, 4])?), 1))
 }
 
 pub(super) fn top_k(p: &TopK) -> Work {
