@@ -413,8 +413,8 @@ fn boxes_are_selected_on_a_gpu_as_on_the_processor() {
                  floats least [] {least}
                  l = Mul(s, levels)
                  r = Round(l)
-                 y = NonMaxSuppression(b, r, most, iou, least) center_point_box={of_centres}
-                 output y"
+                 positions = NonMaxSuppression(b, r, most, iou, least) center_point_box={of_centres}
+                 output positions"
             );
             let made = compiled(&text, |options| options.least_gpu_work = 0).unwrap();
             let given =
