@@ -1,7 +1,6 @@
-//! Graphs on a GPU against the reference kernels, and whole models against ONNX Runtime.
+//! Graphs on a GPU against the reference kernels; in modules, whole models, errors and tactics.
 //!
-//! Without a GPU each test says why it is skipped; `INFER_CUDA_REQUIRED=1` makes that a failure. The models are those of
-//! the folder `INFER_CUDA_MODELS`: `NAME.onnx`, and beside it `NAME.case0/` with inputs and ONNX Runtime's outputs.
+//! Without a GPU each test says why it is skipped; `INFER_CUDA_REQUIRED=1` makes that a failure.
 #![cfg(all(feature = "compiler", feature = "cuda"))]
 
 extern crate infer_core;

@@ -1,4 +1,5 @@
-//! Whole models against ONNX Runtime's outputs.
+//! Whole models against ONNX Runtime's outputs: those of the folder `INFER_CUDA_MODELS`, `NAME.onnx`, and beside it
+//! `NAME.case0/` with inputs and outputs.
 
 use std::path::Path;
 

@@ -5,7 +5,7 @@
 //! processor says that it cannot, and goes on with all it has.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-use std::arch::x86_64::{CpuidResult, __cpuid_count};
+use std::arch::x86_64::{__cpuid_count, CpuidResult};
 use std::ffi::{c_int, c_long, c_void};
 
 /// arch_prctl's number for whether CPUID may run.
