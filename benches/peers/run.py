@@ -111,6 +111,11 @@ def record(chosen, results, kind, entry):
 def speed(chosen, results, files):
     quiet = engines.Quiet(chosen.quiet)
     for entry, workers, outputs in measured(chosen, files, quiet):
+        if chosen.isa:
+            entry["sees_avx512"] = engines.sees_avx512(chosen.isa)
+            if "openvino" in workers.workers:
+                model = files[entry["model"]]
+                entry["openvino_kernels"] = engines.openvino_kernels(model, entry["threads"], chosen.isa)
         entry["rounds"] = workers.rounds(chosen.rounds, "time", chosen.seconds)
         reference = next((peer for peer in table.PEERS if peer in workers.workers), None)
         # At their end they write their outputs.
@@ -119,10 +124,6 @@ def speed(chosen, results, files):
         entry["differences"] = {
             engine: difference(outputs / engine, outputs / reference) for engine in workers.workers if reference
         }
-        if chosen.isa:
-            entry["sees_avx512"] = engines.sees_avx512(chosen.isa)
-        if chosen.isa and "openvino" in workers.workers:
-            entry["openvino_kernels"] = engines.openvino_kernels(files[entry["model"]], entry["threads"], chosen.isa)
         record(chosen, results, "speed", entry)
 
 
