@@ -43,7 +43,7 @@ fn measure_winograd(name: &str, isa: Isa, threads: usize, p: &Conv, lens: [usize
 
 /// [`measure_call`] of a row-major product by Strassen's algorithm, and of its left side.
 fn measure_strassen(name: &str, isa: Isa, threads: usize, p: &Conv, lens: [usize; 3], parts: u64) {
-    let s = Strassen { conv: *p, parts };
+    let s = Strassen { conv: *p, parts, products: 1 };
     let left = StrassenLeft { stride: p.in_channels, ..s.left() };
     let sums = left.elements().expect("a size") as usize;
     let slots = 4 * threads * s.slot().expect("a size") as usize;

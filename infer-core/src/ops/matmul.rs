@@ -65,6 +65,8 @@ pub struct MatMul {
     pub activation: Activation,
     /// Where input 3, of the output's shape, is added, one of [`residual`].
     pub residual_mode: u64,
+    /// How many products of one left matrix, of as many columns each, are side by side.
+    pub products: usize,
 }
 
 fn import_matmul(_: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
@@ -76,6 +78,7 @@ fn import_matmul(_: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         beta: 1.0,
         activation: Activation::NONE,
         residual_mode: residual::NONE,
+        products: 1,
     }))
 }
 
@@ -88,6 +91,7 @@ fn import_gemm(node: &mut ImportNode) -> Result<Box<dyn Operator>, Reason> {
         beta: node.attributes.float("beta")?.unwrap_or(1.0),
         activation: Activation::NONE,
         residual_mode: residual::NONE,
+        products: 1,
     }))
 }
 
@@ -294,9 +298,11 @@ impl Operator for MatMul {
             node.call(format!("conv_{suffix}"), &params, &operands);
             return Ok(());
         };
-        let params = call::Strassen { conv: params, parts };
+        let groups = params.out_channels / call::Strassen::COLUMNS;
+        let products = self.products as u64;
+        let products = if groups.is_multiple_of(products) { products } else { 1 };
+        let params = call::Strassen { conv: params, parts, products };
         let slot = params.slot().unwrap_or(0) * size_of::<f32>() as u64;
-        let groups = params.conv.out_channels / call::Strassen::COLUMNS;
         let scratch = node.scratch_slots(slot, groups);
         let [input, weights, bias, added, output] = operands;
         let operands = [input, weights, bias, added, output, Some(scratch)];

@@ -134,10 +134,12 @@ fn join(graph: &mut Graph, readers: &[Vec<usize>], members: &[usize]) -> bool {
         }
         start += part.columns;
     }
+    let are_alike = parts.iter().all(|part| part.columns == parts[0].columns);
     let node = &mut graph.nodes[members[0]];
     if let Some(op) = op_mut::<MatMul>(node) {
         op.trans_b = false;
         op.beta = 1.0;
+        op.products = if are_alike { parts.len() } else { 1 };
     }
     node.name = name;
     node.inputs.truncate(1);

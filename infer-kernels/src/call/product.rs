@@ -18,6 +18,9 @@ pub struct Strassen {
     pub conv: Conv,
     /// Into how many equal parts the sums are cut; each is two halves of whole blocks of channels.
     pub parts: u64,
+    /// How many products of as many columns each, of the same left matrix, are side by side: threads share each of them, since
+    /// what follows reads the same columns of all.
+    pub products: u64,
 }
 
 impl Strassen {

@@ -89,8 +89,8 @@ fn chunks(args: &Args<'_>, threads: usize) -> usize {
     let each = p.rows.saturating_mul(p.keys).saturating_mul(p.size.saturating_add(p.value_size));
     let work = p.lead.iter().fold(each, |n, &e| n.saturating_mul(e));
     let slots = p.scratch().map_or(1, |one| args.operands[5].bytes as u64 / (4 * one.max(1)));
-    // Several chunks a thread even out disturbances.
-    let wanted = if threads > 1 { 4 * threads as u64 } else { 1 };
+    // Two chunks a thread even out disturbances; more would each find their memory far away.
+    let wanted = if threads > 1 { 2 * threads as u64 } else { 1 };
     usize::try_from(wanted.min(slots).min(items).min(work / CHUNK_WORK).max(1)).unwrap_or(1)
 }
 

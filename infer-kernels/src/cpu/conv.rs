@@ -239,6 +239,9 @@ fn nests(p: &Conv, range: std::ops::Range<usize>) -> ([Nest; 2], usize) {
     }
 }
 
+/// How many blocks of channels ahead an input that lies far away is fetched.
+const AHEAD_BLOCKS: usize = 2;
+
 /// Chunks as a grid of pixel parts × panel parts: the least work in the largest chunk, then the least traffic.
 fn grid(
     chunks: usize,
@@ -316,8 +319,8 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
         unit_weights * size_of::<W>(),
         tile_bytes,
     );
-    let my_tiles = share(pixels.tiles(), chunk % parts_m, parts_m);
-    let my_units = share(units, chunk / parts_m, parts_n);
+    let my_tiles = share(pixels.tiles(), chunk / parts_n, parts_m);
+    let my_units = share(units, chunk % parts_n, parts_n);
 
     let clamp = Clamp::new(p);
     let (low, high) = clamp.unwrap_or(Clamp::NONE).bounds();
@@ -332,6 +335,9 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
     let block_tiles = my_tiles.len().div_ceil(my_tiles.len().div_ceil(block_tiles).max(1)).max(1);
     let mut scratch = [0.0_f32; MAX_VECTORS * BLOCK];
     let mut start = [0.0_f32; MAX_PANELS * BLOCK];
+    // Other threads have made a part of the input just before: a pixel's next channels are fetched while it is first read.
+    let is_fetched = chunks > 1 && taps == 1 && p.in_block == BLOCK as u64 && in_blocks > 1;
+    let input_ahead = if is_fetched { AHEAD_BLOCKS * p.input.stride_c as usize } else { 0 };
     let mut first = my_tiles.start;
     while first < my_tiles.end {
         let image = first / pixels.tiles_per_image();
@@ -408,7 +414,7 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
                     nests,
                     b: weights.ptr::<W>().wrapping_add(batch + block * k * BLOCK + k_before),
                     b_panel: k * BLOCK,
-                    a_ahead: 0,
+                    a_ahead: if unit == my_units.start && done == 0 { input_ahead } else { 0 },
                     sum: Sum::NONE,
                     start: &start,
                     out: output,

@@ -164,8 +164,8 @@ unsafe fn conv_depthwise(
         return Ok(());
     }
     let (row_parts, picture_parts) = grid(p, chunks);
-    let my_pictures = share(pictures(p), chunk / row_parts, picture_parts);
-    let my_rows = share(d.out_h as usize, chunk % row_parts, row_parts);
+    let my_pictures = share(pictures(p), chunk % picture_parts, picture_parts);
+    let my_rows = share(d.out_h as usize, chunk / picture_parts, row_parts);
     let share_of_memory = args.operands[7].bytes / size_of::<f32>() / chunks;
     let band = band(p, share_of_memory);
     let [rows, columns, slot] =

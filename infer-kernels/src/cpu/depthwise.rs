@@ -139,6 +139,30 @@ impl Shape {
     }
 }
 
+/// The groups of rows of a chunk, each with its picture: of every picture the same, where `by_rows` says so and there are
+/// enough, since convolutions of large pictures are mostly split like that and leave them near; else of some pictures all.
+#[inline(always)]
+fn row_groups_of(
+    chunk: usize,
+    chunks: usize,
+    pictures: usize,
+    row_groups: usize,
+    by_rows: bool,
+) -> impl Iterator<Item = (usize, usize)> {
+    let by_rows = by_rows && row_groups >= 4 * chunks;
+    let units = share(pictures * row_groups, chunk, chunks);
+    let some = units.start / row_groups..units.end.div_ceil(row_groups);
+    let pictures = if by_rows { 0..pictures } else { some };
+    pictures.flat_map(move |picture| {
+        let before = picture * row_groups;
+        let groups = match by_rows {
+            true => share(row_groups, chunk, chunks),
+            false => units.start.max(before) - before..units.end.min(before + row_groups) - before,
+        };
+        groups.map(move |group| (picture, group))
+    })
+}
+
 /// Runs one chunk.
 ///
 /// # Safety
@@ -171,20 +195,9 @@ unsafe fn depthwise<V: Sums, W: Weight>(args: &Args<'_>, chunk: usize, chunks: u
     let residual_steps = [p.residual.stride_w as usize, p.residual.stride_h as usize];
     let mut scratch = [0.0_f32; MAX_VECTORS * BLOCK];
     let mut start = [0.0_f32; MAX_PANELS * BLOCK];
-    let units = share(n * blocks * row_groups, chunk, chunks);
-    let picture = units.start / row_groups;
-    let (mut image, mut block, mut group) = (picture / blocks, picture % blocks, units.start % row_groups);
     let mut loaded = None;
-    for unit in units.clone() {
-        if unit > units.start {
-            group += 1;
-            if group == row_groups {
-                (group, block) = (0, block + 1);
-            }
-            if block == blocks {
-                (block, image) = (0, image + 1);
-            }
-        }
+    for (picture, group) in row_groups_of(chunk, chunks, n * blocks, row_groups, h * w > channels) {
+        let (image, block) = (picture / blocks, picture % blocks);
         let y = group * rows;
         let rows = rows.min(h - y);
         let lanes = (channels - block * BLOCK).min(BLOCK);

@@ -53,11 +53,12 @@ macro_rules! per_isa {
     }};
 }
 
-/// The part of `0..total` that chunk `chunk` of `chunks` works on; parts differ by at most one.
+/// The part of `0..total` that chunk `chunk` of `chunks` works on. Parts differ by at most one, and so do the halves, thirds
+/// and so on that neighbouring parts make up.
 pub(crate) fn share(total: usize, chunk: usize, chunks: usize) -> std::ops::Range<usize> {
     let (each, rest) = (total / chunks, total % chunks);
-    let start = chunk * each + chunk.min(rest);
-    start..start + each + usize::from(chunk < rest)
+    let start = |chunk: usize| chunk * each + chunk * rest / chunks;
+    start(chunk)..start(chunk + 1)
 }
 
 pub(crate) mod arg;
@@ -115,3 +116,27 @@ mod winograd_rows_tests;
 #[cfg(all(test, feature = "reference"))]
 mod winograd_tests;
 pub(crate) mod winograd_transform;
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn shares_are_even_and_so_are_neighbours() {
+        for (total, chunks) in [(12, 8), (0, 3), (3, 8), (7, 7), (1000, 24), (usize::MAX, 4)] {
+            let each = total / chunks;
+            let mut end = 0;
+            for chunk in 0..chunks {
+                let range = share(total, chunk, chunks);
+                assert_eq!(range.start, end);
+                assert!(range.len() - each <= 1, "{range:?} of {total} in {chunks}");
+                end = range.end;
+            }
+            assert_eq!(end, total);
+            if chunks % 2 == 0 {
+                let half = share(total, chunks / 2, chunks).start;
+                assert!((total - half).abs_diff(half) <= 1, "{half} of {total} in {chunks}");
+            }
+        }
+    }
+}

@@ -16,7 +16,7 @@
 //! Loop order: groups of four panels; parts of the sum; blocks of rows; panels; the seven products; tiles of rows, of
 //! `gemm_tile.rs`. The first tile of a product makes the sum T of the weights while it reads them, and leaves it in the
 //! nearest cache for those that follow. Meanwhile the next quarters of the weights are fetched into the second-level cache,
-//! where what lies between the products stays too. Chunks split rows and groups.
+//! where what lies between the products stays too. Chunks split rows and groups, of products side by side those of each.
 
 use half::f16;
 
@@ -56,8 +56,8 @@ const TILE: usize = MAX_VECTORS * BLOCK;
 /// Rows of each half that go through the seven products together.
 const ROWS: usize = Strassen::BLOCK_ROWS as usize;
 
-/// Elements of the left side that stay in the second-level cache, beside weights and results; where there are more, they
-/// are fetched from further away, so many blocks of channels before they are needed.
+/// Elements of the left side that stay in the second-level cache, beside weights and results. Where there are more, or other
+/// threads have made them just before, they are fetched from further away, so many blocks of channels before they are needed.
 const LEFT_NEAR: usize = 128 * 1024;
 const LEFT_AHEAD: usize = 2;
 
@@ -74,6 +74,9 @@ fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
     }
     if p.in_block != BLOCK as u64 || p.in_channels == 0 || !p.out_channels.is_multiple_of(Strassen::COLUMNS) {
         return Err(Invalid("columns that are not whole groups of panels"));
+    }
+    if s.products == 0 || !(p.out_channels / Strassen::COLUMNS).is_multiple_of(s.products) {
+        return Err(Invalid("products that are not whole groups of panels"));
     }
     if p.out_w == 0 || p.out_channels == 0 {
         return Ok(());
@@ -148,8 +151,12 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
         return;
     }
     let (parts_m, parts_n) = grid(chunks, half_rows, groups);
-    let rows = share(half_rows, chunk % parts_m, parts_m);
-    let my_groups = share(groups, chunk / parts_m, parts_n);
+    let rows = share(half_rows, chunk / parts_n, parts_m);
+    // Of each of the products an equal share, if there is one; else of all of them together.
+    let products = s.products as usize;
+    let products = if (groups / products).is_multiple_of(parts_n) { products } else { 1 };
+    let each = groups / products;
+    let my_groups = share(each, chunk % parts_n, parts_n);
     if rows.is_empty() {
         return;
     }
@@ -157,7 +164,7 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
     let steps = results.wrapping_add(half_rows * 2 * GROUP * BLOCK);
     let pitch = left.pitch() as usize;
     let is_near = left.elements().unwrap_or(0) as usize <= LEFT_NEAR;
-    let run = Run {
+    let mut run = Run {
         args,
         p,
         parts: s.parts as usize,
@@ -166,20 +173,23 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
         half_rows,
         pitch,
         matrix: left.matrix().unwrap_or(0) as usize,
-        left_ahead: if is_near { 0 } else { LEFT_AHEAD * pitch * BLOCK },
+        left_ahead: if is_near && chunks == 1 { 0 } else { LEFT_AHEAD * pitch * BLOCK },
         results,
         steps,
         sums: steps.wrapping_add(Strassen::STEP_ELEMENTS as usize),
     };
-    for group in my_groups.clone() {
-        for part in 0..run.parts {
-            let next = match part + 1 < run.parts {
-                true => Some((group, part + 1)),
-                false => (group + 1 < my_groups.end).then_some((group + 1, 0)),
-            };
-            let is_first = group == my_groups.start && part == 0;
-            // SAFETY: the caller's promise; the slot is this chunk's alone.
-            unsafe { run.part::<V, W>(rows.clone(), group, part, is_first, next) };
+    let mut steps = (0..products)
+        .flat_map(|product| my_groups.clone().map(move |group| product * each + group))
+        .flat_map(|group| (0..s.parts as usize).map(move |part| (group, part)))
+        .peekable();
+    let mut is_first = true;
+    while let Some((group, part)) = steps.next() {
+        // SAFETY: the caller's promise; the slot is this chunk's alone.
+        unsafe { run.part::<V, W>(rows.clone(), group, part, is_first, steps.peek().copied()) };
+        is_first = false;
+        if is_near && part + 1 == run.parts {
+            // The whole left side was read.
+            run.left_ahead = 0;
         }
     }
 }
@@ -395,7 +405,7 @@ impl Run<'_> {
     fn tiles<V: Tiles>(&self, place: &Place) -> impl Iterator<Item = TileRows> + use<V> {
         let (first, rows) = (place.rows.start, place.rows.len());
         let count = rows.div_ceil(V::PIXELS);
-        // As `share` has it, without its divisions for every tile.
+        // Without divisions for every tile.
         let (each, rest) = (rows / count.max(1), rows % count.max(1));
         (0..count).map(move |tile| {
             let offset = tile * each + tile.min(rest);

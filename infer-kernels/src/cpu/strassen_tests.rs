@@ -52,7 +52,7 @@ impl Case {
             weights: random.units((p.in_channels * p.out_channels) as usize),
             bias: random.units(p.out_channels as usize),
             added: if p.residual_mode == residual::NONE { Vec::new() } else { random.units(results) },
-            s: Strassen { conv: p, parts },
+            s: Strassen { conv: p, parts, products: 1 },
         }
     }
 
@@ -127,6 +127,15 @@ fn groups_and_parts() {
 }
 
 #[test]
+fn products_side_by_side() {
+    for (columns, products) in [(128, 2), (384, 3), (768, 3)] {
+        let mut case = Case::new(product(19, 64, columns), 1);
+        case.s.products = products;
+        case.check(false);
+    }
+}
+
+#[test]
 fn every_activation_and_residual() {
     for kind in ActivationKind::ALL {
         for residual_mode in 0..=2 {
@@ -165,7 +174,7 @@ fn long_sums_stay_accurate() {
 #[test]
 fn empty_calls_write_nothing() {
     for empty in [product(0, 32, 64), product(3, 32, 0)] {
-        let s = Strassen { conv: empty, parts: 1 };
+        let s = Strassen { conv: empty, parts: 1, products: 1 };
         run_everywhere("strassen_f32", &s, &[&[], &[], &[], &[]], &[64, 64], |_, outputs| {
             assert!(outputs.iter().flatten().all(|&byte| byte == 0xFF));
         });
@@ -190,7 +199,7 @@ fn hostile_calls() {
 
 #[test]
 fn what_is_no_such_product_is_refused() {
-    let s = Strassen { conv: product(8, 64, 128), parts: 1 };
+    let s = Strassen { conv: product(8, 64, 128), parts: 1, products: 1 };
     let kernel = reference::find("strassen_f32").unwrap().kernel;
     let sizes = [1 << 20, 1 << 20, 1 << 10, 0, 1 << 20, 1 << 20];
     let validate = |s: &Strassen| {
@@ -214,5 +223,8 @@ fn what_is_no_such_product_is_refused() {
     }
     for parts in [0, 3, 4] {
         assert!(validate(&Strassen { parts, ..s }).is_err(), "{parts} parts");
+    }
+    for products in [0, 3, 128] {
+        assert!(validate(&Strassen { products, ..s }).is_err(), "{products} products");
     }
 }

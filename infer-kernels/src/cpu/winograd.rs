@@ -232,8 +232,8 @@ unsafe fn winograd<V: Tiles + Finishing, T: Algorithm<IN, OUT>, const IN: usize,
     if chunk >= parts_t * parts_p {
         return;
     }
-    let my_tiles = share(g.tiles, chunk % parts_t, parts_t);
-    let my_pairs = share(g.groups * g.pairs, chunk / parts_t, parts_p);
+    let my_tiles = share(g.tiles, chunk / parts_p, parts_t);
+    let my_pairs = share(g.groups * g.pairs, chunk % parts_p, parts_p);
     let slot = work_in.ptr::<f32>().wrapping_add(chunk * g.slot(parts_t));
     let blocks = my_tiles.len().div_ceil(g.block_tiles);
     for block in 0..blocks {
