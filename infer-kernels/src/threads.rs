@@ -8,7 +8,7 @@
 //!
 //! Each thread begins with a share of its own, the same neighbouring chunks in every run, and helps with the others' when
 //! it is done. So what one run leaves in the cache of a core is mostly read there by the next, and not fetched from
-//! another core, which takes longer than from memory on some processors.
+//! another core, which takes several times as long.
 //!
 //! Workers spin for a short while after each run, since the next one mostly follows at once, then sleep. Waking or
 //! starting one takes longer than many a run: only runs that are worth it do so, or many in a row.
