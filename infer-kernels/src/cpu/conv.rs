@@ -14,7 +14,9 @@ use crate::cpu::epilogue::{
     Clamp, Finish, Finishing, InPlace, MAX_STRIDE, chunks_for, input_extent, load_start, picture_end,
     validate_epilogue, validate_fields,
 };
-use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, TileFn, Tiles, Weight};
+use crate::cpu::gemm_tile::{
+    A_AHEAD_BLOCKS, MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, TileFn, Tiles, Weight,
+};
 use crate::cpu::share;
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
@@ -239,9 +241,6 @@ fn nests(p: &Conv, range: std::ops::Range<usize>) -> ([Nest; 2], usize) {
     }
 }
 
-/// How many blocks of channels ahead an input that lies far away is fetched.
-const AHEAD_BLOCKS: usize = 2;
-
 /// Chunks as a grid of pixel parts × panel parts: the least work in the largest chunk, then the least traffic.
 fn grid(
     chunks: usize,
@@ -337,7 +336,7 @@ unsafe fn conv<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usize, c
     let mut start = [0.0_f32; MAX_PANELS * BLOCK];
     // Other threads have made a part of the input just before: a pixel's next channels are fetched while it is first read.
     let is_fetched = chunks > 1 && taps == 1 && p.in_block == BLOCK as u64 && in_blocks > 1;
-    let input_ahead = if is_fetched { AHEAD_BLOCKS * p.input.stride_c as usize } else { 0 };
+    let input_ahead = if is_fetched { A_AHEAD_BLOCKS * p.input.stride_c as usize } else { 0 };
     let mut first = my_tiles.start;
     while first < my_tiles.end {
         let image = first / pixels.tiles_per_image();

@@ -52,6 +52,9 @@ impl Sum {
     pub(crate) const NONE: Sum = Sum { terms: [0; MAX_TERMS - 1], kept: std::ptr::null_mut(), panel: 0 };
 }
 
+/// How many blocks of channels ahead a left matrix that lies far away is fetched; see [`Tile::a_ahead`].
+pub(crate) const A_AHEAD_BLOCKS: usize = 2;
+
 /// The operands of one tile; pitches, rows and panels are distances in elements.
 pub(crate) struct Tile<'a, W> {
     /// The first tap of the first pixel.

@@ -24,7 +24,9 @@ use crate::call::{BLOCK, Conv, Strassen, StrassenLeft, residual};
 use crate::cpu::epilogue::{
     Clamp, Finish, Finishing, chunks_for, load_start, validate_epilogue, validate_fields,
 };
-use crate::cpu::gemm_tile::{MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, Tiles, Weight, fetch_near};
+use crate::cpu::gemm_tile::{
+    A_AHEAD_BLOCKS, MAX_PANELS, MAX_VECTORS, Nest, Sum, Tile, Tiles, Weight, fetch_near,
+};
 use crate::cpu::share;
 use crate::cpu::strassen_left::validate_shape;
 use crate::cpu::strassen_steps::{Fetch, QUARTERS, STEPS, Step};
@@ -57,9 +59,8 @@ const TILE: usize = MAX_VECTORS * BLOCK;
 const ROWS: usize = Strassen::BLOCK_ROWS as usize;
 
 /// Elements of the left side that stay in the second-level cache, beside weights and results. Where there are more, or other
-/// threads have made them just before, they are fetched from further away, so many blocks of channels before they are needed.
+/// threads have made them just before, they are fetched from further away before they are needed.
 const LEFT_NEAR: usize = 128 * 1024;
-const LEFT_AHEAD: usize = 2;
 
 fn validate(call: &Call<'_>, weight_bytes: u64) -> Result<(), Invalid> {
     let s: &Strassen = call.params()?;
@@ -173,7 +174,7 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
         half_rows,
         pitch,
         matrix: left.matrix().unwrap_or(0) as usize,
-        left_ahead: if is_near && chunks == 1 { 0 } else { LEFT_AHEAD * pitch * BLOCK },
+        left_ahead: if is_near && chunks == 1 { 0 } else { A_AHEAD_BLOCKS * pitch * BLOCK },
         results,
         steps,
         sums: steps.wrapping_add(Strassen::STEP_ELEMENTS as usize),
