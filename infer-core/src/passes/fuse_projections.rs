@@ -267,6 +267,19 @@ mod tests {
         let call = &graph.nodes[1].op_as::<FusedAttention>().unwrap().call;
         assert_eq!([call.query.offset, call.key.offset, call.value.offset], [0, 12, 24]);
         assert_eq!([call.query.row, call.key.row, call.value.row], [44; 3]);
+        // Of different widths.
+        assert_eq!(graph.nodes[0].op_as::<MatMul>().unwrap().products, 1);
+    }
+
+    #[test]
+    fn projections_of_one_width_are_counted() {
+        let text = format!("{ATTENTION}q = MatMul(x, wq)\nk = MatMul(x, wk)\nv = MatMul(x, wv)\n{HEADS}")
+            .replace("wv 8,20", "wv 8,12")
+            .replace("wide 2,-1,4,5", "wide 2,-1,4,3")
+            .replace("merge 2,5,20", "merge 2,5,12");
+        let expected = "q+k+v = MatMul(x, q+k+v:weights)\no = FusedAttention(q+k+v, q+k+v, q+k+v, _)";
+        let graph = check_pass(both, &text, expected);
+        assert_eq!(graph.nodes[0].op_as::<MatMul>().unwrap().products, 3);
     }
 
     #[test]
