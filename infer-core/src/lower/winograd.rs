@@ -14,7 +14,7 @@
 //! Tiles that reach beyond the picture count whole: 14 × 14 outputs are 16 × 16 for m = 4. A transform takes about six
 //! operations for each of a tile's (m + 2)² elements and each channel. Winograd's algorithm must be faster by a
 //! quarter, since it costs memory and time at the start; for the same reason no layer prepares more than
-//! [`LAYER_BYTES`], and all together no more than half again what the plan's own constants take, and
+//! [`LAYER_BYTES`], and all together no more than twice what the plan's own constants take, and
 //! [`FREE_BYTES`]. Where that does not suffice, the layers that save most time for each byte come first. The
 //! constants lie between those of desktop and server cores; nothing is measured where the model is compiled.
 
@@ -74,7 +74,7 @@ pub fn choose(graph: &Graph) -> HashMap<usize, Squares> {
     let candidates = squares.iter().flat_map(|(node, square)| {
         savings(square).into_iter().map(move |candidate| Candidate { node: *node, ..candidate })
     });
-    let chosen = within(candidates.collect(), weights + weights / 2 + FREE_BYTES);
+    let chosen = within(candidates.collect(), 2 * weights + FREE_BYTES);
     let layers = squares.iter().filter_map(|(node, square)| {
         let tile = *chosen.get(node)?;
         Some((*node, tile, bytes(square, tile) as u64))

@@ -92,6 +92,14 @@ fn validate(call: &Call<'_>) -> Result<(), Invalid> {
     validate_epilogue(call, p, panels, tail, p.groups * p.out_channels)
 }
 
+/// Chunks of a call.
+struct Grid {
+    /// Parts of the tiles, and of the pairs.
+    parts: (usize, usize),
+    /// The work of the largest, in vector operations.
+    cost: usize,
+}
+
 /// The extents of a call.
 struct Geometry {
     groups: usize,
@@ -147,7 +155,7 @@ impl Geometry {
     fn split(&self, mut chunks: usize, room: usize) -> (usize, usize) {
         loop {
             match self.grid(chunks, room) {
-                Some(grid) => return grid,
+                Some(grid) => return grid.parts,
                 None if chunks <= 1 => return (1, 1),
                 None => chunks /= 2,
             }
@@ -157,10 +165,10 @@ impl Geometry {
     /// Chunks as a grid of parts of the tiles × parts of the pairs: the least work in the largest chunk, with what
     /// is transformed several times and the weights that are read for each block of tiles. `None` where no such grid
     /// works in `room` elements.
-    fn grid(&self, chunks: usize, room: usize) -> Option<(usize, usize)> {
-        let mut best: Option<(usize, usize)> = None;
+    fn grid(&self, chunks: usize, room: usize) -> Option<Grid> {
         let fits = |parts: usize| self.slot(parts).checked_mul(chunks).is_some_and(|needed| needed <= room);
-        for parts in (1..=chunks).filter(|&parts| chunks.is_multiple_of(parts) && fits(parts)) {
+        let parts = (1..=chunks).filter(|&parts| chunks.is_multiple_of(parts) && fits(parts));
+        let grids = parts.map(|parts| {
             let tiles = self.tiles.div_ceil(parts);
             let pairs = (self.groups * self.pairs).div_ceil(chunks / parts);
             let blocks = tiles.div_ceil(self.block_tiles);
@@ -170,11 +178,9 @@ impl Geometry {
             let transforms = tiles * self.planes * 6 * (self.in_blocks + pairs * PAIR);
             let weights = blocks * pairs * PAIR * self.in_channels * self.planes * BLOCK * 4 / 8;
             let cost = products.saturating_add(transforms).saturating_add(weights);
-            if best.is_none_or(|(least, _)| cost < least) {
-                best = Some((cost, parts));
-            }
-        }
-        best.map(|(_, parts)| (parts, chunks / parts))
+            Grid { parts: (parts, chunks / parts), cost }
+        });
+        grids.min_by_key(|grid| grid.cost)
     }
 
     /// Image, row and column of a tile.
@@ -187,9 +193,18 @@ impl Geometry {
 
 fn chunks(args: &Args<'_>, threads: usize) -> usize {
     let geometry = Geometry::new(args.params());
-    // Of a thread's share two parts at most, since each has memory of its own to work in.
+    let room = args.operands[5].bytes / 4;
+    // Of a thread's share two parts at most, since each has memory of its own to work in; and one, where two are more work.
     let worthwhile = chunks_for(geometry.work() as u64, threads).min(2 * threads);
-    let (parts_t, parts_p) = geometry.split(worthwhile, args.operands[5].bytes / 4);
+    let work = |chunks: usize| {
+        let grid = geometry.grid(chunks, room)?;
+        Some(grid.cost.saturating_mul(chunks.div_ceil(threads)))
+    };
+    let few = worthwhile.min(threads);
+    let (parts_t, parts_p) = match (work(few), work(worthwhile)) {
+        (Some(one), Some(two)) if one < two => geometry.split(few, room),
+        _ => geometry.split(worthwhile, room),
+    };
     parts_t * parts_p
 }
 
