@@ -188,7 +188,7 @@ fn run(engine: &CudaEngine, case: &Path, title: &str) -> Result<f32, Error> {
          weights {:.1} MB, {error}, {}",
         times[0],
         walls[walls.len() / 2],
-        info.steps.len(),
+        info.launches,
         info.arena_bytes as f64 / 1e6,
         info.weight_bytes as f64 / 1e6,
         info.device,
@@ -249,8 +249,7 @@ fn throughput(engine: &CudaEngine, callers: usize) -> Result<f64, Error> {
 }
 
 fn conv_of(lowered: &Lowered, step: usize) -> Option<Conv> {
-    let call = &lowered.calls.calls[step];
-    call.kernel.starts_with("cuda_conv_").then(|| bytemuck::pod_read_unaligned(&call.params))
+    tactics::convolution(&lowered.calls.calls[step])
 }
 
 fn print_layers(engine: &CudaEngine, lowered: &Lowered, median: f32) -> Result<(), Error> {

@@ -23,6 +23,8 @@ use support::{assert_close, inputs, model, reference};
 mod errors;
 #[path = "cuda/models.rs"]
 mod models;
+#[path = "cuda/normalised.rs"]
+mod normalised;
 #[allow(dead_code, reason = "shared with the tests of the processor")]
 mod support;
 #[path = "cuda/transposed.rs"]

@@ -10,6 +10,7 @@
 pub mod borrow;
 mod chains;
 mod nodes;
+mod normalise;
 mod pack;
 mod plain;
 mod products;
@@ -118,6 +119,7 @@ impl Lowered {
         let mut calls = lower(graph, precision)?;
         chains::join(&mut calls);
         tactics::assign(&mut calls, precision, tactics::choose);
+        tactics::normalise(&mut calls, precision);
         Ok(Lowered { calls, precision, inputs, outputs, info })
     }
 

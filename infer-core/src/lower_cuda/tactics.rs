@@ -7,10 +7,12 @@
 //! models on an H200 (`cuda_bench --sweep`).
 
 use infer_kernels::cuda::{
-    Attention, COUNTERS, Conv, HEADS, Heads, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile,
+    Attention, COUNTERS, Conv, HEADS, Heads, LARGEST_CLUSTER, NORMALISING, NORMALISING_BF16, NormalisedConv,
+    TILES, TILES_BF16, TILES_TF32, Tile,
 };
 
 use super::Lowered;
+use super::normalise::Normalisation;
 use crate::calls::{BufferKind, Calls, KernelCall};
 use crate::options::Precision;
 use crate::tactics::Tactics;
@@ -41,6 +43,12 @@ const ADDED: f64 = 0.07;
 /// What each block that shares such a tile costs, in nanoseconds, and the least steps that are worth a block.
 const COPIED_SPLIT: f64 = 800.0;
 const LEAST_STEPS: u64 = 16;
+/// The same for [`NORMALISING`]: the nanoseconds of a step and of the end, with all that is added. They are fitted to what is faster in
+/// bert_base at batches of 16, 32 and 64: launched alone, these tiles take less, long sums above all.
+const NORMALISED: [[f64; 2]; 2] = [[480.0, 2000.0], [740.0, 3000.0]];
+/// The nanoseconds of a normalisation by a call of its own, and the bytes a nanosecond that it reads and writes.
+const NORMALISATION: f64 = 1500.0;
+const NORMALISATION_BYTES: f64 = 2900.0;
 /// The same for [`Tile::F32`].
 const STEP_F32: [f64; 2] = [300.0, 350.0];
 /// How much longer both are where there are several taps: the picture is gathered, not read in a row.
@@ -52,6 +60,10 @@ const WRITTEN: f64 = 18.5;
 /// are no cluster go by, the latter takes twice as long.
 const SPLIT: f64 = 323.0;
 const SPLIT_EACH: f64 = 112.0;
+
+/// How many operands a convolution has, and which of them is its partial sums.
+const CONV_OPERANDS: usize = 6;
+const PARTIALS: usize = 4;
 
 /// The tile and the number of splits of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +97,9 @@ impl Tactic {
 fn cost(tactic: Tactic, call: &Conv) -> f64 {
     let Tactic { tile, splits } = tactic;
     let tiles = tile.count(call.pixels as u64, call.out_channels as u64) as f64;
+    if tile.normalises {
+        return normalising_cost(tile, call);
+    }
     if tile.copied {
         return copied_cost(tactic, tiles, call);
     }
@@ -129,6 +144,24 @@ fn copied_cost(Tactic { tile, splits }: Tactic, tiles: f64, call: &Conv) -> f64 
     let end = end + added * f64::from(tile.rows * tile.columns);
     let each = if tile.alternates() { sum.max(end) } else { sum + end };
     STAYING + (tiles / MULTIPROCESSORS).ceil() * each
+}
+
+/// The same for a tile that normalises: a cluster has the columns of some rows, and as many run at a time as there are
+/// multiprocessors for.
+fn normalising_cost(tile: &Tile, call: &Conv) -> f64 {
+    let shape = |tile: &Tile| (tile.rows, tile.columns);
+    let same = NORMALISING.iter().zip(NORMALISED).find(|(other, _)| shape(other) == shape(tile));
+    let [step, end] = same.map_or(NORMALISED[0], |(_, times)| times);
+    let blocks = call.out_channels as u32 / tile.columns;
+    let together = (MULTIPROCESSORS / f64::from(blocks)).floor();
+    let waves = ((call.pixels as u32).div_ceil(tile.rows) as f64 / together).ceil();
+    STAYING + waves * (tile.steps(call) as f64 * step + end)
+}
+
+/// The time of a call of its own that normalises the rows of a product, in nanoseconds.
+fn normalisation_cost(call: &Conv) -> f64 {
+    let bytes = 2.0 * 2.0 * f64::from(call.pixels) * f64::from(call.out_channels);
+    NORMALISATION + bytes / NORMALISATION_BYTES
 }
 
 /// The numbers of splits that are tried: the model was fitted to these, and clusters of others are hard to place.
@@ -178,10 +211,43 @@ pub fn assign(calls: &mut Calls, precision: Precision, mut choose: impl FnMut(&C
     }
 }
 
+/// The tiles of a precision that normalise rows, where a normalisation follows.
+fn normalising(precision: Precision) -> &'static [Tile] {
+    match precision {
+        Precision::Fp32 | Precision::Tf32 => &[],
+        Precision::Fp16 => NORMALISING,
+        Precision::Bf16 => NORMALISING_BF16,
+    }
+}
+
+/// Has products normalise their rows where that is estimated to take less time than the call that would.
+pub(super) fn normalise(calls: &mut Calls, precision: Precision) {
+    for index in 0..calls.calls.len() {
+        let Some(used) = Choice::of(calls, index, precision) else { continue };
+        let (Some(params), Way::Conv(now)) = (convolution(&calls.calls[index]), used.ways[used.chosen])
+        else {
+            continue;
+        };
+        let ways = used.ways.iter().filter_map(|way| match way {
+            Way::Conv(tactic) if tactic.tile.normalises && copies_pay(*tactic, &params) => Some(*tactic),
+            _ => None,
+        });
+        let best = ways.min_by(|a, b| cost(*a, &params).total_cmp(&cost(*b, &params)));
+        if let Some(best) = best
+            && cost(best, &params) < cost(now, &params) + normalisation_cost(&params)
+        {
+            set_tile(calls, index, params, best);
+        }
+    }
+}
+
 /// The parameters of a call that is a convolution.
-fn convolution(call: &KernelCall) -> Option<Conv> {
-    let is_conv = call.kernel.starts_with("cuda_conv_");
-    is_conv.then(|| bytemuck::try_pod_read_unaligned(&call.params).ok()).flatten()
+pub fn convolution(call: &KernelCall) -> Option<Conv> {
+    if !call.kernel.starts_with("cuda_conv_") {
+        return None;
+    }
+    let normalised = || bytemuck::try_pod_read_unaligned(&call.params).ok().map(|p: NormalisedConv| p.conv);
+    bytemuck::try_pod_read_unaligned(&call.params).ok().or_else(normalised)
 }
 
 fn set_tile(calls: &mut Calls, index: usize, mut params: Conv, Tactic { tile, splits }: Tactic) {
@@ -196,9 +262,21 @@ fn set_tile(calls: &mut Calls, index: usize, mut params: Conv, Tactic { tile, sp
         calls.whole(buffer)
     });
     let call = &mut calls.calls[index];
+    // Without the normalisation that it may have.
+    call.operands.drain(..call.operands.len() - CONV_OPERANDS);
+    call.operands[PARTIALS] = partials;
     tile.kernel(&params).clone_into(&mut call.kernel);
     call.params = bytemuck::bytes_of(&params).to_vec();
-    call.operands[4] = partials;
+    if tile.normalises
+        && let Some(normalisation) = Normalisation::after(calls, index)
+    {
+        let Normalisation { scale, shift, output, epsilon, stores_input } = normalisation;
+        let params = NormalisedConv { conv: params, epsilon, stores_output: stores_input.into() };
+        let call = &mut calls.calls[index];
+        call.operands[PARTIALS] = Some(output);
+        call.operands.splice(..0, [scale, shift]);
+        call.params = bytemuck::bytes_of(&params).to_vec();
+    }
 }
 
 /// How a call is computed, of those that can be in several ways.
@@ -215,7 +293,11 @@ impl Way {
     pub fn name(self) -> String {
         match self {
             Way::Conv(Tactic { tile, splits }) => {
-                let how = if tile.copied { "tma-" } else { "" };
+                let how = match tile {
+                    Tile { normalises: true, .. } => "norm-",
+                    Tile { copied: true, .. } => "tma-",
+                    _ => "",
+                };
                 let shape = tile.name.rsplit('_').next().unwrap_or_default();
                 format!("{how}{shape}/{splits}")
             }
@@ -229,6 +311,8 @@ impl Way {
 pub struct Choice {
     /// The position of the call.
     pub call: usize,
+    /// Whether some of the ways do what the call after it does, too.
+    pub with_next: bool,
     /// The name of the node.
     pub node: String,
     /// What is chosen, one word.
@@ -242,7 +326,9 @@ pub struct Choice {
 }
 
 impl Choice {
-    fn of(call: &KernelCall, index: usize, precision: Precision) -> Option<Choice> {
+    fn of(calls: &Calls, index: usize, precision: Precision) -> Option<Choice> {
+        let call = &calls.calls[index];
+        let mut with_next = false;
         let (question, signature, chosen, ways) = if let Some(params) = convolution(call) {
             let of = |tile: &'static Tile| {
                 let tactics = SPLITS.into_iter().map(move |splits| Tactic::fitted(tile, splits, &params));
@@ -251,9 +337,11 @@ impl Choice {
                 ways.dedup();
                 ways
             };
-            let tiles = tiles(precision);
-            let fitting = tiles.iter().filter(|tile| tile.takes(&params));
-            let used = tiles.iter().find(|tile| [tile.name, tile.point].contains(&call.kernel.as_str()))?;
+            with_next = Normalisation::after(calls, index).is_some();
+            let normalising = if with_next { normalising(precision) } else { &[] };
+            let tiles = || tiles(precision).iter().chain(normalising);
+            let fitting = tiles().filter(|tile| tile.takes(&params));
+            let used = tiles().find(|tile| [tile.name, tile.point].contains(&call.kernel.as_str()))?;
             let chosen = Way::Conv(Tactic { tile: used, splits: params.splits as u32 });
             ("convolution", conv_signature(&params), chosen, fitting.flat_map(of).collect())
         } else {
@@ -270,7 +358,13 @@ impl Choice {
             ways.push(chosen);
             ways.len() - 1
         });
-        Some(Choice { call: index, node: call.node.clone(), question, signature, ways, chosen })
+        let node = call.node.clone();
+        Some(Choice { call: index, with_next, node, question, signature, ways, chosen })
+    }
+
+    /// The calls that the ways are ways of: those whose time depends on which is chosen.
+    pub fn calls(&self) -> impl Iterator<Item = usize> {
+        self.call..=self.call + usize::from(self.with_next)
     }
 }
 
@@ -306,8 +400,9 @@ fn attention_signature(p: &Attention) -> String {
 impl Lowered {
     /// The calls that can be computed in several ways, in order.
     pub fn choices(&self) -> Vec<Choice> {
-        let calls = self.calls.calls.iter().enumerate();
-        calls.filter_map(|(index, call)| Choice::of(call, index, self.precision)).collect()
+        (0..self.calls.calls.len())
+            .filter_map(|index| Choice::of(&self.calls, index, self.precision))
+            .collect()
     }
 
     /// Computes the call of a choice in this way, one of its.

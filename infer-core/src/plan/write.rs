@@ -138,7 +138,7 @@ struct Builder<'a, 'm> {
     /// Each string once; only looked up, so that its order does not matter.
     known_strings: HashMap<String, Text>,
     weights: Vec<(BufferId, &'a Bytes)>,
-    /// Where each constant lies among the weights, in the order in which steps first read them.
+    /// Where each constant lies among the weights: as steps first read them, those of one step as they were made.
     weight_offsets: HashMap<BufferId, u64>,
     weight_bytes: u64,
     /// Where each prepared buffer lies, in the order in which steps write them.
@@ -206,6 +206,13 @@ impl<'a, 'm> Builder<'a, 'm> {
             self.steps.push(step);
             self.params.extend(&call.params);
             self.params.resize(self.params.len().next_multiple_of(TABLE_ALIGNMENT as usize), 0);
+            // The constants of a call lie in the order in which they were made, whichever operands they are: calls that compute the
+            // same from other operands find the same weights.
+            let mut spans: Vec<&Span> = call.operands.iter().flatten().collect();
+            spans.sort_by_key(|span| span.buffer);
+            for span in spans {
+                self.operand(span).map_err(|what| internal(format!("node `{}` {what}", call.node)))?;
+            }
             for span in &call.operands {
                 let operand = span.as_ref().map_or(Ok(OperandRecord::zeroed()), |span| self.operand(span));
                 let operand = operand.map_err(|what| internal(format!("node `{}` {what}", call.node)))?;

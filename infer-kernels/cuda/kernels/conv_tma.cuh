@@ -158,19 +158,84 @@ struct Boxes {
     }
 };
 
-// Adds what is to be added to 16 rows and 64 columns of sums, and activates them: `added` is what was at their place.
+// 16 rows and 64 columns of a warp in shared memory, in rows of 128 bytes whose chunks are swapped: as the accelerator copies boxes.
+struct Place {
+    uint32_t row;
+    int chunk, swap;
+
+    // Of the warp's rows of those that begin at `rows`.
+    __device__ __forceinline__ explicit Place(uint32_t rows) {
+        const int warp = threadIdx.x % GROUP_THREADS / 32, lane = threadIdx.x % 32;
+        row = rows + (warp * 16 + lane % 16) * 128, chunk = lane / 16, swap = lane % 8;
+    }
+
+    // Where ldmatrix and stmatrix find this thread's row of 16×16: 16 rows, and two chunks of 16 bytes.
+    __device__ __forceinline__ uint32_t address(int j, uint32_t further) const {
+        return row + further + ((j * 2 + chunk) ^ swap) * 16;
+    }
+
+    __device__ __forceinline__ void load(uint32_t (&pairs)[4][4], uint32_t further = 0) const {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) load_matrices(pairs[j], address(j, further));
+    }
+
+    template <typename T>
+    __device__ __forceinline__ void store(const float (&v)[32], uint32_t further = 0) const {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            uint32_t pairs[4];
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                const Pair<T> pair = Pair<T>::of(v[j * 8 + 2 * k], v[j * 8 + 2 * k + 1]);
+                pairs[k] = reinterpret_cast<const uint32_t&>(pair);
+            }
+            store_matrices(address(j, further), pairs);
+        }
+    }
+};
+
+// Adds to 16 rows and 64 columns of sums what was at their place.
+template <typename T>
+__device__ __forceinline__ void add_pairs(float (&v)[32], const uint32_t (&added)[4][4]) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+        const float2 pair = reinterpret_cast<const Pair<T>*>(added[i / 4])[i % 4].widen();
+        v[2 * i] += pair.x, v[2 * i + 1] += pair.y;
+    }
+}
+
+// Adds what is to be added to 16 rows and 64 columns of sums, and activates them.
 template <typename T>
 __device__ __forceinline__ void finish(const Conv& p, float (&v)[32], const uint32_t (&added)[4][4]) {
-    const auto add = [&] {
-#pragma unroll
-        for (int i = 0; i < 16; ++i) {
-            const float2 pair = reinterpret_cast<const Pair<T>*>(added[i / 4])[i % 4].widen();
-            v[2 * i] += pair.x, v[2 * i + 1] += pair.y;
-        }
-    };
-    if (p.residual_mode == RESIDUAL_BEFORE) add();
+    if (p.residual_mode == RESIDUAL_BEFORE) add_pairs<T>(v, added);
     activate_many(v, p.activation);
-    if (p.residual_mode == RESIDUAL_AFTER) add();
+    if (p.residual_mode == RESIDUAL_AFTER) add_pairs<T>(v, added);
+}
+
+// Adds so many steps to the sums, whose operands `full` says are there, and tells `empty` of all but the last, of which it gives the
+// stage: its products may not be done.
+template <typename T, int ROW_BYTES, int STAGE_BYTES, int STAGES, int TM, int TN>
+__device__ __forceinline__ int add_steps(float (&sums)[TM][TN][4], uint64_t a_first, uint64_t b_first, int steps,
+                                         Stage<STAGES>& stage, Arrivals (&full)[STAGES], Arrivals (&empty)[STAGES]) {
+    int last = 0;
+    for (int step = 0; step < steps; ++step) {
+        full[stage.index].wait_in_block(stage.phase);
+        const uint64_t a = a_first + stage.index * (STAGE_BYTES / 16), b = b_first + stage.index * (STAGE_BYTES / 16);
+        begin_products();
+#pragma unroll
+        for (int kk = 0; kk < ROW_BYTES / 32; ++kk)
+#pragma unroll
+            for (int i = 0; i < TM; ++i)
+                multiply_groups<T>(sums[i], a + i * (64 * ROW_BYTES / 16) + kk * 2, b + kk * 2);
+        commit_products();
+        if (step > 0) {
+            await_products<1>();
+            if (threadIdx.x % 32 == 0) empty[last].arrive();
+        }
+        last = stage.index;
+        stage.advance();
+    }
+    return last;
 }
 
 // Gives each block of a cluster its part of a tile, the sums of all added, and writes it. A part is one or more of the tile's
@@ -276,14 +341,11 @@ __device__ __forceinline__ void conv_tma(const ConvTma& maps) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         if (p.splits > 1) cluster_wait();
         wait_for_producers();
-        const int warp = threadIdx.x % GROUP_THREADS / 32;
         const bool first = threadIdx.x % GROUP_THREADS == 0;
         const int own = TOGETHER ? 0 : group, sharing = TOGETHER ? 1 : 2;
         const uint32_t a_base = base + (TOGETHER ? group * (ROWS * ROW_BYTES) : 0);
         const uint32_t places = base + STAGES * STAGE_BYTES + group * (PLACES * PLACE_BYTES);
-        // Where ldmatrix and stmatrix find a row of 16×16: 16 rows, and two chunks of 16 bytes.
-        const uint32_t own_row = (warp * 16 + lane % 16) * 128;
-        const int own_chunk = lane / 16, swap = lane % 8;
+        const Place own_place(places);
         // Where the first step's operands are. The other group's steps are skipped.
         const uint64_t a_first = describe<ROW_BYTES>(a_base), b_first = describe<ROW_BYTES>(base + A_BYTES);
         Stage<STAGES> stage(own * steps);
@@ -308,24 +370,7 @@ __device__ __forceinline__ void conv_tma(const ConvTma& maps) {
             float sums[TM][TN][4] = {};
             // One group multiplies after the other: a barrier tells of the phase before the one that is waited for alone.
             if (!TOGETHER && count > 0) turn[group].wait_in_block(count - 1);
-            int last = 0;
-            for (int step = 0; step < steps; ++step) {
-                full[stage.index].wait_in_block(stage.phase);
-                const uint64_t a = a_first + stage.index * (STAGE_BYTES / 16), b = b_first + stage.index * (STAGE_BYTES / 16);
-                begin_products();
-#pragma unroll
-                for (int kk = 0; kk < ROW_BYTES / 32; ++kk)
-#pragma unroll
-                    for (int i = 0; i < TM; ++i)
-                        multiply_groups<T>(sums[i], a + i * (64 * ROW_BYTES / 16) + kk * 2, b + kk * 2);
-                commit_products();
-                if (step > 0) {
-                    await_products<1>();
-                    if (lane == 0) empty[last].arrive();
-                }
-                last = stage.index;
-                stage.advance();
-            }
+            const int last = add_steps<T, ROW_BYTES, STAGE_BYTES>(sums, a_first, b_first, steps, stage, full, empty);
             if (!TOGETHER && lane == 0) turn[1 - group].arrive();
             await_products<0>();
             if (lane == 0) empty[last].arrive();
@@ -358,28 +403,16 @@ __device__ __forceinline__ void conv_tma(const ConvTma& maps) {
                 }
 #pragma unroll
                 for (int i = 0; i < TM; ++i) {
-                    const uint32_t row = places + place * PLACE_BYTES + i * (64 * 128) + own_row;
-                    const auto address = [&](int j) { return row + ((j * 2 + own_chunk) ^ swap) * 16; };
+                    const uint32_t further = place * PLACE_BYTES + i * (64 * 128);
                     float v[32];
                     uint32_t pairs[4][4] = {};
-                    if (p.residual_mode) {
-#pragma unroll
-                        for (int j = 0; j < 4; ++j) load_matrices(pairs[j], address(j));
-                    }
+                    if (p.residual_mode) own_place.load(pairs, further);
 #pragma unroll
                     for (int j = 0; j < 8; ++j)
 #pragma unroll
                         for (int l = 0; l < 4; ++l) v[j * 4 + l] = sums[i][j][l] + (l % 2 ? biases[j].y : biases[j].x);
                     finish<T>(p, v, pairs);
-#pragma unroll
-                    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-                        for (int k = 0; k < 4; ++k) {
-                            const Pair<T> pair = Pair<T>::of(v[j * 8 + 2 * k], v[j * 8 + 2 * k + 1]);
-                            pairs[j][k] = reinterpret_cast<const uint32_t&>(pair);
-                        }
-                        store_matrices(address(j), pairs[j]);
-                    }
+                    own_place.store<T>(v, further);
                     // The sums of the next part move to where this one's were.
 #pragma unroll
                     for (int j = 0; j + 8 < TN; ++j)

@@ -39,7 +39,11 @@ pub enum Boxes {
 #[derive(Debug)]
 pub struct Copies {
     /// These tensors, for parameters that the kernel has validated.
-    pub tensors: fn(&[u8]) -> [TensorMap; 4],
+    pub tensors: fn(&[u8]) -> Vec<TensorMap>,
     /// The kernel that computes the same from the same operands where there is no accelerator, and its parameters.
     pub otherwise: fn(&[u8]) -> (&'static str, Vec<u8>),
+    /// How many operands it has before those that the other kernel has too.
+    pub own_operands: usize,
+    /// Whether it also computes what the call after it does, which is launched behind the other kernel alone.
+    pub with_next: bool,
 }

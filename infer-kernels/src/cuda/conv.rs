@@ -94,6 +94,8 @@ pub struct Tile {
     /// Whether the tensor memory accelerator copies the operands ([`Copies`]): blocks stay for many tiles, but where a
     /// cluster of them shares one.
     pub copied: bool,
+    /// Whether a cluster of blocks has all columns of some rows, and normalises these ([`NormalisedConv`](super::NormalisedConv)).
+    pub normalises: bool,
     /// Rows of finished sums that are stored at a time, of [`STORED_COLUMNS`] columns, where they are copied, and for how many such
     /// parts each of the two groups of warps that a block has there has shared memory.
     stored: [u32; 2],
@@ -130,8 +132,25 @@ const fn tile(
         depth,
         blocks,
         copied: false,
+        normalises: false,
         stored: [0; 2],
     }
+}
+
+/// A tile that is copied.
+const fn copied_tile(
+    name: &'static str,
+    point: &'static str,
+    shape: [u32; 3],
+    stages: u32,
+    stored: [u32; 2],
+) -> Tile {
+    Tile { copied: true, stored, ..tile(name, point, shape, [384, stages, 1]) }
+}
+
+/// A tile that is copied and normalises: what is added, and what is finished, lies where operands of steps did.
+pub(super) const fn normalising_tile(name: &'static str, shape: [u32; 3], stages: u32) -> Tile {
+    Tile { normalises: true, ..copied_tile(name, name, shape, stages, [shape[0] / 2, 0]) }
 }
 
 /// The tiles of f32 whose products round to tf32.
@@ -153,16 +172,13 @@ macro_rules! tiles {
                 $shape,
                 $counts,
             ),)*
-            $(Tile {
-                copied: true,
-                stored: $stored,
-                ..tile(
-                    concat!("cuda_conv_", $ty, "_tma_", $copied),
-                    concat!("cuda_conv_", $ty, "_tma_", $copied, "_point"),
-                    $copied_shape,
-                    [384, $stages, 1],
-                )
-            },)*
+            $(copied_tile(
+                concat!("cuda_conv_", $ty, "_tma_", $copied),
+                concat!("cuda_conv_", $ty, "_tma_", $copied, "_point"),
+                $copied_shape,
+                $stages,
+                $stored,
+            ),)*
         ]
     };
     ($ty:literal) => {
@@ -204,6 +220,7 @@ impl Tile {
         depth: 16,
         blocks: 8,
         copied: false,
+        normalises: false,
         stored: [0; 2],
     };
 
@@ -255,8 +272,16 @@ impl Tile {
                 && (splits - 1) * each < self.steps(params)
     }
 
-    /// Whether the tile can compute such a call. A copied one has limits to its windows, which are those of [`Boxes::Windows`].
+    /// Whether the tile can compute such a call. A copied one has limits to its windows, which are those of [`Boxes::Windows`]; those
+    /// that normalise have whole rows of what is not activated, in clusters of at least two blocks.
     pub fn takes(&self, params: &Conv) -> bool {
+        if self.normalises {
+            let columns = params.out_channels as u32;
+            return self.is_point(params)
+                && params.activation == Activation::NONE
+                && columns.is_multiple_of(self.columns)
+                && (2..=LARGEST_CLUSTER).contains(&(columns / self.columns));
+        }
         !self.copied || self.is_point(params) || {
             let [lower, upper] = params.corners();
             let within = |corner: &i64| (-128..128).contains(corner);
@@ -279,8 +304,19 @@ impl Tile {
         is_point && (!self.copied || params.pixels_in_a_row().is_some())
     }
 
-    const fn launch(&self, params: &Conv) -> Launch {
-        let tiles = (params.pixels as u32).div_ceil(self.rows) * params.column_tiles as u32;
+    pub(super) const fn launch(&self, params: &Conv) -> Launch {
+        let row_tiles = (params.pixels as u32).div_ceil(self.rows);
+        let tiles = row_tiles * params.column_tiles as u32;
+        if self.normalises {
+            let columns = params.column_tiles as u32;
+            let shared_bytes = self.shared_bytes(self.stages, 1);
+            return Launch {
+                grid: [row_tiles, columns],
+                cluster: columns,
+                threads: self.threads,
+                shared_bytes,
+            };
+        }
         let splits = params.splits as u32;
         let tiles = if self.copied && splits == 1 && tiles > STAYING_BLOCKS { STAYING_BLOCKS } else { tiles };
         Launch {
@@ -291,7 +327,7 @@ impl Tile {
         }
     }
 
-    fn validate(&self, call: &Call<'_>, point: bool, element_bytes: u64) -> Result<(), Invalid> {
+    pub(super) fn validate(&self, call: &Call<'_>, point: bool, element_bytes: u64) -> Result<(), Invalid> {
         let p: &Conv = call.params()?;
         call.expect_operands(6)?;
         let [channels, taps, out_channels] =
@@ -411,7 +447,7 @@ impl Conv {
 
 impl Tile {
     /// Input, weights, residual and output as the kernel has them copied, for parameters that it has validated.
-    fn tensors(&self, params: &Conv, bf16: bool) -> [TensorMap; 4] {
+    pub(super) fn tensors(&self, params: &Conv, bf16: bool) -> Vec<TensorMap> {
         let bytes = |elements: i32| elements.max(8) as u64 * 2;
         let (channels, depth) = (params.channels as u64, self.depth);
         let map = |operand, extents: &[u64], strides: &[u64], boxes| TensorMap {
@@ -452,12 +488,11 @@ impl Tile {
             0 => output.clone(),
             _ => rows(3, params.residual_stride),
         };
-        [input, weights, residual, output]
+        vec![input, weights, residual, output]
     }
 
     /// The kernel of `other` that computes the same call, which this tile computes, and its parameters.
-    fn otherwise(&self, params: &[u8], other: &'static Tile) -> (&'static str, Vec<u8>) {
-        let mut params: Conv = bytemuck::pod_read_unaligned(params);
+    pub(super) fn otherwise(&self, mut params: Conv, other: &'static Tile) -> (&'static str, Vec<u8>) {
         params.column_tiles = (params.out_channels as u32).div_ceil(other.columns) as i32;
         params.splits = 1;
         params.depth_per_split = other.steps(&params) as i32 * other.depth as i32;
@@ -487,7 +522,9 @@ macro_rules! copies {
     ($tile:expr, $bf16:literal, $tiles:ident) => {
         Some(Copies {
             tensors: |params| $tile.tensors(&bytemuck::pod_read_unaligned(params), $bf16),
-            otherwise: |params| $tile.otherwise(params, &$tiles[0]),
+            otherwise: |params| $tile.otherwise(bytemuck::pod_read_unaligned(params), &$tiles[0]),
+            own_operands: 0,
+            with_next: false,
         })
     };
 }
@@ -566,15 +603,18 @@ mod tests {
     #[test]
     fn windows_are_copied_as_padding_and_steps_have_them() {
         for tile in copied() {
-            let [input, weights, _, output] = tile.tensors(&STRIDED, false);
+            let [input, weights, _, output] = &tile.tensors(&STRIDED, false)[..] else { panic!() };
             assert_eq!(input.extents, [24, 13, 19, 2]);
             assert_eq!(input.strides, [48, 13 * 48, 19 * 13 * 48]);
             // The last windows begin at column 11 of 13 and row 17 of 19.
             let (lower, upper, steps) = ([-1, -1], [-1, -1], [2, 2]);
             let boxes = Boxes::Windows { lower, upper, steps, channels: tile.depth, pixels: tile.rows };
             assert_eq!(input.boxes, boxes);
-            assert_eq!((weights.extents, weights.strides), (vec![24, 9, 200], vec![48, 9 * 48]));
-            assert_eq!((output.operand, output.extents, output.strides), (5, vec![200, 140], vec![400]));
+            assert_eq!((&weights.extents[..], &weights.strides[..]), (&[24, 9, 200][..], &[48, 9 * 48][..]));
+            assert_eq!(
+                (output.operand, &output.extents[..], &output.strides[..]),
+                (5, &[200, 140][..], &[400][..])
+            );
         }
     }
 

@@ -11,6 +11,7 @@ mod attention;
 mod boxes;
 mod chain;
 mod conv;
+mod conv_norm;
 mod norm;
 mod picture;
 pub mod plain;
@@ -22,6 +23,7 @@ pub use attention::{Attention, HEADS, HeadView, Heads, MOST_SIZE};
 pub use boxes::{Boxes, Copies, TensorMap};
 pub use chain::{CHAIN_INPUTS, CHAIN_OUTPUTS, CHAIN_SLOTS, CHAIN_STEPS, Chain, Step, step};
 pub use conv::{Conv, LARGEST_CLUSTER, TILES, TILES_BF16, TILES_TF32, Tile};
+pub use conv_norm::{NORMALISING, NORMALISING_BF16, NormalisedConv};
 pub use norm::{GroupNorm, MOST_GROUPED};
 pub use picture::{Interleave, Layout, Map, MapKind, PADDED_CHANNELS, Padded, Resize, Window};
 pub use retile::{Retile, Stored, round_to_tf32};
@@ -150,7 +152,8 @@ impl CudaKernel {
 /// Every kernel.
 pub fn kernels() -> impl Iterator<Item = &'static CudaKernel> {
     let pictures = conv::KERNELS.iter().chain(norm::KERNELS).chain(picture::KERNELS);
-    let others = [chain::KERNELS, retile::KERNELS, rows::KERNELS, stem::KERNELS].into_iter().flatten();
+    let others = [chain::KERNELS, conv_norm::KERNELS, retile::KERNELS, rows::KERNELS, stem::KERNELS];
+    let others = others.into_iter().flatten();
     attention::KERNELS.iter().chain(pictures).chain(others).chain(plain::kernels())
 }
 

@@ -30,6 +30,8 @@ const PREPARING: &str = "retile";
 #[derive(Debug)]
 pub(super) struct ResolvedStep {
     pub kernel: &'static CudaKernel,
+    /// Whether it is to be launched: the step before may compute what it does.
+    pub is_launched: bool,
     pub function: Function,
     pub launch: Launch,
     /// Its operands as they are copied, the beginning of the kernel's argument.
@@ -93,7 +95,12 @@ impl<'p> Calls<'p> {
 
     /// The steps with their functions, from these modules.
     fn resolved(&self, modules: &mut Modules) -> Result<Vec<ResolvedStep>> {
-        self.steps.iter().map(|step| modules.resolve(step)).collect()
+        let mut steps = self.steps.iter().map(|step| modules.resolve(step)).collect::<Result<Vec<_>>>()?;
+        for index in 1..steps.len() {
+            let before = steps[index - 1].kernel.copies.as_ref();
+            steps[index].is_launched = !before.is_some_and(|copies| copies.with_next);
+        }
+        Ok(steps)
     }
 
     /// Runs steps that prepare, one after the other: what they borrow is copied to the GPU for each.
@@ -183,11 +190,13 @@ impl Modules {
 
     /// A step with its function, or what computes the same on this GPU.
     fn resolve(&mut self, step: &Step<'_>) -> Result<ResolvedStep> {
-        let (mut kernel, mut params) = (step.kernel, Cow::from(step.params));
+        let (mut kernel, mut params, mut operands) =
+            (step.kernel, Cow::from(step.params), step.operands.clone());
         let mut function = self.function(kernel)?;
         if let (None, Some(copies)) = (function, &kernel.copies) {
             let (name, others) = (copies.otherwise)(&params);
             (kernel, params) = (cuda::find(name).unwrap_or(kernel), others.into());
+            operands.start += copies.own_operands;
             function = self.function(kernel)?;
         }
         let function = function.ok_or_else(|| {
@@ -198,10 +207,9 @@ impl Modules {
         let aligned = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..params.len()];
         aligned.copy_from_slice(&params);
         let launch = (kernel.launch)(aligned);
-        let tensors = kernel.copies.as_ref().map(|copies| (copies.tensors)(aligned).to_vec());
-        let (tensors, operands, node) =
-            (tensors.unwrap_or_default(), step.operands.clone(), step.node.to_owned());
-        Ok(ResolvedStep { kernel, function, launch, tensors, params: words, operands, node })
+        let tensors = kernel.copies.as_ref().map(|copies| (copies.tensors)(aligned)).unwrap_or_default();
+        let (is_launched, node) = (true, step.node.to_owned());
+        Ok(ResolvedStep { kernel, is_launched, function, launch, tensors, params: words, operands, node })
     }
 }
 
@@ -257,6 +265,8 @@ pub struct CudaInfo<'e> {
     pub multiprocessors: i32,
     /// The kernel calls, in order: kernel and node.
     pub steps: Vec<(&'e str, &'e str)>,
+    /// How many of them are launched: some do what the next one would.
+    pub launches: usize,
 }
 
 /// Whether there is a GPU to ask for at all: an error of kind [`ErrorKind::NoDriver`] without a driver,
@@ -394,6 +404,7 @@ impl CudaEngine {
             architecture: self.device.architecture,
             multiprocessors: self.device.multiprocessors,
             steps: self.steps.iter().map(|step| (step.kernel.name, step.node.as_str())).collect(),
+            launches: self.steps.iter().filter(|step| step.is_launched).count(),
         }
     }
 }

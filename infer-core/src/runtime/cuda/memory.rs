@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
 
 use super::driver::{Device, Graph};
-use super::{CudaEngine, arguments};
+use super::{CudaEngine, arguments, launched};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Port;
 use crate::runtime::Element;
@@ -125,7 +125,7 @@ impl super::State {
         let (inputs, outputs) = addresses.split_at(engine.inputs.len());
         let arguments = arguments(engine, &self.arena, &self.counters, inputs, outputs)?;
         let graph = self.stream.capture(|| {
-            for (step, argument) in engine.steps.iter().zip(&arguments) {
+            for (step, argument) in launched(engine, &arguments) {
                 // SAFETY: as in `State::new`; of inputs and outputs the caller answers for, while the graph runs.
                 unsafe { self.stream.launch(step.function, &step.launch, argument, engine.hopper)? };
             }

@@ -70,7 +70,7 @@ impl State {
 
         let stream = Stream::new(device)?;
         let graph = stream.capture(|| {
-            for (step, argument) in engine.steps.iter().zip(&arguments) {
+            for (step, argument) in launched(engine, &arguments) {
                 // SAFETY: `CudaEngine::open` had the kernel validate the call; the argument is made of its parameters
                 // and of memory of the checked sizes, all of which the state keeps, and drops after the stream is done.
                 unsafe { stream.launch(step.function, &step.launch, argument, engine.hopper)? };
@@ -109,6 +109,14 @@ fn expect_no_failure(copy: &HostMemory, counters: &DeviceMemory) -> Result<()> {
     }
     counters.clear(FAILURE)?;
     Err(Error::new(ErrorKind::Input, "an index is out of range, or an integer is divided by zero"))
+}
+
+/// The steps that are launched, each with its argument.
+fn launched<'a>(
+    engine: &'a CudaEngine,
+    arguments: &'a [Vec<u64>],
+) -> impl Iterator<Item = (&'a ResolvedStep, &'a Vec<u64>)> {
+    engine.steps.iter().zip(arguments).filter(|(step, _)| step.is_launched)
 }
 
 /// The argument of each step, with inputs and outputs at these addresses.
@@ -308,7 +316,7 @@ impl<'e> CudaContext<'e> {
     }
 
     /// The time of each step in milliseconds: the mean over so many launches of the step in a row, the middle one of
-    /// several such rows.
+    /// several such rows; zero for a step that is not launched.
     ///
     /// # Errors
     ///
@@ -331,6 +339,9 @@ impl<'e> CudaContext<'e> {
         let steps = steps.iter().filter_map(|&index| engine.steps.get(index).zip(state.arguments.get(index)));
         steps
             .map(|(step, argument)| {
+                if !step.is_launched {
+                    return Ok(0.0);
+                }
                 let graph = state.stream.capture(|| {
                     for _ in 0..launches {
                         // SAFETY: as in `State::new`.

@@ -127,7 +127,7 @@ pub fn bench(arguments: &BenchArguments, model: Model) -> anyhow::Result<Verdict
     if !options.dims.is_empty() {
         line("dims", &dims::display(&options.dims));
     }
-    line("runs on", &format!("{device}, {}, {} launches", options.precision.name(), info.steps.len()));
+    line("runs on", &format!("{device}, {}, {} launches", options.precision.name(), info.launches));
     line("compiling", &format!("{compile_seconds:.3} s"));
     line("loading", &format!("{:.3} ms", load_seconds * 1e3));
     line("first", &format!("{:.3} ms", first_seconds * 1e3));

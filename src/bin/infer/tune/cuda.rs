@@ -289,10 +289,9 @@ fn alone(
         }
         let engine = retuned(estimated, &changed)?;
         run(&engine, inputs)?;
-        let calls: Vec<usize> = measured.iter().map(|&index| groups[index].choices[0].call).collect();
-        let times = engine.context().time_some_steps(&calls, LAUNCHES)?;
-        for (&index, time) in measured.iter().zip(times) {
-            groups[index].times[way] = time;
+        for index in measured {
+            let calls: Vec<usize> = groups[index].choices[0].calls().collect();
+            groups[index].times[way] = engine.context().time_some_steps(&calls, LAUNCHES)?.iter().sum();
         }
     }
     Ok(())
@@ -410,6 +409,7 @@ mod tests {
             tactics::tiles(Precision::Fp16)[..6].iter().map(|tile| Way::Conv(Tactic { tile, splits: 1 }));
         Choice {
             call,
+            with_next: false,
             node: format!("node {call}"),
             question: "convolution",
             signature: signature.to_owned(),
