@@ -10,6 +10,7 @@ mod calls;
 mod driver;
 mod engine;
 mod memory;
+mod tensor_map;
 
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -18,11 +19,12 @@ use std::time::Instant;
 pub use self::calls::CudaCalls;
 #[cfg(feature = "compiler")]
 pub(crate) use self::calls::is_worth;
-use self::driver::{DeviceMemory, Event, Graph, HostMemory, Stream, TENSOR_ALIGNMENT, describe};
+use self::driver::{DeviceMemory, Event, Graph, HostMemory, Stream};
 use self::engine::ResolvedStep;
 pub use self::engine::{CudaEngine, CudaInfo, CudaOptions, probe};
 use self::memory::Elsewhere;
 pub use self::memory::{DeviceInput, DeviceOutput};
+use self::tensor_map::{TENSOR_ALIGNMENT, describe};
 use super::context::{Output, check_count, check_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Location, Operand};
