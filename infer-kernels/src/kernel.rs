@@ -76,6 +76,9 @@ pub struct PerIsa {
     /// AVX-512 F, BW, DQ and VL.
     #[cfg(target_arch = "x86_64")]
     pub avx512: ChunkFn,
+    /// AMX with bf16, beside AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    pub amx: ChunkFn,
 }
 
 impl PerIsa {
@@ -87,6 +90,8 @@ impl PerIsa {
             avx2: function,
             #[cfg(target_arch = "x86_64")]
             avx512: function,
+            #[cfg(target_arch = "x86_64")]
+            amx: function,
         }
     }
 
@@ -98,6 +103,8 @@ impl PerIsa {
             Isa::Avx2 => self.avx2,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => self.avx512,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => self.amx,
         }
     }
 }

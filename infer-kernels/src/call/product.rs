@@ -52,9 +52,9 @@ impl Strassen {
 ///
 /// With A₁₁, A₁₂ the upper quarters of a part of the columns and A₂₁, A₂₂ the lower ones, the output is, for each part,
 /// A₁₁, A₁₂, A₂₂, S₁ = A₂₁ + A₂₂, S₂ = S₁ − A₁₁, S₃ = A₁₁ − A₂₁, S₄ = A₁₂ − S₂, each `[columns/16][pitch][16]`. An odd last row
-/// meets zeros.
+/// meets zeros. On AMX the output is the matrix itself in thirds of bf16, as tiles of 16 rows by 32 columns.
 ///
-/// Operands: input f32 `[rows, columns]`; output f32.
+/// Operands: input f32 `[rows, columns]`; output f32, for the same instruction set to read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct StrassenLeft {
@@ -92,9 +92,20 @@ impl StrassenLeft {
         self.half_columns().checked_mul(self.pitch())
     }
 
-    /// The elements of the output; `None` on overflow.
-    pub fn elements(&self) -> Option<u64> {
+    /// The elements of all stored matrices; `None` on overflow.
+    pub fn sums(&self) -> Option<u64> {
         self.matrix()?.checked_mul(Self::MATRICES)?.checked_mul(self.parts)
+    }
+
+    /// The elements of thirds in the place of f32; `None` on overflow.
+    fn thirds(&self) -> Option<u64> {
+        let elements = self.rows.checked_next_multiple_of(BLOCK as u64)?.checked_mul(self.columns)?;
+        Some(elements.checked_mul(3)? / 2)
+    }
+
+    /// The elements of the output, for every instruction set; `None` on overflow.
+    pub fn elements(&self) -> Option<u64> {
+        Some(self.sums()?.max(self.thirds()?))
     }
 }
 

@@ -21,12 +21,20 @@ use crate::cpu::share;
 use crate::{Args, Call, Invalid, Kernel, RunError};
 
 /// Convolution with f32 weights; see [`Conv`].
-pub static CONV_F32: Kernel =
-    Kernel { name: "conv_f32", validate: |call| validate(call, 4), chunks, run: per_isa!(conv_f32<_>) };
+pub static CONV_F32: Kernel = Kernel {
+    name: "conv_f32",
+    validate: |call| validate(call, 4),
+    chunks,
+    run: per_isa!(conv_f32<_>, amx super::conv_amx::conv_f32),
+};
 
 /// Convolution with f16 weights; see [`Conv`].
-pub static CONV_F16W: Kernel =
-    Kernel { name: "conv_f16w", validate: |call| validate(call, 2), chunks, run: per_isa!(conv_f16w<_>) };
+pub static CONV_F16W: Kernel = Kernel {
+    name: "conv_f16w",
+    validate: |call| validate(call, 2),
+    chunks,
+    run: per_isa!(conv_f16w<_>, amx super::conv_amx::conv_f16w),
+};
 
 /// Input that all pixels may span before a product is cut into parts of its sum.
 const PART_BYTES: usize = 512 * 1024;
@@ -242,7 +250,7 @@ fn nests(p: &Conv, range: std::ops::Range<usize>) -> ([Nest; 2], usize) {
 }
 
 /// Chunks as a grid of pixel parts × panel parts: the least work in the largest chunk, then the least traffic.
-fn grid(
+pub(super) fn grid(
     chunks: usize,
     tiles: usize,
     units: usize,

@@ -28,6 +28,8 @@ macro_rules! kernel {
                 avx2: kernel!(avx2: $convolve, $filter, $weight_bytes),
                 #[cfg(target_arch = "x86_64")]
                 avx512: kernel!(avx512: $convolve, $filter, $weight_bytes),
+                #[cfg(target_arch = "x86_64")]
+                amx: kernel!(amx: $convolve, $filter, $weight_bytes),
             },
         }
     };

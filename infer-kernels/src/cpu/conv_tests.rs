@@ -222,6 +222,52 @@ fn long_sums_are_added_up_in_parts() {
     Case::blocked(p, 0).check("conv_f16w");
 }
 
+/// The case, which AMX computes by thirds.
+fn by_thirds(case: Case) -> Case {
+    #[cfg(target_arch = "x86_64")]
+    assert!(crate::cpu::conv_amx::is_faster(&case.p), "{:?}", case.p);
+    case
+}
+
+#[test]
+fn enough_work_for_tiles_of_thirds() {
+    // Rows of pixels that are no tiles, several images; odd blocks of channels, odd panels, lanes that no channel has.
+    let large = Conv { in_channels: 160, out_channels: 128, out_h: 7, out_w: 9, ..plain() };
+    for p in [
+        large,
+        Conv { n: 2, out_channels: 122, ..large },
+        Conv { in_channels: 304, out_channels: 202, out_w: 1, out_h: 130, ..large },
+        Conv {
+            out_channels: 160,
+            kernel_h: 3,
+            kernel_w: 3,
+            stride_h: 2,
+            stride_w: 2,
+            in_channels: 64,
+            ..large
+        },
+        Conv { kernel_w: 3, dilation_w: 2, kernel_h: 2, in_channels: 112, out_channels: 192, ..large },
+    ] {
+        by_thirds(Case::blocked(p, 0)).check("conv_f32");
+        by_thirds(Case::blocked(p, 16)).check("conv_f16w");
+    }
+    for kind in ActivationKind::ALL {
+        for residual_mode in 0..=2 {
+            let activation = Activation::new(kind, 0.25, 0.5);
+            let p = Conv { activation, residual_mode, out_channels: 120, ..large };
+            by_thirds(Case::blocked(p, 16)).check("conv_f32");
+        }
+    }
+    // Sums in parts, of all panels; blocks of pixels.
+    let mut long = Case::matrix(130, 1440, 124);
+    long.p.residual_mode = residual::BEFORE_ACTIVATION;
+    by_thirds(long).check("conv_f32");
+    by_thirds(Case::matrix(600, 128, 120)).check("conv_f16w");
+    let mut without_bias = Case::matrix(64, 256, 128);
+    without_bias.bias.clear();
+    by_thirds(without_bias).check("conv_f32");
+}
+
 #[test]
 fn weights_of_their_own_for_each_image() {
     for m in [1, 3, 20] {

@@ -290,7 +290,7 @@ unsafe fn tile<
 
 /// Asks for a cache line in the second level; any address will do.
 #[inline(always)]
-fn fetch(line: *const u8) {
+pub(crate) fn fetch(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -2,7 +2,8 @@
 
 /// Compiles `$body`, an `#[inline(always)]` function of [`crate::ChunkFn`]'s signature, once for each instruction set.
 ///
-/// Given as `$body<_>`, the body is generic over a [`vector::Vector`] and gets that of the instruction set.
+/// Given as `$body<_>`, the body is generic over a [`vector::Vector`] and gets that of the instruction set. AMX runs what
+/// AVX-512 does, or the function given for it.
 macro_rules! per_isa {
     ($body:ident) => {
         per_isa!(@ $body, $body, $body)
@@ -13,6 +14,13 @@ macro_rules! per_isa {
             $body::<$crate::cpu::vector::Avx2>,
             $body::<$crate::cpu::vector::Avx512>
         )
+    };
+    ($body:ident <_>, amx $amx:path) => {
+        $crate::PerIsa {
+            #[cfg(target_arch = "x86_64")]
+            amx: $amx,
+            ..per_isa!($body<_>)
+        }
     };
     (@ $portable:expr, $avx2:expr, $avx512:expr) => {{
         unsafe fn portable(
@@ -49,6 +57,8 @@ macro_rules! per_isa {
             avx2,
             #[cfg(target_arch = "x86_64")]
             avx512,
+            #[cfg(target_arch = "x86_64")]
+            amx: avx512,
         }
     }};
 }
@@ -61,6 +71,10 @@ pub(crate) fn share(total: usize, chunk: usize, chunks: usize) -> std::ops::Rang
     start(chunk)..start(chunk + 1)
 }
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_product;
 pub(crate) mod arg;
 pub(crate) mod attention;
 mod attention_pack;
@@ -72,6 +86,8 @@ pub(crate) mod bounds;
 pub(crate) mod cast;
 pub(crate) mod col2im;
 pub(crate) mod conv;
+#[cfg(target_arch = "x86_64")]
+mod conv_amx;
 mod conv_depthwise;
 pub(crate) mod conv_nd;
 #[cfg(all(test, feature = "reference"))]
@@ -101,6 +117,8 @@ pub(crate) mod scan;
 pub(crate) mod scatter;
 pub(crate) mod softmax;
 pub(crate) mod strassen;
+#[cfg(target_arch = "x86_64")]
+mod strassen_amx;
 pub(crate) mod strassen_left;
 mod strassen_steps;
 #[cfg(all(test, feature = "reference"))]

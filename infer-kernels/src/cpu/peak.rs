@@ -3,20 +3,30 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::vector::{self, Vector};
+use crate::call::BLOCK;
 use crate::{Args, ChunkFn, Isa, PerIsa, RunError, threads};
 
 /// Multiply-adds one after the other in each chain: long enough to time, short enough to repeat often.
 const STEPS: usize = 20_000;
 
 /// So many independent chains of sixteen lanes as the registers hold and the latency of a multiply-add wants.
-const fn chains(isa: Isa) -> usize {
+const PORTABLE_CHAINS: usize = 3;
+const AVX2_CHAINS: usize = 6;
+const AVX512_CHAINS: usize = 12;
+
+/// The f32 operations of a run.
+const fn operations(isa: Isa) -> usize {
     match isa {
-        Isa::Scalar => 3,
+        Isa::Scalar => 2 * STEPS * PORTABLE_CHAINS * BLOCK,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => 6,
+        Isa::Avx2 => 2 * STEPS * AVX2_CHAINS * BLOCK,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => 12,
+        Isa::Avx512 => 2 * STEPS * AVX512_CHAINS * BLOCK,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => amx::PEAK_OPERATIONS,
     }
 }
 
@@ -38,14 +48,19 @@ unsafe fn multiply_adds<V: Vector, const CHAINS: usize>(
     Ok(())
 }
 
-static MULTIPLY_ADDS: PerIsa = per_isa!(
-    @ multiply_adds::<vector::Portable, { chains(Isa::Scalar) }>,
-    multiply_adds::<vector::Avx2, { chains(Isa::Avx2) }>,
-    multiply_adds::<vector::Avx512, { chains(Isa::Avx512) }>
-);
+static MULTIPLY_ADDS: PerIsa = PerIsa {
+    #[cfg(target_arch = "x86_64")]
+    amx: amx::peak,
+    ..per_isa!(
+        @ multiply_adds::<vector::Portable, PORTABLE_CHAINS>,
+        multiply_adds::<vector::Avx2, AVX2_CHAINS>,
+        multiply_adds::<vector::Avx512, AVX512_CHAINS>
+    )
+};
 
-/// The f32 operations in a second that `threads` threads reach together on multiply-adds in registers, measured once,
-/// in about a millisecond: half of them multiplications, half additions.
+/// The f32 operations in a second that `threads` threads reach together on multiply-adds in registers (on AMX: on products by
+/// thirds of tiles in the first-level cache), measured once, in about a millisecond: half of them multiplications, half
+/// additions.
 ///
 /// `None` where this processor lacks `isa`.
 pub fn f32_rate(isa: Isa, threads: usize) -> Option<f64> {
@@ -57,8 +72,7 @@ pub fn f32_rate(isa: Isa, threads: usize) -> Option<f64> {
     };
     let start = Instant::now();
     threads::run(threads, threads, &task);
-    let lanes = crate::call::BLOCK;
-    Some((2 * STEPS * chains(isa) * lanes * threads) as f64 / start.elapsed().as_secs_f64())
+    Some((operations(isa) * threads) as f64 / start.elapsed().as_secs_f64())
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@
 //! nearest cache for those that follow. Meanwhile the next quarters of the weights are fetched into the second-level cache,
 //! where what lies between the products stays too. Chunks split rows and groups, of products side by side those of each.
 
+use std::ops::Range;
+
 use half::f16;
 
 use crate::call::{BLOCK, Conv, Strassen, StrassenLeft, residual};
@@ -37,7 +39,7 @@ pub static STRASSEN_F32: Kernel = Kernel {
     name: "strassen_f32",
     validate: |call| validate(call, 4),
     chunks,
-    run: per_isa!(strassen_f32<_>),
+    run: per_isa!(strassen_f32<_>, amx super::strassen_amx::strassen_f32),
 };
 
 /// A product with f16 weights; see [`Strassen`].
@@ -45,7 +47,7 @@ pub static STRASSEN_F16W: Kernel = Kernel {
     name: "strassen_f16w",
     validate: |call| validate(call, 2),
     chunks,
-    run: per_isa!(strassen_f16w<_>),
+    run: per_isa!(strassen_f16w<_>, amx super::strassen_amx::strassen_f16w),
 };
 
 /// Panels of a group, and of one half of it.
@@ -134,6 +136,56 @@ fn grid(chunks: usize, half_rows: usize, groups: usize) -> (usize, usize) {
     (parts, chunks / parts)
 }
 
+/// What a chunk computes, and where it works.
+pub(super) struct Portion {
+    /// Of the rows, in the units that were asked for.
+    pub(super) rows: Range<usize>,
+    /// Of the groups of each of so many products, each of `each` groups.
+    in_product: Range<usize>,
+    products: usize,
+    each: usize,
+    /// Its own memory.
+    pub(super) slot: *mut f32,
+}
+
+impl Portion {
+    /// That of a chunk of `rows` units of rows; `None` where it has nothing to do.
+    pub(super) fn new(args: &Args<'_>, rows: usize, chunk: usize, chunks: usize) -> Option<Self> {
+        let s: &Strassen = args.params();
+        let slot = s.slot().unwrap_or(0) as usize;
+        // Every chunk needs a slot of its own; where there are fewer, some chunks have nothing to do.
+        let chunks = chunks.min(args.operands[5].bytes / 4 / slot.max(1));
+        let groups = (s.conv.out_channels / Strassen::COLUMNS) as usize;
+        if chunk >= chunks || rows == 0 || groups == 0 {
+            return None;
+        }
+        let (parts_m, parts_n) = grid(chunks, rows, groups);
+        // Of each of the products an equal share, if there is one; else of all of them together.
+        let products = s.products as usize;
+        let products = if (groups / products).is_multiple_of(parts_n) { products } else { 1 };
+        let each = groups / products;
+        let portion = Portion {
+            rows: share(rows, chunk / parts_n, parts_m),
+            in_product: share(each, chunk % parts_n, parts_n),
+            products,
+            each,
+            slot: args.operands[5].ptr::<f32>().wrapping_add(chunk * slot),
+        };
+        (!portion.rows.is_empty() && !portion.in_product.is_empty()).then_some(portion)
+    }
+
+    /// How many groups of panels it has.
+    pub(super) fn groups(&self) -> usize {
+        self.products * self.in_product.len()
+    }
+
+    /// Its groups, in order.
+    pub(super) fn group(&self, index: usize) -> usize {
+        let count = self.in_product.len();
+        index / count * self.each + self.in_product.start + index % count
+    }
+}
+
 /// Runs one chunk.
 ///
 /// # Safety
@@ -144,27 +196,12 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
     let s: &Strassen = args.params();
     let p = &s.conv;
     let left = s.left();
-    let slot = s.slot().unwrap_or(0) as usize;
-    // Every chunk needs a slot of its own; where there are fewer, some chunks have nothing to do.
-    let chunks = chunks.min(args.operands[5].bytes / 4 / slot.max(1));
-    let (half_rows, groups) = (left.half_rows() as usize, (p.out_channels / Strassen::COLUMNS) as usize);
-    if chunk >= chunks || half_rows == 0 || groups == 0 {
-        return;
-    }
-    let (parts_m, parts_n) = grid(chunks, half_rows, groups);
-    let rows = share(half_rows, chunk / parts_n, parts_m);
-    // Of each of the products an equal share, if there is one; else of all of them together.
-    let products = s.products as usize;
-    let products = if (groups / products).is_multiple_of(parts_n) { products } else { 1 };
-    let each = groups / products;
-    let my_groups = share(each, chunk % parts_n, parts_n);
-    if rows.is_empty() {
-        return;
-    }
-    let results = args.operands[5].ptr::<f32>().wrapping_add(chunk * slot);
+    let half_rows = left.half_rows() as usize;
+    let Some(mine) = Portion::new(args, half_rows, chunk, chunks) else { return };
+    let results = mine.slot;
     let steps = results.wrapping_add(half_rows * 2 * GROUP * BLOCK);
     let pitch = left.pitch() as usize;
-    let is_near = left.elements().unwrap_or(0) as usize <= LEFT_NEAR;
+    let is_near = left.sums().unwrap_or(0) as usize <= LEFT_NEAR;
     let mut run = Run {
         args,
         p,
@@ -179,14 +216,14 @@ unsafe fn strassen<V: Tiles + Finishing, W: Weight>(args: &Args<'_>, chunk: usiz
         steps,
         sums: steps.wrapping_add(Strassen::STEP_ELEMENTS as usize),
     };
-    let mut steps = (0..products)
-        .flat_map(|product| my_groups.clone().map(move |group| product * each + group))
+    let mut steps = (0..mine.groups())
+        .map(|index| mine.group(index))
         .flat_map(|group| (0..s.parts as usize).map(move |part| (group, part)))
         .peekable();
     let mut is_first = true;
     while let Some((group, part)) = steps.next() {
         // SAFETY: the caller's promise; the slot is this chunk's alone.
-        unsafe { run.part::<V, W>(rows.clone(), group, part, is_first, steps.peek().copied()) };
+        unsafe { run.part::<V, W>(mine.rows.clone(), group, part, is_first, steps.peek().copied()) };
         is_first = false;
         if is_near && part + 1 == run.parts {
             // The whole left side was read.
@@ -232,7 +269,7 @@ impl Run<'_> {
     #[inline(always)]
     unsafe fn part<V: Tiles + Finishing, W: Weight>(
         &self,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         group: usize,
         part: usize,
         is_first: bool,
@@ -509,13 +546,13 @@ struct Place {
     /// The first of its panels in each half of the group.
     panel: usize,
     /// In the upper half; those of the lower are as many below.
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
 }
 
 /// The rows of a tile, and how many of its block come before it.
 struct TileRows {
     offset: usize,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
 }
 
 /// What differs between the tiles of a product.

@@ -10,7 +10,7 @@ pub static STRASSEN_LEFT_F32: Kernel = Kernel {
     name: "strassen_left_f32",
     validate: validate_left,
     chunks: left_chunks,
-    run: per_isa!(left<_>),
+    run: per_isa!(left<_>, amx super::strassen_amx::left),
 };
 
 /// Elements of the left matrix that are worth a chunk.

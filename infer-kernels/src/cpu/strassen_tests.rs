@@ -3,8 +3,8 @@
 use half::f16;
 
 use crate::call::{Activation, ActivationKind, Conv, Strassen, StrassenLeft, View, residual};
-use crate::cpu::testing::{Random, attack, bytes, check_f32, run_everywhere};
-use crate::reference;
+use crate::cpu::testing::{Random, attack, bytes, isas, oracle, run_everywhere, run_with};
+use crate::{Isa, reference};
 
 /// A call with its operands.
 struct Case {
@@ -64,48 +64,68 @@ impl Case {
         StrassenLeft { stride: self.s.conv.in_channels, ..self.s.left() }
     }
 
-    /// The left side as the oracle makes it; all implementations must agree.
-    fn left(&self) -> Vec<f32> {
-        let call = self.left_call();
-        let size = call.elements().unwrap() as usize * 4;
-        let inputs = [bytes(&self.input)];
-        // Inputs are multiples of 2⁻¹⁰, so that their sums are exact.
-        check_f32("strassen_left_f32", &call, &inputs, &[size], |_| 0.0);
-        let mut left = Vec::new();
-        run_everywhere("strassen_left_f32", &call, &inputs, &[size], |who, outputs| {
-            if who == "the oracle" {
-                left = floats(&outputs[0]);
-            }
-        });
-        left
+    fn left_bytes(&self) -> usize {
+        self.left_call().elements().unwrap() as usize * 4
     }
 
-    /// Compares with the direct product of the same operands, of weights in f16 where `halves`.
+    /// The left side as an instruction set makes it.
+    fn left(&self, isa: Isa, chunks: usize) -> Vec<u8> {
+        let [left] = &run_with(
+            "strassen_left_f32",
+            isa,
+            chunks,
+            &self.left_call(),
+            &[bytes(&self.input)],
+            &[self.left_bytes()],
+        )[..] else {
+            panic!("one output")
+        };
+        left.clone()
+    }
+
+    /// Shows what every instruction set makes of the call in several numbers of chunks, and so many slots to work in.
+    fn run(&self, halves: bool, slots: usize, mut look: impl FnMut(&str, &[f32])) {
+        let narrow: Vec<f16> = self.weights.iter().map(|&w| f16::from_f32(w)).collect();
+        let weights = if halves { bytes(&narrow) } else { bytes(&self.weights) };
+        let name = if halves { "strassen_f16w" } else { "strassen_f32" };
+        let outputs = [self.output(), slots * self.s.slot().unwrap() as usize * 4];
+        for isa in isas() {
+            for chunks in [1, 3, 64] {
+                let left = self.left(isa, chunks);
+                let operands = [&left[..], weights, bytes(&self.bias), bytes(&self.added)];
+                let got = run_with(name, isa, chunks, &self.s, &operands, &outputs);
+                look(&format!("{isa:?} in {chunks} chunks, {slots} slots"), &floats(&got[0]));
+            }
+        }
+    }
+
+    /// Compares with the direct product of the same operands, of weights in f16 where `halves`, which the oracle of the
+    /// algorithm must agree with too.
     fn check(&self, halves: bool) {
         let p = &self.s.conv;
         let narrow: Vec<f16> = self.weights.iter().map(|&w| f16::from_f32(w)).collect();
         let weights = if halves { bytes(&narrow) } else { bytes(&self.weights) };
         let suffix = if halves { "f16w" } else { "f32" };
         let operands = [bytes(&self.input), weights, bytes(&self.bias), bytes(&self.added)];
-        let mut direct = Vec::new();
-        run_everywhere(&format!("conv_{suffix}"), p, &operands, &[self.output()], |who, outputs| {
-            if who == "the oracle" {
-                direct = floats(&outputs[0]);
-            }
-        });
-        let left = self.left();
-        let operands = [bytes(&left), operands[1], operands[2], operands[3]];
+        let direct = floats(&oracle(&format!("conv_{suffix}"), p, &operands, &[self.output()])[0]);
         // As for the direct product, of at most four sums of at most three times as large terms.
         let terms = (p.in_channels + 2) as f32;
         let tolerance = 1.2 * terms * terms * f32::EPSILON;
+        let compare = |who: &str, got: &[f32]| {
+            for (at, (a, b)) in direct.iter().zip(got).enumerate() {
+                assert!((a - b).abs() <= tolerance, "{who}: output[{at}] is {b}, not {a} ({:?})", self.s);
+            }
+        };
+        let left = oracle("strassen_left_f32", &self.left_call(), &operands[..1], &[self.left_bytes()]);
+        let scratch = self.s.slot().unwrap() as usize * 4;
+        let operands = [&left[0], operands[1], operands[2], operands[3]];
+        let outputs = [self.output(), scratch];
+        compare(
+            "the oracle",
+            &floats(&oracle(&format!("strassen_{suffix}"), &self.s, &operands, &outputs)[0]),
+        );
         for slots in [1, 2, 5] {
-            let scratch = slots * self.s.slot().unwrap() as usize * 4;
-            let outputs = [self.output(), scratch];
-            run_everywhere(&format!("strassen_{suffix}"), &self.s, &operands, &outputs, |who, outputs| {
-                for (at, (a, b)) in direct.iter().zip(floats(&outputs[0])).enumerate() {
-                    assert!((a - b).abs() <= tolerance, "{who}: output[{at}] is {b}, not {a} ({:?})", self.s);
-                }
-            });
+            self.run(halves, slots, compare);
         }
     }
 }
@@ -151,22 +171,45 @@ fn every_activation_and_residual() {
 }
 
 #[test]
+fn the_left_side_is_that_of_the_oracle() {
+    for rows in [1, 2, 19, 224] {
+        let case = Case::new(product(rows, 192, 64), 3);
+        let call = case.left_call();
+        let expected = oracle("strassen_left_f32", &call, &[bytes(&case.input)], &[case.left_bytes()]);
+        for isa in isas().filter(|&isa| !has_thirds(isa)) {
+            for chunks in [1, 3, 64] {
+                // Inputs are multiples of 2⁻¹⁰, so that their sums are exact.
+                assert_eq!(case.left(isa, chunks), expected[0], "{isa:?} in {chunks} chunks");
+            }
+        }
+    }
+}
+
+/// Whether an instruction set keeps the left side as thirds.
+fn has_thirds(isa: Isa) -> bool {
+    isa.name() == "amx"
+}
+
+#[test]
 fn long_sums_stay_accurate() {
     let case = Case::new(product(40, 1536, 64), 2);
-    let left = case.left();
     let p = &case.s.conv;
-    let operands = [bytes(&left), bytes(&case.weights), bytes(&case.bias), &[]];
-    let scratch = case.s.slot().unwrap() as usize * 4;
-    let mut exact = Vec::new();
-    run_everywhere("strassen_f32", &case.s, &operands, &[case.output(), scratch], |who, outputs| {
-        let got = floats(&outputs[0]);
-        if who == "the oracle" {
-            exact = got;
-            return;
-        }
-        let largest = exact.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let exact: Vec<f64> = (0..(p.out_w * p.out_channels) as usize)
+        .map(|at| {
+            let (row, column) = (at / p.out_channels as usize, at % p.out_channels as usize);
+            let k = p.in_channels as usize;
+            let terms = (0..k).map(|i| {
+                let weight = case.weights[(column / 16 * k + i) * 16 + column % 16];
+                f64::from(case.input[row * k + i]) * f64::from(weight)
+            });
+            f64::from(case.bias[column]) + terms.sum::<f64>()
+        })
+        .collect();
+    let largest = exact.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    case.run(false, 1, |who, got| {
         for (a, b) in exact.iter().zip(got) {
-            assert!((a - b).abs() <= 2e-6 * largest, "{who}: {b} instead of {a} of {largest} ({p:?})");
+            let error = (a - f64::from(*b)).abs() / largest;
+            assert!(error <= 2e-6, "{who}: {b} instead of {a} of {largest} ({p:?})");
         }
     });
 }
@@ -189,12 +232,12 @@ fn empty_calls_write_nothing() {
 fn hostile_calls() {
     let p = Conv { residual_mode: residual::BEFORE_ACTIVATION, ..product(5, 64, 128) };
     let case = Case::new(p, 2);
-    let left = case.left();
-    let operands = [bytes(&left), bytes(&case.weights), bytes(&case.bias), bytes(&case.added)];
+    let left = case.left(Isa::Scalar, 1);
+    let operands = [&left[..], bytes(&case.weights), bytes(&case.bias), bytes(&case.added)];
     let scratch = case.s.slot().unwrap() as usize * 4;
     attack("strassen_f32", &case.s, &operands, &[case.output(), scratch]);
     let call = case.left_call();
-    attack("strassen_left_f32", &call, &[bytes(&case.input)], &[call.elements().unwrap() as usize * 4]);
+    attack("strassen_left_f32", &call, &[bytes(&case.input)], &[case.left_bytes()]);
 }
 
 #[test]

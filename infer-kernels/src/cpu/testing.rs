@@ -146,15 +146,12 @@ pub(crate) fn check_beside_scratch<P: Pod, T: Pod + std::fmt::Debug>(
     scratch: usize,
     close: impl Fn(usize, usize, T, T) -> bool,
 ) {
-    let entry = reference::find(name).unwrap_or_else(|| panic!("no kernel {name}"));
-    let sizes: Vec<u64> =
-        inputs.iter().map(|input| input.len() as u64).chain(outputs.iter().map(|&b| b as u64)).collect();
-    (entry.kernel.validate)(&call_of(params, &sizes)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let entry = find_valid(name, params, inputs, outputs);
     let expected = run_on(params, inputs, outputs, |args| {
         // SAFETY: the call is valid for these sizes, and the operands are buffers of those sizes.
         unsafe { (entry.reference)(args) }
     });
-    for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
+    for isa in isas() {
         for chunks in [1, 3, 64] {
             let got = run_chunks(entry, isa, chunks, params, inputs, outputs);
             let (Ok(expected), Ok(got)) = (&expected, &got) else {
@@ -175,6 +172,43 @@ pub(crate) fn check_beside_scratch<P: Pod, T: Pod + std::fmt::Debug>(
     }
 }
 
+/// The oracle's outputs of a call of kernel `name`, and those of one instruction set in so many chunks: for kernels whose
+/// results another one reads.
+pub(crate) fn oracle<P: Pod>(name: &str, params: &P, inputs: &[&[u8]], outputs: &[usize]) -> Vec<Vec<u8>> {
+    let entry = find_valid(name, params, inputs, outputs);
+    // SAFETY: the call is valid for these sizes, and the operands are buffers of those sizes.
+    run_on(params, inputs, outputs, |args| unsafe { (entry.reference)(args) })
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// See [`oracle`].
+pub(crate) fn run_with<P: Pod>(
+    name: &str,
+    isa: Isa,
+    chunks: usize,
+    params: &P,
+    inputs: &[&[u8]],
+    outputs: &[usize],
+) -> Vec<Vec<u8>> {
+    let entry = find_valid(name, params, inputs, outputs);
+    run_chunks(entry, isa, chunks, params, inputs, outputs)
+        .unwrap_or_else(|error| panic!("{name} on {isa:?} in {chunks} chunks: {error}"))
+}
+
+/// The kernel `name`, which must accept the call.
+fn find_valid<P: Pod>(name: &str, params: &P, inputs: &[&[u8]], outputs: &[usize]) -> &'static Registered {
+    let entry = reference::find(name).unwrap_or_else(|| panic!("no kernel {name}"));
+    let sizes: Vec<u64> =
+        inputs.iter().map(|input| input.len() as u64).chain(outputs.iter().map(|&b| b as u64)).collect();
+    (entry.kernel.validate)(&call_of(params, &sizes)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    entry
+}
+
+/// The instruction sets that this processor has.
+pub(crate) fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.iter().copied().filter(|isa| isa.is_available())
+}
+
 /// Runs kernel `name` as [`check`] does and shows the outputs of every run, that of the oracle first, to `look`: for
 /// kernels that use an output to work in, or are compared with other kernels.
 pub(crate) fn run_everywhere<P: Pod>(
@@ -184,16 +218,13 @@ pub(crate) fn run_everywhere<P: Pod>(
     outputs: &[usize],
     mut look: impl FnMut(&str, &[Vec<u8>]),
 ) {
-    let entry = reference::find(name).unwrap_or_else(|| panic!("no kernel {name}"));
-    let sizes: Vec<u64> =
-        inputs.iter().map(|input| input.len() as u64).chain(outputs.iter().map(|&b| b as u64)).collect();
-    (entry.kernel.validate)(&call_of(params, &sizes)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let entry = find_valid(name, params, inputs, outputs);
     let expected = run_on(params, inputs, outputs, |args| {
         // SAFETY: the call is valid for these sizes, and the operands are buffers of those sizes.
         unsafe { (entry.reference)(args) }
     });
     look("the oracle", &expected.unwrap_or_else(|error| panic!("{name}: {error}")));
-    for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
+    for isa in isas() {
         for chunks in [1, 3, 64] {
             let what = format!("{isa:?} in {chunks} chunks");
             let got = run_chunks(entry, isa, chunks, params, inputs, outputs);
@@ -217,7 +248,7 @@ pub(crate) fn check_error<P: Pod>(
     // SAFETY: the call is valid for these sizes, and the operands are buffers of those sizes.
     let expected = run_on(params, inputs, outputs, |args| unsafe { (entry.reference)(args) });
     assert_eq!(expected, Err(error), "{name}");
-    for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
+    for isa in isas() {
         for chunks in [1, 3] {
             let got = run_chunks(entry, isa, chunks, params, inputs, outputs);
             assert_eq!(got, Err(error), "{name} on {isa:?} in {chunks} chunks");
@@ -264,7 +295,7 @@ pub(crate) fn attack<P: Pod>(name: &str, params: &P, inputs: &[&[u8]], outputs: 
             if validate(&call_of(&hostile, &sizes)).is_err() {
                 continue;
             }
-            for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
+            for isa in isas() {
                 // The guards are what is tested; errors and values are as they may be.
                 let _ = run_chunks(entry, isa, 2, &hostile, inputs, outputs);
             }

@@ -21,6 +21,12 @@ macro_rules! whole {
 }
 
 impl Avx512 {
+    /// The register.
+    #[inline(always)]
+    pub(crate) fn register(self) -> __m512 {
+        self.0
+    }
+
     #[inline(always)]
     fn plus(self, other: Self) -> Self {
         Avx512(whole!(_mm512_add_ps, self, other))
