@@ -1,6 +1,6 @@
 //! Products on AMX, by thirds: the loops that convolutions and products of matrices share.
 //!
-//! Loop order: parts of the sum whose left tiles stay in the second-level cache; pairs of panels; short parts of the sum, whose
+//! Loop order: pieces of rows and columns; parts of the sum whose left tiles stay in the second-level cache; pairs of panels; short parts of the sum, whose
 //! right tiles stay in the first-level cache; pairs of rows of tiles. While a short part is multiplied, the weights of the next
 //! are split into thirds, and those of the one after it fetched into the second-level cache.
 
@@ -22,7 +22,13 @@ pub(super) const PAIR: usize = 2;
 const SHORT: usize = 4;
 
 /// Left tiles that stay in the second-level cache beside everything else.
-pub(super) const LEFT: usize = 1024 * 1024 / (2 * THIRDS);
+const LEFT: usize = 1024 * 1024 / (2 * THIRDS);
+
+/// The most rows of tiles in a piece; weights are split once for each.
+pub(super) const MOST_TILES: usize = 16;
+
+/// The most panels of a piece whose sums are kept from part to part.
+const MOST_PANELS: usize = 64;
 
 /// Numbers of bf16 in the thirds of a pair's short part.
 const RIGHT: usize = PAIR * SHORT * THIRDS;
@@ -72,6 +78,23 @@ impl<W> Right<W> {
 pub(super) struct Left {
     pub(super) thirds: *const u16,
     pub(super) pitch: usize,
+}
+
+/// The pieces of a product that are computed one after the other, each by a [`Block`]: rows of tiles and panels.
+pub(super) fn pieces(
+    tiles: Range<usize>,
+    panels: Range<usize>,
+    steps: usize,
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let rows = tiles.len().div_ceil(MOST_TILES);
+    let are_kept = long_parts(tiles.len().div_ceil(rows.max(1)), steps) > 1;
+    let columns = if are_kept { panels.len().div_ceil(MOST_PANELS) } else { 1 };
+    let part = |all: &Range<usize>, index: usize, parts: usize| {
+        let part = share(all.len(), index, parts);
+        all.start + part.start..all.start + part.end
+    };
+    (0..rows * columns)
+        .map(move |index| (part(&tiles, index / columns, rows), part(&panels, index % columns, columns)))
 }
 
 /// The parts of the sum whose left tiles are at hand together, for so many rows of tiles.
@@ -406,5 +429,29 @@ pub(super) unsafe fn finish(args: &Args<'_>, p: &Conv, panel: usize, pixels: Ran
             }
         }
         pixel += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_all_and_within_bounds() {
+        for (tiles, panels, steps) in
+            [(0..1, 0..1, 1), (3..20, 2..9, 4), (0..256, 10..400, 1000), (5..40, 0..7, 22)]
+        {
+            let mut seen = vec![0; tiles.len() * panels.len()];
+            for (rows, columns) in pieces(tiles.clone(), panels.clone(), steps) {
+                assert!(rows.len() <= MOST_TILES && !rows.is_empty() && !columns.is_empty());
+                assert!(columns.len() <= MOST_PANELS || long_parts(rows.len(), steps) == 1);
+                for row in rows {
+                    for column in columns.clone() {
+                        seen[(row - tiles.start) * panels.len() + column - panels.start] += 1;
+                    }
+                }
+            }
+            assert!(seen.iter().all(|&times| times == 1), "{tiles:?} {panels:?} {steps}");
+        }
     }
 }

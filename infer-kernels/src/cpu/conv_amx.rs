@@ -1,14 +1,16 @@
 //! `conv_f32` and `conv_f16w` on AMX, where products by thirds are faster than those of vectors.
 //!
-//! Loop order: blocks of tiles of sixteen pixels; of each, the loops of `amx_product.rs`, for which its input is split into
-//! thirds, tap by tap, once for all panels. Chunks split tiles and pairs of panels in two dimensions.
+//! Loop order: that of `amx_product.rs`, for which the input of tiles of sixteen pixels is split into thirds, tap by tap, once
+//! for all panels. Chunks split tiles and pairs of panels in two dimensions.
 
 use std::ops::Range;
 
 use half::f16;
 
 use super::amx::{SIDE, STEP, THIRDS, Unit, split};
-use super::amx_product::{Block, LEFT, Left, PAIR, Right, bias, finish, long_parts, with_memory};
+use super::amx_product::{
+    Block, Left, MOST_TILES, PAIR, Right, bias, finish, long_parts, pieces, with_memory,
+};
 use super::conv::{CONV_F16W, CONV_F32, grid};
 use super::gemm_tile::{Weight, fetch_near};
 use super::share;
@@ -16,16 +18,11 @@ use super::vector::{Avx512, Vector};
 use crate::call::{BLOCK, Conv};
 use crate::{Args, RunError};
 
-/// The most and the fewest tiles of pixels in a block: weights are split once for each block, and long sums cut into parts
-/// rather than blocks made smaller.
-const MOST_TILES: usize = 16;
-const FEWEST_TILES: usize = 8;
-
 /// How many steps ahead the input is fetched.
 const STEPS_AHEAD: usize = 2;
 
-/// Cycles, as measured: of a step of two tiles, beside other work; of a line that is split, alone and meanwhile; of a vector
-/// that is stored by way of a tile; of a multiply-add of sixteen lanes of vectors, in hundredths.
+/// Cycles, as measured: of a step of a row of tiles by a panel, beside other work; of a line that is split, alone and meanwhile;
+/// of a vector that is stored by way of a tile; of a multiply-add of sixteen lanes of vectors, in hundredths.
 const TILE_CYCLES: u64 = 140;
 const LEFT_LINE_CYCLES: u64 = 28;
 const RIGHT_LINE_CYCLES: u64 = 4;
@@ -83,22 +80,17 @@ pub(super) fn is_faster(p: &Conv) -> bool {
     let pixels = product(&[p.n, p.out_h, p.out_w]);
     let (tiles, steps) =
         (pixels.div_ceil(SIDE as u64), product(&[p.in_channels.div_ceil(STEP as u64), taps]));
-    let blocks = tiles.div_ceil(most_tiles(steps as usize) as u64);
+    let pieces = tiles.div_ceil(MOST_TILES as u64);
     let thirds = [
         product(&[tiles, panels.next_multiple_of(PAIR as u64), steps, TILE_CYCLES]),
         product(&[pixels, steps, LEFT_LINE_CYCLES]),
-        product(&[blocks, panels, steps, SIDE as u64, RIGHT_LINE_CYCLES]),
+        product(&[pieces, panels, steps, SIDE as u64, RIGHT_LINE_CYCLES]),
         product(&[pixels, panels, STORE_CYCLES]),
     ];
     let vectors = product(&[pixels, panels, p.in_channels, taps, VECTOR_CENTICYCLES]) / 100;
     let thirds = thirds.into_iter().fold(0, u64::saturating_add);
     // A tenth, for what is not counted.
     thirds.saturating_add(thirds / 10) < vectors
-}
-
-/// The tiles of a block, at most.
-fn most_tiles(steps: usize) -> usize {
-    (LEFT / steps.max(1)).clamp(FEWEST_TILES, MOST_TILES)
 }
 
 /// Runs one chunk.
@@ -134,21 +126,14 @@ unsafe fn conv<W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize) {
     if my_tiles.is_empty() || my_panels.is_empty() {
         return;
     }
-    let blocks = my_tiles.len().div_ceil(most_tiles(steps));
     // SAFETY: the processor has AMX, whose tiles no other kernel uses.
     let unit = unsafe { Unit::new() };
-    for block in 0..blocks {
-        let range = share(my_tiles.len(), block, blocks);
-        let block = Block {
-            right,
-            panels: my_panels.len(),
-            panel: &|index| my_panels.start + index,
-            tiles: range.len(),
-        };
-        let first = (my_tiles.start + range.start) * SIDE;
-        let pixels = first..pixels.min((my_tiles.start + range.end) * SIDE);
-        let part_steps = steps.div_ceil(long_parts(range.len(), steps));
-        let left_bytes = range.len() * part_steps * THIRDS * size_of::<u16>();
+    for (tiles, panels) in pieces(my_tiles, my_panels, steps) {
+        let block =
+            Block { right, panels: panels.len(), panel: &|index| panels.start + index, tiles: tiles.len() };
+        let pixels = tiles.start * SIDE..pixels.min(tiles.end * SIDE);
+        let part_steps = steps.div_ceil(long_parts(tiles.len(), steps));
+        let left_bytes = tiles.len() * part_steps * THIRDS * size_of::<u16>();
         with_memory(left_bytes + block.bytes(), |memory| {
             let thirds = memory.cast::<u16>();
             // SAFETY: the memory holds the left side and what the block works in; validation bounded all operands.

@@ -251,7 +251,8 @@ fn enough_work_for_tiles_of_thirds() {
         by_thirds(Case::blocked(p, 0)).check("conv_f32");
         by_thirds(Case::blocked(p, 16)).check("conv_f16w");
     }
-    for kind in ActivationKind::ALL {
+    // One that clamps, and one that does not.
+    for kind in [ActivationKind::Relu, ActivationKind::Gelu] {
         for residual_mode in 0..=2 {
             let activation = Activation::new(kind, 0.25, 0.5);
             let p = Conv { activation, residual_mode, out_channels: 120, ..large };

@@ -6,7 +6,7 @@
 use half::f16;
 
 use super::amx::{SIDE, STEP, THIRDS, Unit, split};
-use super::amx_product::{Block, Left, Right, bias, finish, with_memory};
+use super::amx_product::{Block, Left, Right, bias, finish, pieces, with_memory};
 use super::gemm_tile::Weight;
 use super::share;
 use super::strassen::{GROUP, Portion};
@@ -82,30 +82,34 @@ unsafe fn strassen<W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize) -> R
     let p = &s.conv;
     let rows = (p.out_w as usize).div_ceil(SIDE);
     let Some(mine) = Portion::new(args, rows, chunk, chunks) else { return Ok(()) };
-    let block = Block {
-        right: Right {
-            weights: args.operands[1].ptr::<W>().cast_const(),
-            blocks: p.in_channels as usize / BLOCK,
-            taps: 1,
-        },
-        panels: mine.groups() * GROUP,
-        panel: &|index| mine.group(index / GROUP) * GROUP + index % GROUP,
-        tiles: mine.rows.len(),
+    let right = Right {
+        weights: args.operands[1].ptr::<W>().cast_const(),
+        blocks: p.in_channels as usize / BLOCK,
+        taps: 1,
     };
-    let steps = block.right.steps();
-    let thirds = args.operands[0].ptr::<u16>().wrapping_add(mine.rows.start * steps * THIRDS).cast_const();
-    let rows = mine.rows.start * SIDE..(mine.rows.end * SIDE).min(p.out_w as usize);
-    with_memory(block.bytes(), |memory| {
-        // SAFETY: the processor has AMX, whose tiles no other kernel uses; validation bounded all operands.
-        unsafe {
-            block.run(
-                &Unit::new(),
-                memory,
-                |part| Left { thirds: thirds.wrapping_add(part.start * THIRDS), pitch: steps },
-                |panel| bias(args, p, panel),
-                |panel, sums| finish(args, p, panel, rows.clone(), sums),
-            );
-        }
-    });
+    let steps = right.steps();
+    // SAFETY: the processor has AMX, whose tiles no other kernel uses.
+    let unit = unsafe { Unit::new() };
+    for (tiles, panels) in pieces(mine.rows.clone(), 0..mine.groups() * GROUP, steps) {
+        let panel = |index: usize| {
+            let index = panels.start + index;
+            mine.group(index / GROUP) * GROUP + index % GROUP
+        };
+        let block = Block { right, panels: panels.len(), panel: &panel, tiles: tiles.len() };
+        let thirds = args.operands[0].ptr::<u16>().wrapping_add(tiles.start * steps * THIRDS).cast_const();
+        let rows = tiles.start * SIDE..(tiles.end * SIDE).min(p.out_w as usize);
+        with_memory(block.bytes(), |memory| {
+            // SAFETY: the memory is what the block works in; validation bounded all operands.
+            unsafe {
+                block.run(
+                    &unit,
+                    memory,
+                    |part| Left { thirds: thirds.wrapping_add(part.start * THIRDS), pitch: steps },
+                    |panel| bias(args, p, panel),
+                    |panel, sums| finish(args, p, panel, rows.clone(), sums),
+                );
+            }
+        });
+    }
     Ok(())
 }
