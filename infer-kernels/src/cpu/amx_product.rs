@@ -1,8 +1,8 @@
 //! Products on AMX, by thirds: the loops that convolutions and products of matrices share.
 //!
-//! Loop order: pieces of rows and columns; parts of the sum whose left tiles stay in the second-level cache; pairs of panels; short parts of the sum, whose
-//! right tiles stay in the first-level cache; pairs of rows of tiles. While a short part is multiplied, the weights of the next
-//! are split into thirds, and those of the one after it fetched into the second-level cache.
+//! Loop order: pieces of rows and columns; parts of the sum whose left tiles stay in the second-level cache; pairs of panels;
+//! short parts of the sum, whose right tiles stay in the first-level cache; pairs of rows of tiles. While a short part is
+//! multiplied, the weights of the next are split into thirds, and those of the one after it fetched into the second-level cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -22,13 +22,13 @@ pub(super) const PAIR: usize = 2;
 const SHORT: usize = 4;
 
 /// Left tiles that stay in the second-level cache beside everything else.
-const LEFT: usize = 1024 * 1024 / (2 * THIRDS);
+const LEFT: usize = 512 * 1024 / (2 * THIRDS);
 
 /// The most rows of tiles in a piece; weights are split once for each.
 pub(super) const MOST_TILES: usize = 16;
 
 /// The most panels of a piece whose sums are kept from part to part.
-const MOST_PANELS: usize = 64;
+const MOST_PANELS: usize = 32;
 
 /// Numbers of bf16 in the thirds of a pair's short part.
 const RIGHT: usize = PAIR * SHORT * THIRDS;
@@ -44,6 +44,8 @@ pub(super) fn with_memory(bytes: usize, run: impl FnOnce(*mut u8)) {
     MEMORY.with_borrow_mut(|memory| {
         let lines = bytes.div_ceil(size_of::<Line>());
         if memory.len() < lines {
+            // What there was goes first, so that both are never held.
+            *memory = Vec::new();
             *memory = vec![Line([0; 64]); lines];
         }
         run(memory.as_mut_ptr().cast());
