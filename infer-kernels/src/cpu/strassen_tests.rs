@@ -99,6 +99,22 @@ impl Case {
         }
     }
 
+    /// The result in f64, of a call without residual and activation.
+    fn exact(&self) -> Vec<f64> {
+        let p = &self.s.conv;
+        let (k, columns) = (p.in_channels as usize, p.out_channels as usize);
+        (0..p.out_w as usize * columns)
+            .map(|at| {
+                let (row, column) = (at / columns, at % columns);
+                let terms = (0..k).map(|i| {
+                    let weight = self.weights[(column / 16 * k + i) * 16 + column % 16];
+                    f64::from(self.input[row * k + i]) * f64::from(weight)
+                });
+                f64::from(self.bias[column]) + terms.sum::<f64>()
+            })
+            .collect()
+    }
+
     /// Compares with the direct product of the same operands, of weights in f16 where `halves`, which the oracle of the
     /// algorithm must agree with too.
     fn check(&self, halves: bool) {
@@ -194,22 +210,27 @@ fn has_thirds(isa: Isa) -> bool {
 fn long_sums_stay_accurate() {
     let case = Case::new(product(40, 1536, 64), 2);
     let p = &case.s.conv;
-    let exact: Vec<f64> = (0..(p.out_w * p.out_channels) as usize)
-        .map(|at| {
-            let (row, column) = (at / p.out_channels as usize, at % p.out_channels as usize);
-            let k = p.in_channels as usize;
-            let terms = (0..k).map(|i| {
-                let weight = case.weights[(column / 16 * k + i) * 16 + column % 16];
-                f64::from(case.input[row * k + i]) * f64::from(weight)
-            });
-            f64::from(case.bias[column]) + terms.sum::<f64>()
-        })
-        .collect();
+    let exact = case.exact();
     let largest = exact.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
     case.run(false, 1, |who, got| {
         for (a, b) in exact.iter().zip(got) {
             let error = (a - f64::from(*b)).abs() / largest;
             assert!(error <= 2e-6, "{who}: {b} instead of {a} of {largest} ({p:?})");
+        }
+    });
+}
+
+#[test]
+fn all_bits_count() {
+    // Of positive numbers with all 24 bits, the last eight are 1e-5 of the result; rows of two tiles and of one.
+    let mut case = Case::new(product(40, 64, 64), 1);
+    for x in case.input.iter_mut().chain(&mut case.weights) {
+        *x = (x.abs() + 0.5) / 3.0;
+    }
+    let exact = case.exact();
+    case.run(false, 1, |who, got| {
+        for (a, b) in exact.iter().zip(got) {
+            assert!((a - f64::from(*b)).abs() <= 2e-6 * a, "{who}: {b} instead of {a}");
         }
     });
 }
