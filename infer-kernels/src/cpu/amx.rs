@@ -99,9 +99,11 @@ pub(crate) struct Product {
     pub(crate) a: [*const u16; 2],
     /// Two columns of tiles.
     pub(crate) b: [*const u16; 2],
-    /// The sums so far, of each row the two tiles.
+    /// The sums, of each row the two tiles.
     pub(crate) c: [[*mut f32; 2]; 2],
     pub(crate) steps: usize,
+    /// Whether this is added to the sums, or is all of them so far.
+    pub(crate) adds: bool,
 }
 
 /// An instruction that reads or writes a tile in memory, whose lines follow each other. No compiler uses the registers of tiles
@@ -126,6 +128,16 @@ macro_rules! tile {
     };
 }
 
+/// What the sums of a tile start from.
+macro_rules! start {
+    ($product:ident, $tile:tt, $at:expr) => {
+        match $product.adds {
+            true => tile!("tileloadd" $tile, $at),
+            false => asm!(concat!("tilezero ", $tile), out($tile) _, options(nostack)),
+        }
+    };
+}
+
 /// The sums of a tile, plus the product of two tiles.
 macro_rules! add {
     ($sums:tt, $a:literal, $b:literal) => {
@@ -135,10 +147,10 @@ macro_rules! add {
 
 /// All four sums, plus the products of what the left and the right registers hold; something else is done in between.
 macro_rules! add_all {
-    ($between:ident) => {
+    ($between:ident, $pause:literal) => {
         add!("tmm0", "tmm6", "tmm4");
         add!("tmm1", "tmm6", "tmm5");
-        $between();
+        $between($pause);
         add!("tmm2", "tmm7", "tmm4");
         add!("tmm3", "tmm7", "tmm5");
     };
@@ -148,47 +160,47 @@ macro_rules! add_all {
 pub(crate) const PAUSES: usize = 6;
 
 impl Unit {
-    /// Adds the product of two rows of tiles by two columns of tiles to four tiles of sums; calls `between` [`PAUSES`] times in
-    /// each step, so that the core's other units have work meanwhile.
+    /// Sums, in four tiles, the product of two rows of tiles by two columns of tiles; calls `between` [`PAUSES`] times in
+    /// each step, with the number of the call, so that the core's other units have work meanwhile.
     ///
     /// # Safety
     ///
     /// All tiles lie in memory of this thread.
     #[inline(always)]
-    pub(crate) unsafe fn multiply(&self, p: &Product, mut between: impl FnMut()) {
+    pub(crate) unsafe fn multiply(&self, p: &Product, mut between: impl FnMut(usize)) {
         let (mut a, mut b) = (p.a, p.b);
         // Sums are in tiles 0 to 3, the right side's in 4 and 5, the left side's in 6 and 7. A sum is added to by every
         // fourth product, as it takes longer than three.
         // SAFETY: the caller's promise.
         unsafe {
-            tile!("tileloadd" "tmm0", p.c[0][0]);
-            tile!("tileloadd" "tmm1", p.c[0][1]);
-            tile!("tileloadd" "tmm2", p.c[1][0]);
-            tile!("tileloadd" "tmm3", p.c[1][1]);
+            start!(p, "tmm0", p.c[0][0]);
+            start!(p, "tmm1", p.c[0][1]);
+            start!(p, "tmm2", p.c[1][0]);
+            start!(p, "tmm3", p.c[1][1]);
             for _ in 0..p.steps {
                 // h' by l, h and m.
                 tile!("tileloadd" "tmm4", b[0]);
                 tile!("tileloadd" "tmm6", a[0].add(2 * THIRD));
                 tile!("tileloadd" "tmm5", b[1]);
                 tile!("tileloadd" "tmm7", a[1].add(2 * THIRD));
-                add_all!(between);
+                add_all!(between, 0);
                 tile!("tileloadd" "tmm6", a[0]);
                 tile!("tileloadd" "tmm7", a[1]);
-                add_all!(between);
+                add_all!(between, 1);
                 tile!("tileloadd" "tmm6", a[0].add(THIRD));
                 tile!("tileloadd" "tmm7", a[1].add(THIRD));
-                add_all!(between);
+                add_all!(between, 2);
                 // m' by m and h.
                 tile!("tileloadd" "tmm4", b[0].add(THIRD));
                 tile!("tileloadd" "tmm5", b[1].add(THIRD));
-                add_all!(between);
+                add_all!(between, 3);
                 tile!("tileloadd" "tmm6", a[0]);
                 tile!("tileloadd" "tmm7", a[1]);
-                add_all!(between);
+                add_all!(between, 4);
                 // l' by h.
                 tile!("tileloadd" "tmm4", b[0].add(2 * THIRD));
                 tile!("tileloadd" "tmm5", b[1].add(2 * THIRD));
-                add_all!(between);
+                add_all!(between, 5);
                 a = a.map(
                     #[inline(always)]
                     |a| a.add(THIRDS),
@@ -211,40 +223,40 @@ impl Unit {
     ///
     /// As there.
     #[inline(always)]
-    pub(crate) unsafe fn multiply_row(&self, p: &Product, mut between: impl FnMut()) {
+    pub(crate) unsafe fn multiply_row(&self, p: &Product, mut between: impl FnMut(usize)) {
         let (mut a, mut b) = (p.a[0], p.b);
         // SAFETY: the caller's promise.
         unsafe {
-            tile!("tileloadd" "tmm0", p.c[0][0]);
-            tile!("tileloadd" "tmm1", p.c[0][1]);
+            start!(p, "tmm0", p.c[0][0]);
+            start!(p, "tmm1", p.c[0][1]);
             for _ in 0..p.steps {
                 tile!("tileloadd" "tmm4", b[0]);
                 tile!("tileloadd" "tmm5", b[1]);
                 tile!("tileloadd" "tmm2", a.add(2 * THIRD));
                 add!("tmm0", "tmm2", "tmm4");
                 add!("tmm1", "tmm2", "tmm5");
-                between();
+                between(0);
                 tile!("tileloadd" "tmm6", a);
                 add!("tmm0", "tmm6", "tmm4");
                 add!("tmm1", "tmm6", "tmm5");
-                between();
+                between(1);
                 tile!("tileloadd" "tmm7", a.add(THIRD));
                 add!("tmm0", "tmm7", "tmm4");
                 add!("tmm1", "tmm7", "tmm5");
-                between();
+                between(2);
                 tile!("tileloadd" "tmm4", b[0].add(THIRD));
                 tile!("tileloadd" "tmm5", b[1].add(THIRD));
                 add!("tmm0", "tmm7", "tmm4");
                 add!("tmm1", "tmm7", "tmm5");
-                between();
+                between(3);
                 add!("tmm0", "tmm6", "tmm4");
                 add!("tmm1", "tmm6", "tmm5");
-                between();
+                between(4);
                 tile!("tileloadd" "tmm4", b[0].add(2 * THIRD));
                 tile!("tileloadd" "tmm5", b[1].add(2 * THIRD));
                 add!("tmm0", "tmm6", "tmm4");
                 add!("tmm1", "tmm6", "tmm5");
-                between();
+                between(5);
                 a = a.add(THIRDS);
                 b = b.map(
                     #[inline(always)]
@@ -309,8 +321,9 @@ pub(super) unsafe fn peak(_args: &Args<'_>, _chunk: usize, _chunks: usize) -> Re
                 b: [tiles.0.as_ptr(); 2],
                 c: [[c, c.add(SUMS)], [c.add(2 * SUMS), c.add(3 * SUMS)]],
                 steps: PEAK_STEPS,
+                adds: true,
             };
-            unit.multiply(&product, || {});
+            unit.multiply(&product, |_| {});
         }
     }
     black_box(sums.0);

@@ -1,37 +1,29 @@
 //! Products on AMX, by thirds: the loops that convolutions and products of matrices share.
 //!
 //! Loop order: pieces of rows and columns; parts of the sum whose left tiles stay in the second-level cache; pairs of panels;
-//! short parts of the sum, whose right tiles stay in the first-level cache; pairs of rows of tiles. While a short part is
-//! multiplied, the weights of the next are split into thirds, and those of the one after it fetched into the second-level cache.
+//! short parts of the sum; pairs of rows of tiles. While a short part is multiplied, the weights of the next are split into
+//! thirds, by `amx_right.rs`, and those of the one after it fetched into the second-level cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::amx::{PAUSES, Product, SIDE, STEP, SUMS, THIRDS, Unit, split};
+use super::amx::{PAUSES, Product, SUMS, THIRDS, Unit};
+use super::amx_right::{Group, Lines, PAIR, RIGHT, Right, SHORT};
 use super::epilogue::{Clamp, Finish, Finishing};
-use super::gemm_tile::{MAX_VECTORS, Weight, fetch};
+use super::gemm_tile::{MAX_VECTORS, Weight};
 use super::share;
 use super::vector::{Avx512, Vector};
 use crate::Args;
 use crate::call::{BLOCK, Conv, View, residual};
 
-/// Panels that are multiplied together.
-pub(super) const PAIR: usize = 2;
-
-/// Steps of a short part of the sum, at most.
-const SHORT: usize = 4;
-
 /// Left tiles that stay in the second-level cache beside everything else.
-const LEFT: usize = 512 * 1024 / (2 * THIRDS);
+const LEFT: usize = 256 * 1024 / (2 * THIRDS);
 
 /// The most rows of tiles in a piece; weights are split once for each.
 pub(super) const MOST_TILES: usize = 16;
 
 /// The most panels of a piece whose sums are kept from part to part.
-const MOST_PANELS: usize = 32;
-
-/// Numbers of bf16 in the thirds of a pair's short part.
-const RIGHT: usize = PAIR * SHORT * THIRDS;
+const MOST_PANELS: usize = 16;
 
 /// Calls `run` with so many bytes of this thread's memory, which stays for the next call.
 pub(super) fn with_memory(bytes: usize, run: impl FnOnce(*mut u8)) {
@@ -50,30 +42,6 @@ pub(super) fn with_memory(bytes: usize, run: impl FnOnce(*mut u8)) {
         }
         run(memory.as_mut_ptr().cast());
     });
-}
-
-/// Packed weights.
-#[derive(Clone, Copy)]
-pub(super) struct Right<W> {
-    pub(super) weights: *const W,
-    /// Blocks of sixteen channels, and taps of each. Step `s` is tap `s mod taps` of blocks `2·(s / taps)` and the next.
-    pub(super) blocks: usize,
-    pub(super) taps: usize,
-}
-
-impl<W> Right<W> {
-    /// Steps of the whole sum.
-    pub(super) fn steps(&self) -> usize {
-        self.blocks.div_ceil(2) * self.taps
-    }
-
-    /// The first line of a step in a panel, and its other block's, if there is one.
-    fn line(&self, panel: usize, step: usize) -> (*const W, Option<usize>) {
-        let block = 2 * (step / self.taps);
-        let line = (panel * self.blocks + block) * self.taps + step % self.taps;
-        let other = (block + 1 < self.blocks).then_some(self.taps * BLOCK * BLOCK);
-        (self.weights.wrapping_add(line * BLOCK * BLOCK), other)
-    }
 }
 
 /// Left tiles of some steps: `[rows of tiles][pitch]`, from the first of these steps on.
@@ -131,6 +99,11 @@ impl<W: Weight> Block<'_, W> {
         2 * RIGHT * size_of::<u16>() + (pairs * self.pair_sums() + MAX_VECTORS * BLOCK) * size_of::<f32>()
     }
 
+    /// The panels of a pair.
+    fn pair(&self, pair: usize) -> Range<usize> {
+        pair * PAIR..self.panels.min((pair + 1) * PAIR)
+    }
+
     fn long_parts(&self) -> usize {
         long_parts(self.tiles, self.right.steps())
     }
@@ -140,8 +113,8 @@ impl<W: Weight> Block<'_, W> {
         PAIR * self.tiles * SUMS
     }
 
-    /// Computes it. `left` gives the left tiles of a range of steps, `bias` what the sums of a panel start from, and `finish`
-    /// takes a panel and its sums, `[tiles][16 rows][16]`.
+    /// Computes it. `left` gives the left tiles of a range of steps, and `finish` takes a panel and its sums,
+    /// `[tiles][16 rows][16]`.
     ///
     /// # Safety
     ///
@@ -152,7 +125,6 @@ impl<W: Weight> Block<'_, W> {
         unit: &Unit,
         memory: *mut u8,
         mut left: impl FnMut(Range<usize>) -> Left,
-        bias: impl Fn(usize) -> Avx512,
         mut finish: impl FnMut(usize, *mut f32),
     ) {
         let (pairs, longs) = (self.panels.div_ceil(PAIR), self.long_parts());
@@ -175,44 +147,27 @@ impl<W: Weight> Block<'_, W> {
         };
         let places = longs * pairs * shorts;
         // Beyond the last place nothing is split, nor fetched after it.
-        let lines = |index: usize| {
-            Lines::new(
-                self,
-                place(index.min(places - 1)),
-                place((index + 1).min(places - 1)),
-                rights.wrapping_add(index % 2 * RIGHT),
-            )
+        let lines = |index: usize| match index < places {
+            true => {
+                let [this, next] = [place(index), place((index + 1).min(places - 1))]
+                    .map(|place| (self.pair(place.pair).map(self.panel), place.steps));
+                Lines::new(self.right, this, next, rights.wrapping_add(index % 2 * RIGHT))
+            }
+            false => Lines::none(),
         };
-        if places == 0 {
-            return;
-        }
-        let mut first = lines(0);
-        for _ in 0..first.count {
-            // SAFETY: the caller's promise.
-            unsafe { first.split() };
-        }
+        // SAFETY: the caller's promise.
+        unsafe { lines(0).split_rest() };
         let mut at_hand: Option<(usize, Left)> = None;
         for index in 0..places {
             let place = place(index);
             let in_memory = if longs == 1 { 0 } else { place.pair };
             let sums = all_sums.wrapping_add(in_memory * self.pair_sums());
-            let panels = place.pair * PAIR..self.panels.min((place.pair + 1) * PAIR);
-            if place.is_first {
-                for (number, panel) in panels.clone().enumerate() {
-                    let bias = bias((self.panel)(panel));
-                    for row in 0..self.tiles * SIDE {
-                        // SAFETY: the sums are in the memory.
-                        unsafe { bias.store(sums.add((number * self.tiles * SIDE + row) * BLOCK)) };
-                    }
-                }
-            }
+            let panels = self.pair(place.pair);
             let part = share(self.right.steps(), place.long, longs);
             let from = match &at_hand {
                 Some((long, left)) if *long == place.long => left,
                 _ => &at_hand.insert((place.long, left(part.clone()))).1,
             };
-            let mut next = lines(index + 1);
-            next.count *= usize::from(index + 1 < places);
             let thirds = from.thirds.wrapping_add((place.steps.start - part.start) * THIRDS);
             let from = Left { thirds, ..*from };
             let right = rights.wrapping_add(index % 2 * RIGHT).cast_const();
@@ -220,7 +175,7 @@ impl<W: Weight> Block<'_, W> {
             let second = if panels.len() == PAIR { SHORT * THIRDS } else { 0 };
             let right = [right, right.wrapping_add(second)];
             // SAFETY: the caller's promise.
-            unsafe { self.multiply(unit, &from, right, place.steps.len(), sums, next) };
+            unsafe { self.multiply(unit, &from, right, &place, sums, lines(index + 1)) };
             if place.is_last {
                 for (number, panel) in panels.enumerate() {
                     finish((self.panel)(panel), sums.wrapping_add(number * self.tiles * SUMS));
@@ -240,136 +195,81 @@ impl<W: Weight> Block<'_, W> {
         unit: &Unit,
         left: &Left,
         right: [*const u16; PAIR],
-        steps: usize,
+        place: &Place,
         sums: *mut f32,
         mut lines: Lines<W>,
     ) {
-        // Lines are due evenly.
-        let pauses = self.tiles.div_ceil(2) * steps * PAUSES;
-        let mut due = 0;
-        let mut between = || {
-            due += lines.count;
-            while due >= pauses {
-                due -= pauses;
-                // SAFETY: the caller's promise; `count` lines are due after all pauses.
-                unsafe { lines.split() };
-            }
-        };
-        for tile in (0..self.tiles).step_by(2) {
+        let product = |tile: usize| {
             let second = (tile + 1).min(self.tiles - 1);
             let at =
                 |tile: usize| [sums.wrapping_add(tile * SUMS), sums.wrapping_add((self.tiles + tile) * SUMS)];
-            let product = Product {
+            Product {
                 a: [tile, second].map(|tile| left.thirds.wrapping_add(tile * left.pitch * THIRDS)),
                 b: right,
                 c: [at(tile), at(second)],
-                steps,
-            };
+                steps: place.steps.len(),
+                adds: !place.is_first,
+            }
+        };
+        let rows = self.tiles.div_ceil(2);
+        for row in 0..rows {
+            // What is left is split in even parts, as far as that takes no longer than the products.
+            let due = lines.left().div_ceil(((rows - row) * place.steps.len()).max(1));
             // SAFETY: the caller's promise.
             unsafe {
-                match second == tile {
-                    true => unit.multiply_row(&product, &mut between),
-                    false => unit.multiply(&product, &mut between),
+                let product = product(2 * row);
+                let is_single = 2 * row + 1 == self.tiles;
+                match due {
+                    0 => multiply_beside::<W, 0>(unit, &product, is_single, &mut lines),
+                    1..=4 => multiply_beside::<W, 4>(unit, &product, is_single, &mut lines),
+                    5..=8 => multiply_beside::<W, 8>(unit, &product, is_single, &mut lines),
+                    _ => multiply_beside::<W, 16>(unit, &product, is_single, &mut lines),
                 }
             }
         }
+        // SAFETY: the caller's promise.
+        unsafe { lines.split_rest() };
     }
 }
 
-/// The weights of a short part on their way to thirds, line by line of its tiles.
-struct Lines<W> {
-    right: Right<W>,
-    panels: [usize; PAIR],
-    steps: Range<usize>,
-    to: *mut u16,
-    /// Where the place after it lies from it on, in elements.
-    next: isize,
-    /// The lines of a tile that come next.
-    from: *const W,
-    other: Option<usize>,
-    count: usize,
-    done: usize,
-}
-
-impl<W: Weight> Lines<W> {
-    /// Those of `place`, to be written to `to`; `after` it comes another.
-    fn new(block: &Block<'_, W>, place: Place, after: Place, to: *mut u16) -> Self {
-        let first = |place: &Place| {
-            let panel = (block.panel)(place.pair * PAIR);
-            block.right.line(panel, place.steps.start).0 as isize
-        };
-        let numbers = place.pair * PAIR..block.panels.min((place.pair + 1) * PAIR);
-        let mut panels = [0; PAIR];
-        for (panel, number) in panels.iter_mut().zip(numbers.clone()) {
-            *panel = (block.panel)(number);
-        }
-        Lines {
-            right: block.right,
-            panels,
-            next: (first(&after) - first(&place)) / size_of::<W>() as isize,
-            count: numbers.len() * place.steps.len() * SIDE,
-            steps: place.steps,
-            to,
-            from: std::ptr::null(),
-            other: None,
-            done: 0,
-        }
-    }
-
-    /// Splits the next line.
-    ///
-    /// # Safety
-    ///
-    /// There is one, its weights are readable, and its thirds writable.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-    unsafe fn split(&mut self) {
-        let (tile, row) = (self.done / SIDE, self.done % SIDE);
-        let panel = usize::from(tile >= self.steps.len());
-        let step = tile - panel * self.steps.len();
-        if row == 0 {
-            (self.from, self.other) = self.right.line(self.panels[panel], self.steps.start + step);
-        }
-        let from = self.from.wrapping_add(row * BLOCK);
-        // SAFETY: the caller's promise; any address may be fetched.
-        unsafe {
-            let first = W::load::<Avx512>(from);
-            let second = match self.other {
-                Some(other) => W::load::<Avx512>(from.add(other)),
-                None => Avx512::splat(0.0),
-            };
-            let to = self.to.add((panel * SHORT + step) * THIRDS + row * STEP);
-            split(first.register(), second.register(), to);
-        }
-        fetch(from.wrapping_offset(self.next).cast());
-        fetch(from.wrapping_add(self.other.unwrap_or(0)).wrapping_offset(self.next).cast());
-        self.done += 1;
-    }
-}
-
-/// What the sums of a panel start from.
+/// [`Unit::multiply`] or [`Unit::multiply_row`], with `COUNT` lines split in each step.
 ///
 /// # Safety
 ///
-/// The bias, operand 2, has all channels, where there is one.
-#[inline]
+/// As for these; the weights of the lines are readable, and their thirds writable.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(super) unsafe fn bias(args: &Args<'_>, p: &Conv, panel: usize) -> Avx512 {
-    let (bias, channel) = (args.operands[2], panel * BLOCK);
+unsafe fn multiply_beside<W: Weight, const COUNT: usize>(
+    unit: &Unit,
+    product: &Product,
+    is_single: bool,
+    lines: &mut Lines<W>,
+) {
+    // The number of lines between two pauses is known where this is compiled: branches that nobody can predict would keep the
+    // unit waiting.
+    let mut group = Group::default();
+    let between = |pause: usize| {
+        if COUNT == 0 {
+            return;
+        }
+        if pause == 0 {
+            group = lines.take(COUNT);
+        }
+        for line in COUNT * pause / PAUSES..COUNT * (pause + 1) / PAUSES {
+            // SAFETY: the caller's promise.
+            unsafe { group.split(line) };
+        }
+    };
     // SAFETY: the caller's promise.
     unsafe {
-        match bias.bytes > 0 {
-            true => Avx512::load_first(
-                bias.ptr::<f32>().add(channel),
-                (p.out_channels as usize - channel).min(BLOCK),
-            ),
-            false => Avx512::splat(0.0),
+        match is_single {
+            true => unit.multiply_row(product, between),
+            false => unit.multiply(product, between),
         }
     }
 }
 
-/// Writes the finished sums of a panel, `[pixels][16]`, to the output, operand 4: with what is added to them, operand 3, and
-/// the activation. Pixels are numbered through rows and images.
+/// Writes the finished sums of a panel, `[pixels][16]`, to the output, operand 4: with the bias, operand 2, what is added to
+/// them, operand 3, and the activation. Pixels are numbered through rows and images.
 ///
 /// # Safety
 ///
@@ -381,6 +281,13 @@ pub(super) unsafe fn finish(args: &Args<'_>, p: &Conv, panel: usize, pixels: Ran
     let lanes = (p.out_channels as usize - panel * BLOCK).min(BLOCK);
     let clamp = Clamp::new(p).filter(|_| lanes == BLOCK);
     let has_residual = p.residual_mode != residual::NONE;
+    // SAFETY: the caller's promise; a bias has all channels.
+    let bias = unsafe {
+        match args.operands[2].bytes {
+            0 => Avx512::splat(0.0),
+            _ => Avx512::load_first(args.operands[2].ptr::<f32>().add(panel * BLOCK), lanes),
+        }
+    };
     let mut pixel = pixels.start;
     while pixel < pixels.end {
         let (row, x) = (pixel / w, pixel % w);
@@ -402,7 +309,7 @@ pub(super) unsafe fn finish(args: &Args<'_>, p: &Conv, panel: usize, pixels: Ran
             if let Some((low, high)) = clamp.map(Clamp::bounds) {
                 let (low, high) = (Avx512::splat(low), Avx512::splat(high));
                 for x in 0..count {
-                    let mut value = Avx512::load(sums.add(x * BLOCK));
+                    let mut value = Avx512::load(sums.add(x * BLOCK)) + bias;
                     if has_residual {
                         value = value + Avx512::load(added);
                         added = added.wrapping_add(added_step);
@@ -411,6 +318,10 @@ pub(super) unsafe fn finish(args: &Args<'_>, p: &Conv, panel: usize, pixels: Ran
                     out = out.wrapping_add(out_step);
                 }
             } else {
+                for x in 0..count {
+                    let at = sums.add(x * BLOCK);
+                    (Avx512::load(at) + bias).store(at);
+                }
                 for first in (0..count).step_by(MAX_VECTORS) {
                     let finish = Finish {
                         shape: [1, 1, MAX_VECTORS.min(count - first)],

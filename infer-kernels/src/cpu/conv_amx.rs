@@ -8,9 +8,8 @@ use std::ops::Range;
 use half::f16;
 
 use super::amx::{SIDE, STEP, THIRDS, Unit, split};
-use super::amx_product::{
-    Block, Left, MOST_TILES, PAIR, Right, bias, finish, long_parts, pieces, with_memory,
-};
+use super::amx_product::{Block, Left, MOST_TILES, finish, long_parts, pieces, with_memory};
+use super::amx_right::{PAIR, Right};
 use super::conv::{CONV_F16W, CONV_F32, grid};
 use super::gemm_tile::{Weight, fetch_near};
 use super::share;
@@ -146,7 +145,6 @@ unsafe fn conv<W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize) {
                         split_input(args, &right, pixels.clone(), part, thirds);
                         Left { thirds, pitch }
                     },
-                    |panel| bias(args, p, panel),
                     |panel, sums| finish(args, p, panel, pixels.clone(), sums),
                 );
             }

@@ -75,6 +75,8 @@ pub(crate) fn share(total: usize, chunk: usize, chunks: usize) -> std::ops::Rang
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_product;
+#[cfg(target_arch = "x86_64")]
+mod amx_right;
 pub(crate) mod arg;
 pub(crate) mod attention;
 mod attention_pack;

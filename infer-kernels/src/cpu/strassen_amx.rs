@@ -6,7 +6,8 @@
 use half::f16;
 
 use super::amx::{SIDE, STEP, THIRDS, Unit, split};
-use super::amx_product::{Block, Left, Right, bias, finish, pieces, with_memory};
+use super::amx_product::{Block, Left, finish, pieces, with_memory};
+use super::amx_right::Right;
 use super::gemm_tile::Weight;
 use super::share;
 use super::strassen::{GROUP, Portion};
@@ -105,7 +106,6 @@ unsafe fn strassen<W: Weight>(args: &Args<'_>, chunk: usize, chunks: usize) -> R
                     &unit,
                     memory,
                     |part| Left { thirds: thirds.wrapping_add(part.start * THIRDS), pitch: steps },
-                    |panel| bias(args, p, panel),
                     |panel, sums| finish(args, p, panel, rows.clone(), sums),
                 );
             }
