@@ -25,22 +25,23 @@ pub(super) const MOST_TILES: usize = 16;
 /// The most panels of a piece whose sums are kept from part to part.
 const MOST_PANELS: usize = 16;
 
-/// Calls `run` with so many bytes of this thread's memory, which stays for the next call.
+/// As much memory as a call needs that computes a large convolution.
+const USUAL_BYTES: usize = 704 * 1024;
+
+/// Calls `run` with so many bytes of this thread's memory, which stays for the next call and begins at a cache line.
 pub(super) fn with_memory(bytes: usize, run: impl FnOnce(*mut u8)) {
-    #[derive(Clone, Copy)]
-    #[repr(align(64))]
-    struct Line(#[expect(dead_code, reason = "memory to work in")] [u8; 64]);
+    const ALIGNMENT: usize = 64;
     thread_local! {
-        static MEMORY: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+        static MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     MEMORY.with_borrow_mut(|memory| {
-        let lines = bytes.div_ceil(size_of::<Line>());
-        if memory.len() < lines {
-            // What there was goes first, so that both are never held.
+        if memory.len() < bytes + ALIGNMENT {
+            // At once what will usually do, since memory that grows leaves holes; pages are only taken as they are used.
             *memory = Vec::new();
-            *memory = vec![Line([0; 64]); lines];
+            *memory = vec![0; bytes.max(USUAL_BYTES) + ALIGNMENT];
         }
-        run(memory.as_mut_ptr().cast());
+        let skip = memory.as_ptr().align_offset(ALIGNMENT);
+        run(memory[skip..].as_mut_ptr());
     });
 }
 
@@ -147,13 +148,14 @@ impl<W: Weight> Block<'_, W> {
         };
         let places = longs * pairs * shorts;
         // Beyond the last place nothing is split, nor fetched after it.
-        let lines = |index: usize| match index < places {
-            true => {
-                let [this, next] = [place(index), place((index + 1).min(places - 1))]
-                    .map(|place| (self.pair(place.pair).map(self.panel), place.steps));
-                Lines::new(self.right, this, next, rights.wrapping_add(index % 2 * RIGHT))
+        let lines = |index: usize| {
+            if index >= places {
+                return Lines::none();
             }
-            false => Lines::none(),
+            let (place, next) = (place(index), place((index + 1).min(places - 1)));
+            let [next, _] = self.right.lines((self.panel)(next.pair * PAIR), next.steps.start);
+            let to = rights.wrapping_add(index % 2 * RIGHT);
+            Lines::new(self.right, self.pair(place.pair).map(self.panel), place.steps, next, to)
         };
         // SAFETY: the caller's promise.
         unsafe { lines(0).split_rest() };

@@ -31,13 +31,17 @@ impl<W> Right<W> {
         self.blocks.div_ceil(2) * self.taps
     }
 
-    /// The first lines of a step's blocks in a panel. The second may be absent.
-    fn lines(&self, panel: usize, step: usize) -> [Option<*const W>; 2] {
+    /// The first lines of a step's blocks in a panel. Those of an absent one are zero.
+    pub(super) fn lines(&self, panel: usize, step: usize) -> [*const W; 2] {
+        const ZERO: &[f32; BLOCK * BLOCK] = &[0.0; BLOCK * BLOCK];
         let block = 2 * (step / self.taps);
         let line = (panel * self.blocks + block) * self.taps + step % self.taps;
         let first = self.weights.wrapping_add(line * BLOCK * BLOCK);
-        let second = first.wrapping_add(self.taps * BLOCK * BLOCK);
-        [Some(first), (block + 1 < self.blocks).then_some(second)]
+        let second = match block + 1 < self.blocks {
+            true => first.wrapping_add(self.taps * BLOCK * BLOCK),
+            false => ZERO.as_ptr().cast(),
+        };
+        [first, second]
     }
 }
 
@@ -50,26 +54,24 @@ pub(super) struct Lines<W> {
 }
 
 impl<W: Weight> Lines<W> {
-    /// Of some panels and steps, to be written to `to`; `next` comes after it, and is fetched meanwhile.
+    /// Of some panels and steps, to be written to `to`. What comes after it begins at `next`, and is fetched meanwhile.
     pub(super) fn new(
         right: Right<W>,
-        (panels, steps): (impl Iterator<Item = usize>, Range<usize>),
-        (mut next_panels, next_steps): (impl Iterator<Item = usize>, Range<usize>),
+        panels: impl Iterator<Item = usize>,
+        steps: Range<usize>,
+        next: *const W,
         to: *mut u16,
     ) -> Self {
-        // What is absent is zero.
-        const ZERO: &[u8] = &[0; BLOCK * BLOCK * size_of::<f32>()];
         let mut lines = Lines::none();
-        let mut next = 0;
+        let mut distance = 0;
         for (index, panel) in panels.enumerate() {
             for (at, step) in steps.clone().enumerate() {
-                let from = right.lines(panel, step).map(|line| line.unwrap_or(ZERO.as_ptr().cast()));
-                if let (0, 0, Some(panel)) = (index, at, next_panels.next()) {
-                    let first = right.lines(panel, next_steps.start)[0];
-                    next = first.map_or(0, |first| first as isize - from[0] as isize);
+                let from = right.lines(panel, step);
+                if lines.count == 0 {
+                    distance = next as isize - from[0] as isize;
                 }
                 let to = to.wrapping_add((index * SHORT + at) * THIRDS);
-                lines.tiles[lines.count / SIDE] = Group { from, to, next };
+                lines.tiles[lines.count / SIDE] = Group { from, to, next: distance };
                 lines.count += SIDE;
             }
         }
