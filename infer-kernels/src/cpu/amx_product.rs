@@ -25,8 +25,9 @@ pub(super) const MOST_TILES: usize = 16;
 /// The most panels of a piece whose sums are kept from part to part.
 const MOST_PANELS: usize = 16;
 
-/// As much memory as a call needs that computes a large convolution.
-const USUAL_BYTES: usize = 704 * 1024;
+/// The most that a convolution works in: left tiles of a long part, two short parts of weights, and the sums of a piece.
+const USUAL_BYTES: usize = ((LEFT + MOST_TILES) * THIRDS + 2 * RIGHT) * size_of::<u16>()
+    + (MOST_PANELS * MOST_TILES * SUMS + MAX_VECTORS * BLOCK) * size_of::<f32>();
 
 /// Calls `run` with so many bytes of this thread's memory, which stays for the next call and begins at a cache line.
 pub(super) fn with_memory(bytes: usize, run: impl FnOnce(*mut u8)) {
